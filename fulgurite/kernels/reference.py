@@ -1,0 +1,70 @@
+"""Plain-PyTorch twins of every kernel: same signature, ordinary autograd. They are the oracle of the tests.
+
+Run them in float64 to obtain a reference; run them in the kernel's dtype to learn how exact plain PyTorch would be.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from fulgurite.kernels.gated_lora import draw_seed, dropout_scale
+
+__all__ = ["gated_lora_linear", "proximal_adamw_step_", "soft_threshold_"]
+
+
+def gated_lora_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    lora_a: torch.Tensor,
+    gate: torch.Tensor | None,
+    lora_b: torch.Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Twin of :func:`fulgurite.kernels.gated_lora_linear`; draws the dropout seed in the same way."""
+    dropped = x * dropout_scale(x, dropout, draw_seed()) if dropout > 0 else x
+    low = dropped @ lora_a.to(x.dtype).t()
+    if gate is not None:
+        low = low * gate.to(x.dtype)
+    return F.linear(x, weight, bias) + scaling * (low @ lora_b.to(x.dtype).t())
+
+
+def soft_threshold_(value: torch.Tensor, threshold: float | torch.Tensor) -> torch.Tensor:
+    """Twin of :func:`fulgurite.kernels.soft_threshold_`: sign(v)·max(|v| − t, 0), written into ``value``."""
+    shrunk = torch.sign(value) * torch.clamp(value.abs() - threshold, min=0)
+    with torch.no_grad():
+        value.copy_(shrunk)
+    return value
+
+
+def proximal_adamw_step_(
+    param: torch.Tensor,
+    grad: torch.Tensor,
+    exp_avg: torch.Tensor,
+    exp_avg_sq: torch.Tensor,
+    *,
+    step: torch.Tensor,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    threshold: float,
+    prox: str = "soft",
+) -> None:
+    """Twin of :func:`fulgurite.kernels.proximal_adamw_step_`, term by term as the formulas are written."""
+    step.add_(1)
+    param.mul_(1 - lr * weight_decay)
+    exp_avg.copy_(beta1 * exp_avg + (1 - beta1) * grad)
+    exp_avg_sq.copy_(beta2 * exp_avg_sq + (1 - beta2) * grad * grad)
+    mean = exp_avg / (1 - beta1 ** float(step))
+    variance = exp_avg_sq / (1 - beta2 ** float(step))
+    param.sub_(lr * mean / (variance.sqrt() + eps))
+    if prox == "soft":
+        soft_threshold_(param, threshold)
+    else:
+        param[param > threshold] -= threshold
+        param[param < -threshold] += threshold
+        param[param.abs() < threshold] = 0.0

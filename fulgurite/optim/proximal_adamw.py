@@ -1,0 +1,253 @@
+"""AdamW whose marked groups take a proximal step behind each update: sparse gates for SoRA.
+
+A group with a ``threshold`` (not None) is updated as p ← prox_τ(p − lr·m̂/(√v̂ + eps)) with
+
+* ``threshold_scaling="constant"``: τ = threshold at every step. This is the ξ of SoRA's hyperparameter tables (arXiv
+  2311.11696 collapses η_t·λ into one ξ) and what the released code does.
+* ``threshold_scaling="lr"``: τ = threshold · lr_t / peak_lr, the textbook proximal step of η_t·λ that the paper's equation
+  states, with λ = threshold / peak_lr, so that the number given keeps ξ's unit: it is the threshold at the peak.
+
+Why it matters: an Adam step is at most about lr_t, so once a decaying lr_t falls below a constant threshold no gate can
+grow and all of them shrink until the end.
+
+All proximal parameters of a group lie in flat arenas (values, gradients, both moments): the step is one kernel over
+thousands of gates instead of some twenty small operations per module. Parameters and gradients stay what users expect
+(views into the arenas); where something replaced a gradient, it is gathered.
+
+Other groups are torch.optim.AdamW's, unchanged. Deviation from the released SparseAdamW: eps is added to the
+bias-corrected √v̂ (PyTorch's AdamW), not to √v before correction (transformers' old AdamW).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from fulgurite.kernels.proximal import PROX_RULES, proximal_adamw_step_
+
+__all__ = ["ProximalAdamW"]
+
+_SCALINGS = ("constant", "lr")
+_grad_of = operator.attrgetter("grad")
+
+
+class _Arena:
+    """Flat storage for the proximal parameters of one group on one device: values, gradients, moments, all (n,)."""
+
+    def __init__(self, params: list[torch.nn.Parameter], state: dict[Any, dict[str, Any]]) -> None:
+        self.params = params
+        sizes = [p.numel() for p in params]
+        first = params[0]
+        self.value, self.grad, self.exp_avg, self.exp_avg_sq = (
+            torch.zeros(sum(sizes), dtype=first.dtype, device=first.device) for _ in range(4)
+        )
+        self.step_count = torch.zeros((), device=first.device)
+        self._rebinds = self._calls = 0
+        values, self.grads, means, variances = (
+            [piece.view_as(p) for piece, p in zip(flat.split(sizes), params, strict=True)]
+            for flat in (self.value, self.grad, self.exp_avg, self.exp_avg_sq)
+        )
+        for p, value, grad, mean, variance in zip(params, values, self.grads, means, variances, strict=True):
+            value.copy_(p.detach())
+            if p.grad is not None:
+                grad.copy_(p.grad)
+            if old := state.get(p):
+                mean.copy_(old["exp_avg"])
+                variance.copy_(old["exp_avg_sq"])
+                self.step_count.fill_(float(old["step"]))
+            state[p] = {"step": self.step_count, "exp_avg": mean, "exp_avg_sq": variance}
+            p.data = value
+            p.grad = grad
+        self.pointers = [p.data_ptr() for p in params]
+
+    def ready(self) -> bool:
+        """Whether all values and gradients lie here; gradients that something replaced or dropped are brought back.
+
+        False if a parameter was moved, resized or replaced: then the arena has to be packed anew. The ends are looked at on
+        every call, the rest on every 16th, because 224 look-ups cost as much as the step itself.
+        """
+        self._calls += 1
+        watched = range(len(self.params)) if self._calls % 16 == 0 else (0, -1)
+        if any(self.params[i].data_ptr() != self.pointers[i] for i in watched):
+            return False
+        if all(map(operator.is_, map(_grad_of, self.params), self.grads)):
+            return True
+        loose = [(p, view) for p, view in zip(self.params, self.grads, strict=True) if p.grad is not view]
+        if any(p.shape != view.shape for p, view in loose):
+            return False
+        for p, view in loose:
+            if p.grad is None:
+                view.zero_()
+            elif p.grad.data_ptr() != view.data_ptr():
+                view.copy_(p.grad)
+            if self._rebinds < 3 or p.grad is None:
+                p.grad = view
+        # Somebody (DDP's bucket views, say) keeps taking the gradients away: copying each step is then the cheaper peace.
+        self._rebinds += 1
+        return True
+
+    def zero_grad(self) -> None:
+        self.grad.zero_()
+        for p, view in zip(self.params, self.grads, strict=True):
+            if p.grad is not view:
+                if self._rebinds < 3 or p.grad is None:
+                    p.grad = view
+                else:
+                    p.grad.zero_()
+
+
+class ProximalAdamW(torch.optim.AdamW):
+    """AdamW with a proximal step on the groups that carry a ``threshold``.
+
+    Args:
+        params: parameters or groups, as ``adapter.param_groups(...)`` gives them. Group keys beside AdamW's: ``threshold``
+            (None: plain AdamW), ``threshold_scaling`` ("constant" or "lr"), ``peak_lr`` (for "lr"; default: the group's lr
+            when it is added), ``prox`` ("soft" or "reference").
+        lr: learning rate of groups that name none.
+        betas: decay of both moments.
+        eps: added to the denominator.
+        weight_decay: decoupled decay.
+        foreach: passed to torch.optim.AdamW for the plain groups.
+        fused: passed to torch.optim.AdamW for the plain groups.
+
+    Proximal parameters keep a zero gradient instead of None after ``zero_grad`` and are therefore updated at every step,
+    whether or not their layer ran.
+
+    Raises:
+        ValueError: a negative threshold, an unknown rule, or proximal parameters in half precision, where small steps
+            round to nothing.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        self._arenas: dict[int, list[_Arena]] = {}
+        self._packed: dict[int, tuple[torch.nn.Parameter, ...]] = {}
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=foreach, fused=fused)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; see the class for the keys that a proximal group has."""
+        param_group.setdefault("threshold", None)
+        if param_group["threshold"] is not None:
+            param_group.setdefault("threshold_scaling", "constant")
+            param_group.setdefault("peak_lr", param_group.get("lr", self.defaults["lr"]))
+            param_group.setdefault("prox", "soft")
+        super().add_param_group(param_group)
+        _check_group(self.param_groups[-1])
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of all groups; ``closure`` reevaluates the model and returns the loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if any(group["threshold"] is None for group in self.param_groups):
+            _plain_adamw_step(self)
+        for index, group in enumerate(self.param_groups):
+            if group["threshold"] is not None:
+                self._proximal_step(index, group)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in PyTorch, but proximal gradients are zeroed in place: they are views of an arena."""
+        kept: set[int] = set()
+        for arenas in self._arenas.values():
+            for arena in arenas:
+                arena.zero_grad()
+                kept.update(map(id, arena.params))
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and id(p) not in kept:
+                    if set_to_none:
+                        p.grad = None
+                    else:
+                        p.grad = p.grad.detach().zero_()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in PyTorch; the arenas are packed anew at the next step."""
+        super().load_state_dict(state_dict)
+        self._arenas.clear()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._arenas, self._packed = {}, {}
+        for group in self.param_groups:
+            group.setdefault("threshold", None)
+
+    def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
+        if group["threshold"] is not None:
+            return False
+        return bool(super()._init_group(group, *lists))
+
+    def _proximal_step(self, index: int, group: dict[str, Any]) -> None:
+        arenas = self._arenas.get(index)
+        packed, params = self._packed.get(index, ()), group["params"]
+        same = len(packed) == len(params) and all(map(operator.is_, packed, params))
+        if arenas is None or not same or not all(a.ready() for a in arenas):
+            arenas = self._arenas[index] = self._pack(group)
+            self._packed[index] = tuple(params)
+        beta1, beta2 = group["betas"]
+        lr = float(group["lr"])
+        threshold = group["threshold"]
+        if group["threshold_scaling"] == "lr":
+            threshold = threshold * lr / group["peak_lr"] if group["peak_lr"] else 0.0
+        for arena in arenas:
+            proximal_adamw_step_(
+                arena.value,
+                arena.grad,
+                arena.exp_avg,
+                arena.exp_avg_sq,
+                step=arena.step_count,
+                lr=lr,
+                beta1=beta1,
+                beta2=beta2,
+                eps=group["eps"],
+                weight_decay=group["weight_decay"],
+                threshold=threshold,
+                prox=group["prox"],
+            )
+
+    @torch.no_grad()
+    def _pack(self, group: dict[str, Any]) -> list[_Arena]:
+        places: dict[Any, list[torch.nn.Parameter]] = {}
+        for p in group["params"]:
+            places.setdefault((p.device, p.dtype), []).append(p)
+        return [_Arena(params, self.state) for params in places.values()]
+
+
+def _plain_adamw_step(optimizer: ProximalAdamW) -> None:
+    """torch.optim.AdamW's step without its hook wrapper: ours already runs the optimizer's step hooks, once."""
+    plain: Any = torch.optim.AdamW.step
+    while getattr(plain, "hooked", False):
+        plain = plain.__wrapped__
+    plain(optimizer)
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    if group["threshold"] is None:
+        return
+    if not group["threshold"] >= 0:
+        raise ValueError(
+            f"ProximalAdamW: threshold={group['threshold']}; it must be a number >= 0, or None for plain AdamW."
+        )
+    if group["threshold_scaling"] not in _SCALINGS:
+        raise ValueError(f"ProximalAdamW: threshold_scaling={group['threshold_scaling']!r}; allowed are {_SCALINGS}.")
+    if group["prox"] not in PROX_RULES:
+        raise ValueError(f"ProximalAdamW: prox={group['prox']!r}; allowed are {PROX_RULES}.")
+    narrow = {str(p.dtype) for p in group["params"] if p.dtype not in (torch.float32, torch.float64)}
+    if narrow:
+        raise ValueError(
+            f"ProximalAdamW: proximal parameters in {', '.join(sorted(narrow))}; small steps are lost there. "
+            "Keep gates in float32 and let autocast or the layer round them for the products."
+        )
