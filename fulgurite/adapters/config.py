@@ -1,0 +1,118 @@
+"""What an adapter is made of: LoRA (arXiv 2106.09685) and SoRA (arXiv 2311.11696).
+
+``AdapterConfig`` is a plain class without fields: command-line parsers choose among its subclasses by class path, which a
+union of dataclasses would not allow.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+__all__ = ["AdapterConfig", "LoRA", "SoRA", "config_from_dict", "config_to_dict"]
+
+
+class AdapterConfig:
+    """Base of every adapter's description."""
+
+
+@dataclass(frozen=True)
+class LoRA(AdapterConfig):
+    """Low-rank adapter: ΔW = α/rank · B A.
+
+    Args:
+        rank: rank r of every adapted layer, from 1 to the smaller side of the layer.
+        alpha: α; the branch is scaled by α/rank.
+        dropout: dropout probability on the branch's input.
+        targets: "all-linear" (every linear layer inside the repeated blocks), or a regex matched against whole module names.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: str = "all-linear"
+
+    def __post_init__(self) -> None:
+        _check_low_rank(self)
+
+
+@dataclass(frozen=True)
+class SoRA(AdapterConfig):
+    """Sparse low-rank adapter: ΔW = α/rank · B diag(g) A, with gates g shrunk towards zero after each step.
+
+    Args:
+        rank: largest rank r_max of every adapted layer, from 1 to the smaller side of the layer.
+        alpha: α; the branch is scaled by α/r_max, also after ranks have died.
+        dropout: dropout probability on the branch's input.
+        targets: "all-linear" (every linear layer inside the repeated blocks), or a regex matched against whole module names.
+        threshold: ξ of the proximal step, >= 0; with threshold_scaling "lr" its value at the peak learning rate.
+        threshold_scaling: "constant" subtracts ξ at every step; "lr" subtracts ξ·lr_t/lr_peak (the equation's η_t·λ).
+        prox: "soft" is the soft threshold; "reference" is the released code's rule, which zeroes everything below 2ξ.
+        gate_init: "normal" draws gates from N(0,1) as the released code does, "absnormal" from |N(0,1)|, "ones" starts as LoRA.
+        l1: weight of the extra loss term l1 · mean|g|, which the released code adds on top of the proximal step.
+        patience: optimizer steps that a gate must have been zero before its rank is retired for good; 0 never retires.
+        look_every: optimizer steps between two looks at the gates (each look is one device synchronisation).
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: str = "all-linear"
+    threshold: float = 3e-4
+    threshold_scaling: Literal["constant", "lr"] = "constant"
+    prox: Literal["soft", "reference"] = "soft"
+    gate_init: Literal["normal", "absnormal", "ones"] = "normal"
+    l1: float = 0.0
+    patience: int = 100
+    look_every: int = 20
+
+    def __post_init__(self) -> None:
+        _check_low_rank(self)
+        _check(self, "threshold", self.threshold >= 0, "a number >= 0")
+        _check(self, "l1", self.l1 >= 0, "a number >= 0")
+        _check(self, "patience", self.patience >= 0, "a number of steps >= 0 (0: never retire)")
+        _check(self, "look_every", self.look_every >= 1, "a number of steps >= 1")
+        _check(self, "threshold_scaling", self.threshold_scaling in ("constant", "lr"), "'constant' or 'lr'")
+        _check(self, "prox", self.prox in ("soft", "reference"), "'soft' or 'reference'")
+        _check(self, "gate_init", self.gate_init in ("normal", "absnormal", "ones"), "'normal', 'absnormal' or 'ones'")
+
+
+def config_to_dict(config: AdapterConfig) -> dict[str, Any]:
+    """{"class_path": …, "init_args": {…}}: the form that JSON, YAML and checkpoints hold."""
+    cls = type(config)
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": asdict(config)}  # type: ignore[call-overload]
+
+
+def config_from_dict(data: dict[str, Any]) -> AdapterConfig:
+    """The inverse of :func:`config_to_dict`, for the classes of this package only.
+
+    Raises:
+        ValueError: an unknown class, or arguments that it does not have.
+    """
+    name = str(data.get("class_path", "")).rpartition(".")[2]
+    known = {cls.__name__: cls for cls in (LoRA, SoRA)}
+    if name not in known:
+        raise ValueError(
+            f"adapter config: class {data.get('class_path')!r} is unknown; allowed are {', '.join(known)}."
+        )
+    try:
+        config: AdapterConfig = known[name](**data.get("init_args", {}))
+    except TypeError as error:
+        raise ValueError(f"adapter config: {name} cannot be made of {data.get('init_args')}: {error}") from None
+    return config
+
+
+def _check(config: AdapterConfig, field: str, good: bool, allowed: str) -> None:
+    if not good:
+        raise ValueError(f"{type(config).__name__}: {field}={getattr(config, field)!r}; it must be {allowed}.")
+
+
+def _check_low_rank(config: LoRA | SoRA) -> None:
+    _check(config, "rank", isinstance(config.rank, int) and config.rank >= 1, "a whole number >= 1")
+    _check(config, "alpha", config.alpha > 0, "a number > 0")
+    _check(config, "dropout", 0 <= config.dropout < 1, "at least 0 and below 1")
+    try:
+        re.compile(config.targets)
+    except re.error as error:
+        _check(config, "targets", False, f"'all-linear' or a valid regular expression ({error})")

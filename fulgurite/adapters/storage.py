@@ -1,0 +1,157 @@
+"""An adapter on disk: ``adapter.safetensors`` (branches and trained modules) and ``adapter.json`` (what it is made of).
+
+Both are written to temporary names and renamed, so a crash leaves either the old files or the new ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fulgurite.adapters.config import config_from_dict, config_to_dict
+
+if TYPE_CHECKING:
+    from fulgurite.adapters.handle import Adapter
+
+__all__ = ["load_adapter", "read_adapter_config", "write_files"]
+
+WEIGHTS, CONFIG = "adapter.safetensors", "adapter.json"
+
+
+def load_adapter(model: nn.Module, folder: str | Path, *, name: str | None = None) -> Adapter:
+    """Attach to ``model`` what ``adapter.save(folder)`` wrote.
+
+    Args:
+        model: the base that the adapter was trained on, or one of the same shape.
+        folder: where :meth:`Adapter.save` wrote.
+        name: default: the name it was saved under.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, truncated or foreign files; a model whose layers differ.
+    """
+    from fulgurite.adapters.attaching import attach
+
+    description = read_adapter_config(folder)
+    config = config_from_dict(description["adapter"])
+    adapter = attach(model, config, train=tuple(description["train"]), name=name or description["name"])
+    try:
+        adapter.load(folder)
+    except Exception:
+        adapter.detach()
+        raise
+    return adapter
+
+
+def read_adapter_config(folder: str | Path) -> dict[str, Any]:
+    """The content of ``adapter.json``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an adapter of this toolkit.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"load_adapter: {path} does not exist; give the folder that adapter.save() wrote.")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        if description["format"] != "fulgurite-adapter":
+            raise KeyError("format")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"load_adapter: {path} is not a Fulgurite adapter's description ({error!r}).") from None
+    assert isinstance(description, dict)
+    return description
+
+
+def save(adapter: Adapter, folder: Path) -> None:
+    """See :meth:`fulgurite.adapters.Adapter.save`."""
+    description = {
+        "format": "fulgurite-adapter",
+        "version": 1,
+        "name": adapter.name,
+        "model": type(adapter.model).__name__,
+        "adapter": config_to_dict(adapter.config),
+        "train": list(adapter.train_patterns),
+        "layers": {name: [b.in_features, b.out_features, b.max_rank] for name, b in adapter.branches.items()},
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in _tensors(adapter).items()}
+    write_files(
+        folder,
+        {
+            WEIGHTS: lambda path: save_file(tensors, path, metadata={"format": "pt"}),
+            CONFIG: lambda path: path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8"),
+        },
+    )
+
+
+def load(adapter: Adapter, folder: Path) -> None:
+    """See :meth:`fulgurite.adapters.Adapter.load`."""
+    description = read_adapter_config(folder)
+    mine = {name: [b.in_features, b.out_features, b.max_rank] for name, b in adapter.branches.items()}
+    if description["layers"] != mine:
+        differing = [n for n in {**mine, **description["layers"]} if mine.get(n) != description["layers"].get(n)]
+        raise ValueError(
+            f"load_adapter: {folder} was made for other layers than this model's; {len(differing)} differ, the first is "
+            f"{differing[0]!r}: saved {description['layers'].get(differing[0])}, here {mine.get(differing[0])} "
+            "(input features, output features, rank). Load it onto the base that it was trained on."
+        )
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"load_adapter: {path} does not exist; the folder is incomplete.")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"load_adapter: {path} cannot be read, it is truncated or damaged ({error}). Save it again."
+        ) from None
+    wanted = _tensors(adapter)
+    if missing := sorted(set(wanted) - set(tensors)):
+        raise ValueError(
+            f"load_adapter: {path} lacks {len(missing)} tensors, first {missing[0]!r}; it is another adapter's."
+        )
+    _check_heads(adapter, tensors, path)
+    for name, branch in adapter.branches.items():
+        part = {k: tensors[f"{name}.{k}"] for k in branch.state_dict()}
+        branch.load_state_dict(part)
+    for name, head in adapter.heads.items():
+        head.load_state_dict({k: tensors[f"{name}.{k}"] for k in head.state_dict()})
+
+
+def _check_heads(adapter: Adapter, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    for name, head in adapter.heads.items():
+        for key, value in head.state_dict().items():
+            saved = tensors[f"{name}.{key}"].shape
+            if saved != value.shape:
+                raise ValueError(
+                    f"load_adapter: {path}: {name}.{key} is {tuple(saved)}, the model's is {tuple(value.shape)}."
+                )
+
+
+def _tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, module in [*adapter.branches.items(), *adapter.heads.items()]:
+        tensors.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
+    return tensors
+
+
+def write_files(folder: Path, writers: dict[str, Callable[[Path], Any]]) -> None:
+    """Write each file of ``folder`` under a temporary name, and rename them once all have been written."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder to write to.")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = {folder / name: folder / f".{name}.{os.getpid()}.tmp" for name in writers}
+    try:
+        for path, scratch in temporary.items():
+            writers[path.name](scratch)
+        for path, scratch in temporary.items():
+            os.replace(scratch, path)
+    finally:
+        for scratch in temporary.values():
+            scratch.unlink(missing_ok=True)
