@@ -1,0 +1,209 @@
+"""Tokenised rows: flat arrays with offsets, so that a data set of any size is a handful of tensors.
+
+A text (or pair) longer than `max_length` is cut by the tokenizer, special tokens kept; how many tokens each row had
+before is remembered. Documents for language modelling are joined, with the end token after each, and cut into blocks
+of `max_length`; the last block may be shorter.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fulgurite.data.records import Examples
+from fulgurite.data.sampling import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["IGNORE_INDEX", "BatchRows", "EncodedRows", "encode_documents", "encode_examples"]
+
+IGNORE_INDEX = -100
+_CHUNK = 1000
+
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+class EncodedRows(Dataset[dict[str, Tensor]]):
+    """Rows of token ids.
+
+    Args:
+        tensors: `input_ids` (tokens,) int32 of all rows; `offsets` (rows + 1,) int64 into it; `full_length` (rows,)
+            int32, tokens before truncation; optionally `token_type_ids` (tokens,) int8 and `labels` (rows,), int64
+            with -100 or float32 with NaN for a row without a label.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        missing = {"input_ids", "offsets", "full_length"} - set(tensors)
+        if missing:
+            raise ValueError(f"EncodedRows: {sorted(missing)} not given; all three of them are needed")
+        ids, offsets = tensors["input_ids"], tensors["offsets"]
+        if offsets.numel() < 1 or int(offsets[-1]) != ids.numel() or tensors["full_length"].numel() != len(offsets) - 1:
+            raise ValueError("EncodedRows: the offsets do not fit the token ids; encode the rows again")
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors["offsets"]) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        start, end = self.tensors["offsets"][index : index + 2].tolist()
+        row = {"input_ids": self.tensors["input_ids"][start:end].long()}
+        if "token_type_ids" in self.tensors:
+            row["token_type_ids"] = self.tensors["token_type_ids"][start:end].long()
+        if "labels" in self.tensors:
+            row["labels"] = self.tensors["labels"][index]
+        return row
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each row, (rows,) int64."""
+        return self.tensors["offsets"].diff()
+
+    def targets(self) -> Tensor:
+        """Supervised targets of each row, (rows,) int64: its label, or all tokens but the first without labels."""
+        labels = self.tensors.get("labels")
+        if labels is None:
+            return (self.lengths - 1).clamp(min=0)
+        supervised = ~labels.isnan() if labels.is_floating_point() else labels != IGNORE_INDEX
+        return supervised.long()
+
+    def take(self, indices: Sequence[int]) -> "EncodedRows":
+        """A copy of the rows at `indices`, in that order."""
+        starts, ends = self.tensors["offsets"][:-1].tolist(), self.tensors["offsets"][1:].tolist()
+        taken: dict[str, Tensor] = {}
+        for name, tensor in self.tensors.items():
+            if name in ("input_ids", "token_type_ids"):
+                taken[name] = torch.cat([tensor[starts[i] : ends[i]] for i in indices])
+            elif name != "offsets":
+                taken[name] = tensor[torch.as_tensor(indices, dtype=torch.int64)]
+        taken["offsets"] = _offsets([ends[i] - starts[i] for i in indices])
+        return EncodedRows(taken)
+
+
+class BatchRows(Dataset[tuple[list[dict[str, Tensor]], Batch]]):
+    """The rows of `encoded`, indexed by a sampler's `Batch`."""
+
+    def __init__(self, encoded: EncodedRows) -> None:
+        self.encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, batch: Batch) -> tuple[list[dict[str, Tensor]], Batch]:
+        return [self.encoded[index] for index in batch.indices], batch
+
+
+def _offsets(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
+
+
+def _plain(chunks: Iterable[int]) -> Iterable[int]:
+    return chunks
+
+
+def encode_examples(
+    tokenizer: "PreTrainedTokenizerBase",
+    examples: Examples,
+    max_length: int,
+    regression: bool = False,
+    progress: Progress = _plain,
+) -> EncodedRows:
+    """Tokenises texts or pairs.
+
+    Args:
+        tokenizer: adds its special tokens.
+        examples: the rows.
+        max_length: tokens per row at most, special ones included.
+        regression: labels are values, not class indices.
+        progress: wraps the iterator over chunks of 1000 rows, to show how far it is.
+    """
+    ids: list[int] = []
+    types: list[int] = []
+    lengths: list[int] = []
+    full: list[int] = []
+    for start in progress(range(0, len(examples), _CHUNK)):
+        texts = examples.texts[start : start + _CHUNK]
+        pairs = None if examples.pairs is None else examples.pairs[start : start + _CHUNK]
+        encoded = _call(tokenizer, texts, pairs, None)
+        untruncated = [len(row) for row in encoded["input_ids"]]
+        if max(untruncated) > max_length:
+            encoded = _call(tokenizer, texts, pairs, max_length)
+        for row in encoded["input_ids"]:
+            ids.extend(row)
+            lengths.append(len(row))
+        for row in encoded.get("token_type_ids", ()):
+            types.extend(row)
+        full.extend(untruncated)
+    empty = next((i for i, length in enumerate(lengths) if length == 0), None)
+    if empty is not None:
+        number = examples.rows[empty] if examples.rows else empty + 1
+        raise ValueError(f"{examples.source}, row {number}: the text has no token; remove the row or fill it")
+    tensors = {
+        "input_ids": torch.tensor(ids, dtype=torch.int32),
+        "offsets": _offsets(lengths),
+        "full_length": torch.tensor(full, dtype=torch.int32),
+    }
+    if types:
+        tensors["token_type_ids"] = torch.tensor(types, dtype=torch.int8)
+    if regression:
+        values = [float("nan")] * len(examples) if examples.labels is None else examples.labels
+        tensors["labels"] = torch.tensor([float("nan") if v is None else v for v in values], dtype=torch.float32)
+    else:
+        classes = [None] * len(examples) if examples.labels is None else examples.labels
+        tensors["labels"] = torch.tensor([IGNORE_INDEX if c is None else c for c in classes], dtype=torch.int64)
+    return EncodedRows(tensors)
+
+
+def _call(
+    tokenizer: "PreTrainedTokenizerBase", texts: list[str], pairs: list[str] | None, max_length: int | None
+) -> dict[str, Any]:
+    # verbose=False: a row longer than the model's limit is no news here, the rows are cut afterwards.
+    encoded = tokenizer(
+        texts,
+        pairs,
+        truncation=max_length is not None,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    return dict(encoded)
+
+
+def encode_documents(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_length: int, progress: Progress = _plain
+) -> EncodedRows:
+    """Joins documents, an end token after each, and cuts the stream into blocks of `max_length` tokens.
+
+    Args:
+        tokenizer: its eos (or sep) token ends a document; no other special token is added.
+        texts: the documents.
+        max_length: tokens per block.
+        progress: wraps the iterator over chunks of 1000 documents.
+    """
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    if end is None:
+        raise ValueError("encode_documents: the tokenizer has no eos and no sep token; one is needed between documents")
+    if max_length < 2:
+        raise ValueError(f"encode_documents: max_length is {max_length}; a block needs at least 2 tokens")
+    stream: list[int] = []
+    for start in progress(range(0, len(texts), _CHUNK)):
+        encoded = tokenizer(
+            list(texts[start : start + _CHUNK]), add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+        for row in encoded["input_ids"]:
+            stream.extend(row)
+            stream.append(end)
+    lengths = [max_length] * (len(stream) // max_length)
+    if len(stream) % max_length > 1 or not lengths:
+        lengths.append(len(stream) % max_length or len(stream))
+    stream = stream[: sum(lengths)]  # one token alone predicts nothing
+    return EncodedRows(
+        {
+            "input_ids": torch.tensor(stream, dtype=torch.int32),
+            "offsets": _offsets(lengths),
+            "full_length": torch.tensor(lengths, dtype=torch.int32),
+        }
+    )

@@ -1,0 +1,151 @@
+"""GLUE (Wang et al., arXiv 1804.07461): nine tasks and the diagnostic set, from the hub, from files or built in."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from fulgurite.data.glue import examples_from_rows, held_out_indices, paper_validation_rows, task_named
+from fulgurite.data.glue_files import read_glue_file, read_glue_split, task_folder
+from fulgurite.data.records import Examples
+from fulgurite.datamodules.base import TextDataModule
+
+__all__ = ["GLUEDataModule"]
+
+_SPLITS = ("official", "paper", "train")
+
+
+class GLUEDataModule(TextDataModule):
+    """One task of GLUE.
+
+    Args:
+        task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli or ax.
+        path: hub id; folder in GLUE's TSV layout (the task's own or the one around it) or with a csv, json, jsonl or
+            parquet file per split; a single such file, all of it training rows; or "builtin".
+        revision: commit of the hub's data set.
+        splits: "official"; "paper", re-split as in SoRA so that the test labels are known; or "train", validation cut
+            from the training rows and the official validation rows as test.
+        mismatched: for mnli, validate and test on the mismatched genres.
+        tokenizer: hub id, folder or playground name; None takes the backbone of the module that is trained.
+        batch_size: training rows per process and batch.
+        eval_batch_size: rows per process and batch elsewhere; None takes four times batch_size.
+        max_length: tokens per row at most; longer rows are cut.
+        num_workers: processes that collate batches.
+        seed: decides the order of the training rows; the re-splits always use the paper's seed.
+        cache_dir: folder of the tokenised rows; None takes $FULGURITE_CACHE or ~/.cache/fulgurite.
+        limit_train: train on that many random rows only.
+        pad_multiple: padded lengths are rounded up to a multiple of it.
+    """
+
+    def __init__(
+        self,
+        task: str = "sst2",
+        path: str = "nyu-mll/glue",
+        revision: str = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
+        splits: Literal["official", "paper", "train"] = "official",
+        mismatched: bool = False,
+        tokenizer: str | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        max_length: int = 128,
+        num_workers: int = 0,
+        seed: int = 42,
+        cache_dir: str | None = None,
+        limit_train: int | None = None,
+        pad_multiple: int = 1,
+    ) -> None:
+        super().__init__(
+            tokenizer, batch_size, eval_batch_size, max_length, num_workers, seed, cache_dir, limit_train, pad_multiple
+        )
+        self.task = task_named(task)
+        if splits not in _SPLITS:
+            raise ValueError(f"GLUEDataModule: splits is {splits!r}; allowed are {', '.join(map(repr, _SPLITS))}")
+        if mismatched and task != "mnli":
+            raise ValueError(f"GLUEDataModule: mismatched was given for {task}; only mnli has such rows; leave it out")
+        if task == "ax" and splits != "official":
+            raise ValueError("GLUEDataModule: ax has test rows only; only splits='official' is allowed; train on mnli")
+        self.path = path
+        self.revision = revision
+        self.splits = splits
+        self.mismatched = mismatched
+        self.task_type = self.task.task_type
+        self.num_labels = self.task.num_labels
+        self.label_names = list(self.task.labels) or None
+        self.metric_names = self.task.metrics
+        self._official: dict[str, Examples | None] = {}
+
+    def _read(self, split: str) -> Examples | None:
+        if self.task.name == "ax" and split != "test":
+            if split == "val":
+                return None
+            raise ValueError("GLUEDataModule: ax has test rows only; fit with task='mnli', then test or predict on ax")
+        if self.splits == "official":
+            return self._source({"train": "train", "val": "validation", "test": "test"}[split], split != "test")
+        if self.splits == "paper" and self.task.paper == "halve":
+            if split == "train":
+                return self._source("train")
+            validation = self._source("validation")
+            assert validation is not None
+            halves = held_out_indices(len(validation), len(validation) // 2)
+            return validation.take(halves[0 if split == "val" else 1])
+        if split == "test":
+            return self._source("validation", needed=not Path(self.path).is_file())
+        train = self._source("train")
+        assert train is not None
+        held_out, rest = held_out_indices(len(train), paper_validation_rows(len(train)))
+        return train.take(held_out if split == "val" else rest)
+
+    def _source(self, name: str, needed: bool = True) -> Examples | None:
+        """The rows of an official split, "train", "validation" or "test", from wherever `path` says."""
+        if name not in self._official:
+            variant = "_mismatched" if self.mismatched else "_matched"
+            full = name + variant if self.task.name == "mnli" and name != "train" else name
+            self._official[name] = self._fetch(full)
+        found = self._official[name]
+        if found is None and needed:
+            where = Path(self.path)
+            files = sorted(p.name for p in task_folder(self.task, where).iterdir())[:20] if where.is_dir() else []
+            held = f"; found {', '.join(files) or 'nothing'}" if where.is_dir() else ""
+            advice = "add it" + (", or cut it from train with splits='train'" if name == "validation" else "")
+            raise ValueError(f"GLUEDataModule: {self.path} has no {name} file for {self.task.name}{held}; {advice}")
+        if found is not None and needed and found.labelled() < len(found):
+            raise ValueError(
+                f"{found.source}: {len(found) - found.labelled()} of {len(found)} rows have no label; {name} rows need "
+                f"one each (a column {self.task.tsv_label!r} or 'label'); check the file's header"
+            )
+        return found
+
+    def _forget_rows(self) -> None:
+        self._official.clear()
+
+    def _fetch(self, name: str) -> Examples | None:
+        if self.path == "builtin":
+            return self._fetch_builtin(name)
+        path = Path(self.path).expanduser()
+        if path.is_file():
+            return read_glue_file(self.task, path) if name == "train" else None
+        if path.is_dir():
+            folder = task_folder(self.task, path)
+            found = read_glue_split(self.task, folder, name)
+            # A user's own copy of MNLI may have one validation file of no particular genres.
+            return found if found or "_" not in name else read_glue_split(self.task, folder, name.split("_")[0])
+        if path.is_absolute() or self.path.startswith((".", "~")) or self.path.count("/") > 1 or path.suffix:
+            raise FileNotFoundError(f"GLUEDataModule: path {self.path!r} is no file and no folder; check it")
+        return self._fetch_hub(name)
+
+    def _fetch_builtin(self, name: str) -> Examples | None:
+        from fulgurite.data.playground import builtin_rows
+
+        source = f"glue/{self.task.name}"
+        return examples_from_rows(self.task, builtin_rows(source, name), f"builtin {source} {name}")
+
+    def _fetch_hub(self, name: str) -> Examples | None:
+        from datasets import load_dataset
+
+        try:
+            rows: Any = load_dataset(self.path, self.task.name, split=name, revision=self.revision)
+        except Exception as error:  # the hub's client raises a dozen kinds of its own
+            raise ValueError(
+                f"GLUEDataModule: {name} of {self.path!r} ({self.task.name}, revision {self.revision}) cannot be "
+                f"loaded from the hub: {error}; check the name and the network, or set path to a folder of GLUE's "
+                "files or to 'builtin'"
+            ) from error
+        return examples_from_rows(self.task, rows, f"{self.path} {self.task.name} {name}")
