@@ -9,6 +9,7 @@ middle of an epoch, at its end before and after counting it, and after validatio
 """
 
 import logging
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,8 @@ class TextDataModule(LightningDataModule):
         self.pad_multiple = pad_multiple
         self._loaded_tokenizer: tuple[str, PreTrainedTokenizerBase] | None = None
         self._splits: dict[str, EncodedRows | None] = {}
+        self._loader: weakref.ref[ResumableLoader] | None = None
+        self._resume: dict[str, Any] = {}
 
     def _read(self, split: str) -> Examples | None:
         """The rows of "train", "val" or "test"; None where there is no such split."""
@@ -124,6 +127,7 @@ class TextDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the stage's splits ("fit", "validate", "test", "predict"); None reads training and validation."""
+        self._resume = {}
         overfit = getattr(self.trainer, "overfit_batches", 0)
         if overfit:
             raise ValueError(
@@ -194,7 +198,7 @@ class TextDataModule(LightningDataModule):
         )
         if trainer is not None:
             sampler.limit = self._most_batches(trainer, len(sampler))
-        return ResumableLoader(
+        loader = ResumableLoader(
             BatchRows(encoded),
             sampler,
             self._collator(),
@@ -203,6 +207,21 @@ class TextDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=self._pin(),
         )
+        self._loader = weakref.ref(loader)
+        if self._resume:
+            loader.load_state_dict(self._resume)
+            self._resume = {}
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands. Lightning saves the loader's own state too, but restores it too late for a module that asks
+        for `estimated_stepping_batches` when it configures its optimizers: the first iterator is made there."""
+        loader = None if self._loader is None else self._loader()
+        return {} if loader is None else loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the position for the training loader that is made next."""
+        self._resume = dict(state_dict)
 
     @staticmethod
     def _most_batches(trainer: "Trainer", batches: int) -> int | None:

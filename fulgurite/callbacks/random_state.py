@@ -1,0 +1,69 @@
+"""Random state in checkpoints: Lightning saves none, so a run resumed with dropout would draw other masks.
+
+States of Python, NumPy, PyTorch and the GPUs are taken on every rank when a checkpoint is written and put back right before the
+first batch after resuming, behind whatever set-up drew in between.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+__all__ = ["RandomState"]
+
+
+class RandomState(Callback):
+    """Save the random state of every process with each checkpoint, and restore it on resume."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """One state per rank."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return {"ranks": [_capture()]}
+        states: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(states, _capture())
+        return {"ranks": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until training starts."""
+        self._pending = state_dict
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Restore before the first batch after a resume."""
+        if self._pending is None:
+            return
+        ranks, self._pending = self._pending["ranks"], None
+        if trainer.global_rank < len(ranks):
+            _restore(ranks[trainer.global_rank])
+
+
+def _capture() -> dict[str, Any]:
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [
+            str(name),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(gauss),
+        ],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _restore(state: dict[str, Any]) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

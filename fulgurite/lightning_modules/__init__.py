@@ -1,0 +1,8 @@
+"""LightningModules: one file per method, all directly on FinetuneModule."""
+
+from fulgurite.lightning_modules.classification import ClassificationModule
+from fulgurite.lightning_modules.finetune import FinetuneModule
+from fulgurite.lightning_modules.sft import SFTModule
+from fulgurite.lightning_modules.sora import SoRAModule
+
+__all__ = ["ClassificationModule", "FinetuneModule", "SFTModule", "SoRAModule"]

@@ -1,0 +1,287 @@
+"""FinetuneModule: any objective with any adapter. Methods are subclasses of it that lay their own options flat.
+
+Loss of a batch: sum over its targets / targets in the whole optimizer step × accumulate × world size. Lightning and DDP then
+divide by accumulate and world size again, so uneven batches weigh as one large batch would.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from fulgurite.adapters import Adapter, AdapterConfig, attach
+from fulgurite.data.playground import resolve_backbone
+from fulgurite.kernels import use_backend
+from fulgurite.lightning_modules.metrics import MeanLoss, Perplexity, make_metrics
+from fulgurite.lightning_modules.objectives import Batch, Step, forward_inputs, make_objective
+from fulgurite.models import TASKS, enable_activation_checkpointing, load_backbone
+from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
+
+__all__ = ["FinetuneModule"]
+
+_log = logging.getLogger(__name__)
+
+
+class FinetuneModule(LightningModule):
+    """Base of the methods; not used by itself.
+
+    Args:
+        task: "classification", "regression", "causal_lm" or "seq2seq".
+        backbone: hub id, folder, or a playground name such as "playground".
+        adapter: what is trained beside new heads; None trains the whole network.
+        learning_rate: peak learning rate.
+        head_learning_rate: peak learning rate of new heads (default: learning_rate).
+        gate_learning_rate: peak learning rate of gates (default: learning_rate).
+        weight_decay: decoupled weight decay of matrices; gates, biases and norms have none.
+        warmup_ratio: share of the steps spent on linear warm-up.
+        lr_schedule: "linear", "cosine" (both to zero) or "constant".
+        num_labels: classes; default: what the datamodule says.
+        dtype: dtype of the base weights.
+        from_scratch: draw random weights instead of loading them.
+        gradient_checkpointing: recompute activations in the backward: less memory, more time.
+        kernels: "auto", "triton" or "torch"; default: leave the process's setting alone.
+        trust_remote_code: run model code from the checkpoint's repository.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        backbone: str,
+        adapter: AdapterConfig | None = None,
+        learning_rate: float = 5e-4,
+        head_learning_rate: float | None = None,
+        gate_learning_rate: float | None = None,
+        weight_decay: float = 0.0,
+        warmup_ratio: float = 0.06,
+        lr_schedule: str = "linear",
+        num_labels: int | None = None,
+        dtype: str = "float32",
+        from_scratch: bool = False,
+        gradient_checkpointing: bool = False,
+        kernels: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        for option, value, allowed in (("task", task, TASKS), ("lr_schedule", lr_schedule, LR_SHAPES)):
+            if value not in allowed:
+                raise ValueError(f"{name}: {option}={value!r}; allowed are {', '.join(map(repr, allowed))}.")
+        if learning_rate <= 0 or not 0 <= warmup_ratio <= 1 or weight_decay < 0:
+            raise ValueError(
+                f"{name}: learning_rate={learning_rate}, weight_decay={weight_decay}, warmup_ratio={warmup_ratio}; "
+                "allowed are learning_rate > 0, weight_decay >= 0 and 0 <= warmup_ratio <= 1."
+            )
+        self.task, self.backbone, self.adapter_config = task, backbone, adapter
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.head_learning_rate, self.gate_learning_rate = head_learning_rate, gate_learning_rate
+        self.warmup_ratio, self.lr_schedule = warmup_ratio, lr_schedule
+        self.num_labels, self.dtype_name, self.from_scratch = num_labels, dtype, from_scratch
+        self.gradient_checkpointing, self.kernels = gradient_checkpointing, kernels
+        self.trust_remote_code = trust_remote_code
+        self.objective = make_objective(task)
+        self.network: nn.Module | None = None
+        self.adapter: Adapter | None = None
+        self.metric_names: tuple[str, ...] = ()
+        self._trained = False
+        self._warned = False
+
+    def setup(self, stage: str) -> None:
+        """Take the number of labels and the metrics from the datamodule, if there is one."""
+        data = getattr(self.trainer, "datamodule", None)
+        wanted = getattr(data, "task_type", None)
+        if wanted is not None and wanted != self.task and self.task != "seq2seq":
+            raise ValueError(
+                f"{type(self).__name__}: task={self.task!r}, but {type(data).__name__} holds a {wanted} task. "
+                f"Give --model.task {wanted}, or other data."
+            )
+        found = getattr(data, "num_labels", None)
+        if self.task == "classification" and found:
+            if self.num_labels is None:
+                self.num_labels = found
+                if "num_labels" in self.hparams:
+                    self.hparams["num_labels"] = found
+            elif self.num_labels != found:
+                raise ValueError(
+                    f"{type(self).__name__}: num_labels={self.num_labels}, but {type(data).__name__} has {found} classes "
+                    f"({', '.join(map(str, getattr(data, 'label_names', None) or []))}). Drop num_labels, or give other data."
+                )
+        names = getattr(data, "metric_names", None) or self._default_metrics()
+        if tuple(names) != self.metric_names:
+            self.metric_names = tuple(names)
+            labels = self.num_labels or 1
+            self.val_metrics = make_metrics(names, labels, "val_")
+            self.test_metrics = make_metrics(names, labels, "test_")
+            self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
+            self.val_perplexity, self.test_perplexity = Perplexity(), Perplexity()
+
+    def configure_model(self) -> None:
+        """Load the backbone, put the adapter in, and choose what is trained; once."""
+        waiting = self.task == "classification" and self.num_labels is None and self._trainer is None
+        if self.network is None and not waiting:  # waiting: on_load_checkpoint will say how many labels there are
+            self._build()
+
+    def _build(self) -> None:
+        if self.kernels is not None:
+            use_backend(self.kernels)
+        loaded = load_backbone(
+            resolve_backbone(self.backbone),
+            self.task,
+            num_labels=self.num_labels,
+            dtype=self.dtype_name,
+            from_scratch=self.from_scratch,
+            trust_remote_code=self.trust_remote_code,
+        )
+        if self.adapter_config is not None:
+            heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
+            self.adapter = attach(loaded.model, self.adapter_config, train=heads)
+        if self.gradient_checkpointing:
+            enable_activation_checkpointing(loaded.model, self.adapter)
+        self.network = loaded.model.train()
+
+    def forward(self, batch: Batch) -> Any:
+        """The network's output for a batch without its labels."""
+        return self._network()(**forward_inputs(batch))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Loss of one micro-batch, scaled as the module docstring says."""
+        step = self.objective(self._network(), batch)
+        self._refuse_non_finite(step.loss_sum, batch_idx)
+        loss = step.loss_sum * self._scale(batch, step)
+        mean = step.loss_sum.detach() / step.targets.clamp(min=1)
+        self._note("train_loss", mean, prog_bar=True)
+        return loss + self.adapter.penalty() if self.adapter is not None else loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update loss and metrics of the validation rows."""
+        self._evaluate(batch, "val_")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update loss and metrics of the test rows."""
+        self._evaluate(batch, "test_")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """``prediction`` (B,) label ids or values and, for classes, ``probability`` (B, C)."""
+        logits = self(batch).logits.float()
+        if self.task == "regression":
+            return {"prediction": logits.squeeze(-1)}
+        return {"prediction": logits.argmax(-1), "probability": logits.softmax(-1)}
+
+    def on_train_start(self) -> None:
+        """From here on the weights are not those of an untrained model."""
+        self._trained = True
+
+    def on_test_start(self) -> None:
+        """Refuse to report test figures of weights that nobody trained."""
+        if not self._trained:
+            raise RuntimeError(
+                f"{type(self).__name__}: test was called on untrained weights (no checkpoint was loaded and nothing was "
+                "fitted). Give --ckpt_path with a checkpoint; to measure the untrained model use validate."
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The number of labels, which the data may have told, travels with the checkpoint."""
+        checkpoint["num_labels"] = self.num_labels
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint holds this module's adapter and heads, and nothing of another adapter."""
+        self.num_labels = self.num_labels or checkpoint.get("num_labels")
+        saved = set(checkpoint["state_dict"])
+        mine = {f"network.{key}" for key in self._network().state_dict()}
+        required = mine
+        if self.adapter is not None:
+            required = mine - {f"network.{key}" for key in self.adapter.frozen_keys()}
+            required -= {f"network.{key}" for key, _ in self._network().named_buffers()}
+        foreign = {key for key in saved if ".branches." in key} - mine
+        if missing := sorted(required - saved) or sorted(foreign):
+            raise ValueError(
+                f"{type(self).__name__}: the checkpoint does not fit: {len(required - saved)} tensors are missing in it and "
+                f"{len(foreign)} belong to another adapter, the first is {missing[0]!r}. "
+                f"Load it with the adapter and backbone it was trained with (here {self.adapter_config} on {self.backbone!r})."
+            )
+        self._trained = True
+
+    def configure_optimizers(self) -> Any:
+        """ProximalAdamW, with a warm-up and decay over the run's optimizer steps."""
+        optimizer = ProximalAdamW(self._param_groups(), lr=self.learning_rate)
+        if self.adapter is not None:
+            self.adapter.watch(optimizer)
+        schedule = self._schedule()
+        # A lambda, not the schedule itself: LambdaLR would save its fields and bring old ones back into a longer run.
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _param_groups(self) -> list[dict[str, Any]]:
+        if self.adapter is not None:
+            return self.adapter.param_groups(
+                self.learning_rate, self.weight_decay, gate_lr=self.gate_learning_rate, head_lr=self.head_learning_rate
+            )
+        params = [p for p in self._network().parameters() if p.requires_grad]
+        matrices, rest = [p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]
+        return [
+            {"name": "matrices", "params": matrices, "lr": self.learning_rate, "weight_decay": self.weight_decay},
+            {"name": "no_decay", "params": rest, "lr": self.learning_rate, "weight_decay": 0.0},
+        ]
+
+    def _schedule(self) -> StagedSchedule:
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            return StagedSchedule([1], self.warmup_ratio, "constant")
+        return StagedSchedule([max(1, int(steps))], self.warmup_ratio, self.lr_schedule)
+
+    def _network(self) -> nn.Module:
+        if self.network is None:
+            self._build()
+        assert self.network is not None
+        return self.network
+
+    def _scale(self, batch: Batch, step: Step) -> torch.Tensor:
+        window = batch.get("tokens_in_window")
+        if window is not None:
+            return self.trainer.accumulate_grad_batches * self.trainer.world_size / window.clamp(min=1)
+        if not self._warned and (self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1):
+            self._warned = True
+            rank_zero_warn(
+                "The batches carry no 'tokens_in_window', so each micro-batch counts the same however many targets it has. "
+                "Fulgurite's datamodules write it; see fulgurite.data.sampling.WindowSampler."
+            )
+        return 1.0 / step.targets.clamp(min=1)
+
+    def _refuse_non_finite(self, loss: torch.Tensor, batch_idx: int) -> None:
+        # Off the CPU a look is a synchronisation, so it is taken at the logging interval only.
+        if loss.device.type != "cpu" and self.global_step % max(1, getattr(self.trainer, "log_every_n_steps", 1)):
+            return
+        if not torch.isfinite(loss.detach()):
+            raise FloatingPointError(
+                f"{type(self).__name__}: the loss is {float(loss.detach())} at optimizer step {self.global_step}, batch "
+                f"{batch_idx} of epoch {self.current_epoch}; training stops here. Lower the learning rate, use bf16 instead of "
+                "fp16, or look at that batch."
+            )
+
+    def _evaluate(self, batch: Batch, prefix: str) -> None:
+        metrics, loss, perplexity = (getattr(self, prefix + part) for part in ("metrics", "loss", "perplexity"))
+        step = self.objective(self._network(), batch)
+        loss.update(step.loss_sum, step.targets)
+        if step.predictions.numel():
+            metrics.update(step.predictions, step.labels)
+        self._note(f"{prefix}loss", loss, on_step=False, on_epoch=True)
+        for name, metric in metrics.items():
+            self._note(name, metric, on_step=False, on_epoch=True, prog_bar=True)
+        if "perplexity" in self.metric_names:
+            perplexity.update(step.loss_sum, step.targets)
+            self._note(f"{prefix}perplexity", perplexity, on_step=False, on_epoch=True, prog_bar=True)
+
+    def _note(self, name: str, value: Any, *, prog_bar: bool = False, on_step: bool = True, on_epoch: bool = False) -> None:
+        """Log, unless this module sits inside another LightningModule: then logging is that module's affair."""
+        if self._current_fx_name is not None:
+            self.log(name, value, prog_bar=prog_bar, on_step=on_step, on_epoch=on_epoch)
+
+    def _default_metrics(self) -> tuple[str, ...]:
+        if self.task in ("causal_lm", "seq2seq"):
+            return ("perplexity",)
+        return ("pearson", "spearman") if self.task == "regression" else ("accuracy",)

@@ -1,0 +1,44 @@
+"""Hyperparameters in the one form that load_from_checkpoint, resuming and the command line all read with weights_only.
+
+``{"_class_path": …, "_instantiator": "lightning.pytorch.cli.instantiate_module", **arguments}``, adapter configs as
+``{"class_path": …, "init_args": …}``: plain data, no pickled classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from fulgurite.adapters import AdapterConfig
+from fulgurite.adapters.config import config_to_dict
+
+__all__ = ["remember"]
+
+_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+
+
+def remember(module: LightningModule, arguments: dict[str, Any], cls: type) -> None:
+    """Save the arguments of ``cls.__init__`` as ``module.hparams``.
+
+    Args:
+        module: the module under construction.
+        arguments: ``locals()`` of ``cls.__init__``.
+        cls: the class whose ``__init__`` calls this. Where a user's subclass has an ``__init__`` of its own, the arguments are
+            still saved, but without the class: that subclass says itself how it is made (``save_hyperparameters()``).
+    """
+    names = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]  # type: ignore[misc]
+    saved = {name: _plain(arguments[name]) for name in names}
+    if type(module).__init__ is cls.__init__:  # type: ignore[misc]
+        saved["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
+        saved["_instantiator"] = _INSTANTIATOR
+    module.save_hyperparameters(saved, logger=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, AdapterConfig):
+        return config_to_dict(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

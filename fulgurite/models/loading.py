@@ -1,0 +1,140 @@
+"""Loading a pretrained backbone for a task, and telling which modules the checkpoint did not have."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+__all__ = ["TASKS", "Backbone", "load_backbone"]
+
+TASKS = ("classification", "regression", "causal_lm", "seq2seq")
+_AUTO_CLASSES = {
+    "classification": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "causal_lm": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+}
+_log = logging.getLogger(__name__)
+
+
+class Backbone(NamedTuple):
+    """A loaded model and the qualified names of the modules that its checkpoint lacked (new heads, randomly initialised)."""
+
+    model: nn.Module
+    new_heads: tuple[str, ...]
+
+
+def load_backbone(
+    name: str,
+    task: str,
+    *,
+    num_labels: int | None = None,
+    dtype: str = "float32",
+    from_scratch: bool = False,
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """Load a transformers model.
+
+    Args:
+        name: hub id or folder.
+        task: one of ``TASKS``.
+        num_labels: classes of a classification head; regression has one output.
+        dtype: dtype of the weights, such as "float32" or "bfloat16"; never the checkpoint's own by accident.
+        from_scratch: only read the configuration and draw random weights.
+        trust_remote_code: run model code from the checkpoint's repository.
+
+    Raises:
+        ValueError: an unknown task or dtype, a missing num_labels, a checkpoint of another architecture.
+        FileNotFoundError: no such folder or hub id, or no network.
+    """
+    import transformers
+
+    if task not in TASKS:
+        raise ValueError(f"load_backbone: task={task!r}; allowed are {', '.join(map(repr, TASKS))}.")
+    torch_dtype = getattr(torch, dtype, None)
+    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
+        raise ValueError(f"load_backbone: dtype={dtype!r}; allowed are 'float32', 'bfloat16' and 'float16'.")
+    if task == "classification" and (num_labels is None or num_labels < 2):
+        raise ValueError(f"load_backbone: num_labels={num_labels}; classification needs at least 2 classes.")
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if task in ("classification", "regression"):
+        options["num_labels"] = num_labels if task == "classification" else 1
+    auto_class = getattr(transformers, _AUTO_CLASSES[task])
+    try:
+        if from_scratch:
+            config = transformers.AutoConfig.from_pretrained(name, **options)
+            return Backbone(auto_class.from_config(config, trust_remote_code=trust_remote_code).to(torch_dtype), ())
+        with _quiet():
+            model, info = auto_class.from_pretrained(
+                name,
+                output_loading_info=True,
+                ignore_mismatched_sizes=False,
+                **{_dtype_option(): torch_dtype},
+                **options,
+            )
+    except OSError as error:
+        raise FileNotFoundError(_not_found(name, error)) from None
+    heads = _modules_of(model, info["missing_keys"])
+    _check_missing(model, heads, name)
+    if heads:
+        _log.info("%s: %s not in the checkpoint, initialised anew and trained", name, ", ".join(heads))
+    return Backbone(model, heads)
+
+
+def _modules_of(model: nn.Module, missing: Any) -> tuple[str, ...]:
+    """Modules that own the missing keys. A tied or shared parameter that another key filled is not missing."""
+    owners = dict.fromkeys(key.rpartition(".")[0] for key in sorted(missing))
+    return tuple(owner for owner in owners if owner)
+
+
+def _check_missing(model: nn.Module, heads: tuple[str, ...], name: str) -> None:
+    """More than a head is missing: the checkpoint is not of this architecture, and training would start from noise."""
+    missing = {id(p) for head in heads for p in model.get_submodule(head).parameters(recurse=False)}
+    total = sum(p.numel() for p in model.parameters())
+    gone = sum(p.numel() for p in model.parameters() if id(p) in missing)
+    if gone > total / 2:
+        raise ValueError(
+            f"load_backbone: {name} lacks {gone:,} of the {total:,} parameters of {type(model).__name__} (first: {heads[0]}); "
+            "its weights are of another architecture. Check config.json, or ask for from_scratch."
+        )
+
+
+def _dtype_option() -> str:
+    """transformers renamed ``torch_dtype`` to ``dtype`` in 4.56."""
+    from transformers import __version__
+
+    major, minor = (int(part) for part in __version__.split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+
+
+def _not_found(name: str, error: OSError) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(name).is_dir():
+        return f"backbone: the folder {name!r} holds no complete transformers model: {first}"
+    return (
+        f"backbone: {name!r} is neither a folder nor a model that can be reached on the hub ({first}). "
+        "Give a folder with config.json and model.safetensors, a hub id, or 'playground'."
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers warns at length about heads that are trained on purpose, and draws a bar per load; we report heads ourselves."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

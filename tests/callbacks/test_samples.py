@@ -1,0 +1,72 @@
+"""SamplePrinter: the first example, with what is trained on told apart."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fulgurite.callbacks import SamplePrinter
+
+
+class Words:
+    """A tokenizer whose tokens are numbered words."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        assert not skip_special_tokens
+        return " ".join(f"w{number}" for number in ids)
+
+
+LM = {
+    "input_ids": torch.tensor([[1, 2, 3, 4, 0, 0]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1, 0, 0]]),
+    "labels": torch.tensor([[-100, -100, 3, 4, -100, -100]]),
+}
+
+
+def test_supervised_tokens_stand_out_without_colours() -> None:
+    text = SamplePrinter().render(LM, Words(), None, colours=False).plain
+    assert text.splitlines() == ["w1 w2«w3 w4»", "2 of 4 tokens are trained on"]
+
+
+def test_supervised_tokens_are_bright_and_the_others_dim() -> None:
+    text = SamplePrinter().render(LM, Words(), None, colours=True)
+    styles = {text.plain[span.start : span.end]: str(span.style) for span in text.spans}
+    assert "bright" in styles["w3 w4"] and styles["w1 w2"] == "dim"
+    assert "«" not in text.plain
+
+
+@pytest.mark.parametrize(
+    ("label", "names", "shown"),
+    [
+        (torch.tensor([1]), ["no", "yes"], "label: 1 (yes)"),
+        (torch.tensor([1]), None, "label: 1"),
+        (torch.tensor([2.5]), None, "label: 2.5"),
+        (torch.tensor([-100]), ["no", "yes"], "label: none (this row only fills the batch)"),
+    ],
+)
+def test_rows_show_their_label(label: torch.Tensor, names: list[str] | None, shown: str) -> None:
+    batch = {"input_ids": LM["input_ids"], "attention_mask": LM["attention_mask"], "labels": label}
+    assert SamplePrinter().render(batch, Words(), names, colours=False).plain.splitlines() == ["w1 w2 w3 w4", shown]
+
+
+def test_long_examples_are_cut() -> None:
+    batch = {"input_ids": torch.arange(10)[None]}
+    assert SamplePrinter(max_tokens=3).render(batch, Words(), None, colours=False).plain == "w0 w1 w2 … 7 tokens more"
+    with pytest.raises(ValueError, match="SamplePrinter: max_tokens is 0"):
+        SamplePrinter(max_tokens=0)
+
+
+def trainer_at(step: int, rank: int = 0) -> Any:
+    data = SimpleNamespace(load_tokenizer=Words, label_names=None)
+    return SimpleNamespace(global_step=step, is_global_zero=rank == 0, progress_bar_callback=None, datamodule=data)
+
+
+@pytest.mark.parametrize(("step", "rank", "prints"), [(0, 0, 1), (5, 0, 0), (0, 1, 0)])
+def test_prints_once_on_the_first_process_of_a_new_fit(
+    capsys: pytest.CaptureFixture[str], step: int, rank: int, prints: int
+) -> None:
+    printer = SamplePrinter()
+    for _ in range(3):
+        printer.on_train_batch_start(trainer_at(step, rank), SimpleNamespace(), LM, 0)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.count("first training example:") == prints
