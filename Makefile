@@ -45,5 +45,5 @@ science: $(STAMP) ## the runs behind the tables of README and docs (needs the re
 	$(PYTHON) -m benchmarks.science
 
 docs: $(STAMP) ## the site, into site/
-	$(PYTHON) -m pip install --quiet -c constraints.txt '.[docs]'
+	$(PYTHON) -m pip install --quiet -c constraints.txt -e '.[docs]'
 	$(PYTHON) -m mkdocs build --strict

@@ -2,7 +2,7 @@
 
 Floors: torch 2.7 is the oldest with the `torch.library` and flex-attention interfaces that the kernels use;
 lightning 2.5.1 the oldest whose LightningCLI reads the hyperparameters of a checkpoint with `weights_only`;
-transformers 4.51 the oldest with the attention-function registry; jsonargparse 4.38 the oldest with the sub-class
+transformers 4.51 the oldest with the attention-function registry; jsonargparse 4.48 the oldest with the sub-class
 handling that the command line relies on. What is tested together stands in constraints.txt.
 """
 
@@ -36,7 +36,7 @@ setup(
         "safetensors>=0.4.3",
         "einops>=0.7",
         "numpy>=1.26",
-        "jsonargparse[signatures]>=4.38",
+        "jsonargparse[signatures]>=4.48,<5",
         "torchmetrics>=1.4",
         "rich>=13.7",
         "matplotlib>=3.8",

@@ -1,0 +1,154 @@
+"""The command line: one table of verbs, static help, dispatch, and what becomes of errors.
+
+This file imports nothing heavy, so that `fulgurite`, `--help` and `--version` answer at once. The four verbs of
+Lightning run in `fulgurite.cli_trainer`; every other verb is a typed function of `fulgurite.commands`, whose
+signature is its parser. Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 130 interrupted.
+"""
+
+import difflib
+import importlib
+import linecache
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from fulgurite import __version__
+
+__all__ = ["VERBS", "Verb", "main"]
+
+
+_REFUSALS = re.compile(r"^ +- ([A-Z]\w+: .+)", re.MULTILINE)
+
+
+class Verb(NamedTuple):
+    """One verb: its line in the help, and the function behind it (None: LightningCLI's)."""
+
+    summary: str
+    function: str | None = None
+
+
+VERBS = {
+    "fit": Verb("train a model; resume with --ckpt_path last"),
+    "validate": Verb("compute the metrics of a checkpoint on the validation split"),
+    "test": Verb("compute the metrics of a checkpoint on the test split"),
+    "predict": Verb("predict every row of the prediction split"),
+    "export": Verb(
+        "write a checkpoint's adapter for stock PEFT, or merged into the base, and check it",
+        "fulgurite.commands.export:export",
+    ),
+}
+
+_EPILOG = """\
+a first run, offline, in about two minutes:
+  fulgurite fit --config configs/quickstart.yaml
+
+without a file:
+  fulgurite fit --model SoRAModule --model.backbone playground \\
+    --data GLUEDataModule --data.task sst2 --data.path builtin
+
+more help:
+  fulgurite fit --help                      all options of a verb
+  fulgurite fit --model.help SoRAModule     the options of one model (or --data.help GLUEDataModule)
+  fulgurite fit --config FILE --print_config    the configuration in full
+
+FULGURITE_DEBUG=1 shows the traceback of every error.
+"""
+
+
+def _help() -> str:
+    width = max(map(len, VERBS)) + 2
+    verbs = "\n".join(f"  {name:<{width}}{verb.summary}" for name, verb in VERBS.items())
+    return f"usage: fulgurite VERB [options]\n\nFine-tuning on PyTorch Lightning.\n\nverbs:\n{verbs}\n\n{_EPILOG}"
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"fulgurite: error: {message}\n")
+    return code
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        args: the words after `fulgurite`; None takes them from the command line
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_help())
+        return 0
+    if words[0] in ("--version", "-V"):
+        sys.stdout.write(f"fulgurite {__version__}\n")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        later = next((word for word in rest if word in VERBS), None)
+        if verb.startswith("-") and later:
+            return _fail(f"the verb comes first: fulgurite {later} {verb} ...", 2)
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        return _fail(f"no verb {verb!r}.{guess} The verbs are: {', '.join(VERBS)}", 2)
+    return _guarded(lambda: _dispatch(verb, rest))
+
+
+def _dispatch(verb: str, rest: list[str]) -> None:
+    target = VERBS[verb].function
+    if target is None:
+        from fulgurite.cli_trainer import run_trainer_verb
+
+        run_trainer_verb([verb, *rest])
+        return
+    from fulgurite.cli_parser import CommandParser
+
+    module, _, name = target.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    parser = CommandParser(prog=f"fulgurite {verb}", description=VERBS[verb].summary)
+    parser.add_function_arguments(function, as_group=False, fail_untyped=True)
+    values = parser.instantiate_classes(parser.parse_args(rest))
+    function(**values.as_dict())
+
+
+def _guarded(run: Callable[[], None]) -> int:
+    """Runs, and turns errors that the user can mend into one line; all others keep their traceback."""
+    try:
+        run()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if os.environ.get("FULGURITE_DEBUG"):
+            traceback.print_exc()
+            return 1
+        mendable = _for_the_user(error)
+        if mendable is None:
+            raise
+        text = mendable.args[0] if isinstance(mendable, KeyError) and mendable.args else str(mendable)
+        return _fail(str(text).strip() or type(mendable).__name__, 1)
+    return 0
+
+
+def _for_the_user(error: BaseException | None) -> BaseException | None:
+    """The error that the user can mend: a missing file, a misuse that Lightning names, or a `raise` of ours; else None.
+
+    jsonargparse wraps what a constructor raises into a message about types. Behind that message the cause is looked for; some
+    versions lose it, and then its text is taken from the list of what each type of a union said.
+    """
+    wrapped = [match for match in _REFUSALS.findall(str(error)) if not match.startswith("Expected a ")]
+    while error is not None:
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        file = Path(frame.tb_frame.f_code.co_filename) if frame is not None else Path()
+        line = linecache.getline(str(file), frame.tb_lineno).strip() if frame is not None else ""
+        if Path(__file__).parent in file.parents and line.startswith("raise "):
+            return error
+        if isinstance(error, OSError) or type(error).__name__ == "MisconfigurationException":
+            return error
+        if "jsonargparse" not in file.parts:
+            return None
+        error = error.__cause__ or error.__context__
+    return ValueError(wrapped[0]) if wrapped else None

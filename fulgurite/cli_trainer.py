@@ -1,0 +1,296 @@
+"""fit, validate, test and predict: LightningCLI with this project's defaults and manners.
+
+What is added to LightningCLI: a parser that names the nearest option; a fixed run folder `runs/<model>-<data>` with
+checkpoints, logs and the configuration; the reports of `fulgurite.callbacks` unless the configuration has its own;
+checkpoints found or refused before anything runs; a warning for each option that a checkpoint overrules; a summary
+with the next commands.
+"""
+
+import importlib
+import inspect
+import json
+import os
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+import fulgurite.callbacks
+import fulgurite.datamodules
+import fulgurite.lightning_modules  # noqa: F401  imported so that bare class names are known
+from fulgurite.callbacks import AdapterCheckpoint, RandomState, SamplePrinter, SparsityReport, Throughput
+from fulgurite.cli_checkpoints import MetricCheckpoint
+from fulgurite.cli_parser import TrainerParser
+from fulgurite.commands.checkpoint_files import find_checkpoint, read_checkpoint
+from fulgurite.console import metrics_table, quiet_lightning, say, shortest
+from fulgurite.lightning_modules import FinetuneModule
+
+__all__ = ["TrainerCLI", "run_trainer_verb"]
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the configuration of a fit to <default_root_dir>/config.yaml, where `test --config` finds it."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes nothing yet: a fit that fails while it is set up must not replace the configuration of one that ran.
+
+        Args:
+            trainer: the trainer
+            pl_module: its module
+            stage: fit, validate, test or predict
+        """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file, whole or not at all.
+
+        Args:
+            trainer: the trainer
+            pl_module: its module
+        """
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / ".config.yaml.part"
+        config = self.config.clone()
+        config["ckpt_path"] = None  # where this fit was resumed from is no option of the next command
+        # jsonargparse 4.49 renamed the option; an explicit null must not fall back to a default that is none.
+        major, minor = (int(part) for part in version("jsonargparse").split(".")[:2])
+        keep_null = "skip_unset" if (major, minor) >= (4, 49) else "skip_none"
+        options = {keep_null: False, "overwrite": True, "multifile": False}
+        self.parser.save(config, str(unfinished), **options)
+        os.replace(unfinished, folder / self.config_filename)
+
+
+class TrainerCLI(LightningCLI):
+    """LightningCLI of this project; `args` are the words after `fulgurite`, the verb first."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            model_class=FinetuneModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"log_every_n_steps": 10},
+            parser_class=TrainerParser,
+            parser_kwargs={"prog": "fulgurite"},
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, fixes the run folder, and finds the checkpoint that is asked for.
+
+        Args:
+            parser: the parser
+            args: the words
+        """
+        self.config = parser.parse_args(args)
+        verb = self.config["subcommand"]
+        config = self.config[verb]
+        if config["trainer"].get("default_root_dir") is None:
+            config["trainer"]["default_root_dir"] = str(_run_folder(config))
+        wanted = config.get("ckpt_path")
+        if wanted is not None:
+            config["ckpt_path"] = find_checkpoint(str(wanted), self._checkpoint_folder(config), verb)
+        elif verb in ("test", "predict"):
+            raise ValueError(
+                f"{verb}: no --ckpt_path was given, so the weights would be untrained; allowed are last, best or a file; "
+                "`fulgurite validate` measures an untrained model"
+            )
+
+    @staticmethod
+    def _checkpoint_folder(config: Any) -> Path:
+        callbacks = config["trainer"].get("callbacks") or []
+        for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+            init = callback.get("init_args") or {}
+            if str(callback.get("class_path", "")).endswith("Checkpoint") and init.get("dirpath"):
+                return Path(init["dirpath"])
+        return Path(config["trainer"]["default_root_dir"]) / "checkpoints"
+
+    def _parse_ckpt_path(self) -> None:
+        config = self.config[self.config["subcommand"]]
+        if not config.get("ckpt_path"):
+            return
+        read_checkpoint(config["ckpt_path"])
+        before = config["model"].clone()
+        super()._parse_ckpt_path()
+        after = self.config[self.config["subcommand"]]["model"]
+        _warn_overruled(before, after, config["ckpt_path"])
+
+    def instantiate_trainer(self, **changes: Any) -> Trainer:
+        """Builds the trainer with the reports and files of a run, each unless the configuration has its own.
+
+        Args:
+            changes: options of the trainer that replace the configuration's
+        """
+        options = self.config_init[self.subcommand]["trainer"]
+        given = options.get("callbacks") or []
+        callbacks: list[Callback] = list(given) if isinstance(given, list) else [given]
+        for kind in (AdapterCheckpoint, RandomState, Throughput, SparsityReport, SamplePrinter):
+            if not any(isinstance(callback, kind) for callback in callbacks):
+                callbacks.append(kind())
+        root = options["default_root_dir"]
+        own_checkpoints = any(isinstance(c, Checkpoint) and not isinstance(c, AdapterCheckpoint) for c in callbacks)
+        if not own_checkpoints and options.get("enable_checkpointing") is not False and self.subcommand == "fit":
+            callbacks.append(MetricCheckpoint(dirpath=os.path.join(root, "checkpoints")))
+        options["callbacks"] = callbacks
+        if options.get("logger") in (None, True):
+            # One folder per start: a test after a fit must not delete the metrics of the fit.
+            options["logger"] = CSVLogger(root, name="logs") if not options.get("fast_dev_run") else False
+        try:
+            return super().instantiate_trainer(**changes)
+        except MisconfigurationException as error:
+            if "backend found" not in str(error):
+                raise
+            raise ValueError(
+                f"--trainer.accelerator {options['accelerator']}: torch finds no such device on this machine; allowed here are "
+                "cpu and auto"
+            ) from error
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        options = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand in ("validate", "test"):
+            self._table_wanted = options.pop("verbose", True)
+            options["verbose"] = False
+        return options
+
+    def after_fit(self) -> None:
+        """Says what came out, where it lies, and what to type next."""
+        _report_fit(self.trainer)
+
+    def after_validate(self) -> None:
+        """Prints the metrics."""
+        self._report("validation split")
+
+    def after_test(self) -> None:
+        """Prints the metrics."""
+        self._report("test split")
+
+    def predict(self, **options: Any) -> None:
+        """Predicts, and writes one line of JSON per row to <default_root_dir>/predictions.jsonl.
+
+        Args:
+            options: what Trainer.predict takes
+        """
+        batches = self.trainer.predict(**options) or []
+        rank = "" if self.trainer.world_size == 1 else f"-rank{self.trainer.global_rank}"
+        file = Path(self.trainer.default_root_dir) / f"predictions{rank}.jsonl"
+        count = _write_predictions(batches, getattr(self.datamodule, "label_names", None), file)
+        say(f"{count} predictions: {shortest(file)}")
+
+    def _report(self, split: str) -> None:
+        if self._table_wanted and self.trainer.is_global_zero:
+            weights = self.config[self.subcommand].get("ckpt_path") or "untrained"
+            values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            say(metrics_table(split, values), f"weights: {shortest(weights)}")
+
+
+def _run_folder(config: Any) -> Path:
+    """runs/<model>-<data>[-<task>], from the configured classes."""
+    model = re.sub(r"Module$", "", config["model"]["class_path"].rpartition(".")[2])
+    data = re.sub(r"DataModule$", "", config["data"]["class_path"].rpartition(".")[2])
+    task = (config["data"].get("init_args") or {}).get("task")
+    parts = [model, data, *([task] if isinstance(task, str) else [])]
+    return Path("runs") / "-".join(re.sub(r"[^A-Za-z0-9]+", "_", part).lower() for part in parts)
+
+
+def _flatten(config: Any) -> dict[str, Any]:
+    """Options of a model's configuration by the name they have on the command line."""
+    values = {"--model": config["class_path"].rpartition(".")[2]}
+    for key, value in (config.get("init_args") or {}).items():
+        is_class = key.endswith("class_path")
+        name = "--model." + key.replace("init_args.", "").removesuffix(".class_path")
+        values[name] = value.rpartition(".")[2] if is_class else value
+    return values
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    module, _, name = class_path.rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    return {f"--model.{key}": parameter.default for key, parameter in parameters.items()}
+
+
+def _warn_overruled(before: Any, after: Any, checkpoint: str) -> None:
+    """Names each option whose value, other than the default, the checkpoint replaces."""
+    old, new, defaults = _flatten(before), _flatten(after), _defaults(before["class_path"])
+    clashes = [
+        f"{name} {value} (the checkpoint has {new.get(name)})"
+        for name, value in old.items()
+        if value != new.get(name) and value != defaults.get(name, inspect.Parameter.empty)
+    ]
+    if clashes and getattr(rank_zero_only, "rank", 0) == 0:
+        sys.stderr.write(
+            f"fulgurite: warning: {shortest(checkpoint)} was made with other options, and a checkpoint's own win; ignored: "
+            f"{', '.join(clashes)}\n"
+        )
+
+
+def _write_predictions(batches: list[Any], names: list[str] | None, file: Path) -> int:
+    """Writes rows of dicts of tensors, each (rows, ...), as lines of JSON; returns their number."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.part")
+    count = 0
+    with open(unfinished, "w", encoding="utf-8") as stream:
+        for batch in batches:
+            columns = {key: value.tolist() for key, value in batch.items()}
+            for values in zip(*columns.values(), strict=True):
+                row = dict(zip(columns, values, strict=True))
+                index = row.get("prediction")
+                if names and isinstance(index, int) and 0 <= index < len(names):
+                    row["label"] = names[index]
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+    os.replace(unfinished, file)
+    return count
+
+
+@rank_zero_only
+def _report_fit(trainer: Trainer) -> None:
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    shown = {name: value for name, value in values.items() if name.startswith(("val_", "train_"))}
+    lines: list[object] = []
+    if shown and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        lines.append(metrics_table(f"after step {trainer.global_step}", shown))
+    keepers = [
+        c
+        for c in trainer.checkpoint_callbacks
+        if isinstance(c, ModelCheckpoint) and (c.best_model_path or c.last_model_path)
+    ]
+    last = ""
+    for keeper in keepers[:1]:
+        last = keeper.last_model_path or keeper.best_model_path
+        if keeper.monitor and keeper.best_model_score is not None:
+            score = float(keeper.best_model_score)
+            lines.append(f"best {keeper.monitor} {score:.4f} in {shortest(keeper.best_model_path)}")
+    if last:
+        root = shortest(trainer.default_root_dir)
+        lines += [
+            f"checkpoints in {shortest(Path(last).parent)}, configuration in {root}/config.yaml",
+            "next:",
+            f"  fulgurite test --config {root}/config.yaml --ckpt_path {shortest(last)}",
+            f"  fulgurite export --ckpt_path {shortest(last)} --out {root}/peft",
+        ]
+    if lines:
+        say(*lines)
+
+
+def run_trainer_verb(words: list[str]) -> TrainerCLI:
+    """Runs fit, validate, test or predict.
+
+    Args:
+        words: what stands after `fulgurite`, the verb first
+    """
+    quiet_lightning()
+    return TrainerCLI(words)

@@ -1,0 +1,200 @@
+"""`export`: what it writes computes what was trained, or nothing is written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fulgurite.commands.export as export_module
+from fulgurite.adapters import find_adapters
+from fulgurite.commands.checkpoint_files import find_checkpoint, load_module, read_checkpoint
+from fulgurite.commands.export import export
+
+# Of the largest logit, in fp32. Measured 1.1e-6: the logits of an untrained head are only 0.3, so rounding weighs more.
+CLOSE = 5e-6
+
+
+def make_checkpoint(file: Path, **options: Any) -> Path:
+    """A checkpoint of a SoRA classifier with moved weights and some gates at zero, as a fit leaves it."""
+    from lightning.pytorch import Trainer
+
+    from fulgurite.callbacks import AdapterCheckpoint
+    from fulgurite.lightning_modules import ClassificationModule, SoRAModule
+
+    torch.manual_seed(0)
+    if options.pop("full", False):
+        module: Any = ClassificationModule(backbone="playground", num_labels=2)
+    else:
+        module = SoRAModule(backbone="playground", rank=4, num_labels=2, **options)
+    module.configure_model()
+    for adapter in find_adapters(module):
+        for branch in adapter.branches.values():
+            nn.init.normal_(branch.lora_b, std=0.02)
+            branch.gate.data[:2] = 0
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[AdapterCheckpoint()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("export") / "last.ckpt")
+
+
+def logits_of(network: nn.Module) -> torch.Tensor:
+    ids = torch.randint(5, 200, (2, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits: torch.Tensor = network.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return logits
+
+
+def expected_logits(checkpoint: Path) -> torch.Tensor:
+    network = load_module(checkpoint).network
+    assert network is not None
+    return logits_of(network)
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("rank_pattern", [False, True])
+def test_stock_peft_loads_the_folder(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rank_pattern: bool
+) -> None:
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    out = tmp_path / "peft"
+    export(str(checkpoint), str(out), rank_pattern=rank_pattern)
+    printed = capsys.readouterr().out
+    assert "max |merged − adapter| = " in printed and "max |PEFT − adapter| = " in printed
+    config = json.loads((out / "adapter_config.json").read_text())
+    base = AutoModelForSequenceClassification.from_pretrained(config["base_model_name_or_path"], num_labels=2)
+    expected = expected_logits(checkpoint)
+    assert relative(logits_of(base), expected) > 1e-3  # the adapter changes something
+    assert relative(logits_of(peft.PeftModel.from_pretrained(base, str(out))), expected) < CLOSE
+    assert AutoTokenizer.from_pretrained(out).vocab_size > 0
+
+
+def test_merged_folder_is_a_plain_transformers_model(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    out = tmp_path / "merged"
+    export(str(checkpoint), str(out), format="merged")
+    assert "max |reloaded − adapter| = " in capsys.readouterr().out
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert not [key for key in model.state_dict() if "lora" in key or "branches" in key]
+    assert relative(logits_of(model), expected_logits(checkpoint)) < CLOSE
+
+
+def test_adapter_folder_loads_into_a_fresh_base(checkpoint: Path, tmp_path: Path) -> None:
+    from fulgurite.adapters import load_adapter
+    from fulgurite.data.playground import resolve_backbone
+    from fulgurite.models import load_backbone
+
+    out = tmp_path / "adapter"
+    export(str(checkpoint), str(out), format="adapter")
+    base = load_backbone(resolve_backbone("playground"), "classification", num_labels=2).model
+    load_adapter(base, out)
+    assert relative(logits_of(base), expected_logits(checkpoint)) < CLOSE
+
+
+def test_a_wrong_merge_is_caught_and_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fulgurite.adapters import Adapter
+
+    honest = Adapter.merge
+
+    def wrong(self: Adapter, reversible: bool = False) -> int:
+        kept = honest(self, reversible)
+        next(iter(self.layers.values())).weight.data.mul_(1.01)
+        return kept
+
+    monkeypatch.setattr(Adapter, "merge", wrong)
+    with pytest.raises(ValueError, match=r"the merged model differs .* nothing was written"):
+        export(str(checkpoint), str(tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_export_leaves_the_old_folder(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old.txt").write_text("kept")
+    with pytest.raises(FileExistsError, match="--overwrite true"):
+        export(str(checkpoint), str(out))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(export_module, "_with_peft", interrupted)
+        export(str(checkpoint), str(out), overwrite=True)
+    assert (out / "old.txt").read_text() == "kept" and len(list(tmp_path.iterdir())) == 1
+    export(str(checkpoint), str(out), overwrite=True)
+    assert not (out / "old.txt").exists() and (out / "adapter_config.json").exists()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_full_tuning_has_only_a_merged_form(tmp_path: Path) -> None:
+    file = make_checkpoint(tmp_path / "full.ckpt", full=True)
+    with pytest.raises(ValueError, match="--format merged"):
+        export(str(file), str(tmp_path / "out"))
+    export(str(file), str(tmp_path / "out"), format="merged")
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_checkpoint(tmp_path / "none.ckpt")
+    for name, content in (("empty.ckpt", b""), ("text.ckpt", b"not a checkpoint")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be read"):
+            read_checkpoint(tmp_path / name)
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(ValueError, match="no state_dict"):
+        read_checkpoint(tmp_path / "list.ckpt")
+    torch.save({"state_dict": {}, "hyper_parameters": {"a": 1}}, tmp_path / "mine.ckpt")
+    with pytest.raises(ValueError, match="name no class"):
+        load_module(tmp_path / "mine.ckpt")
+    torch.save({"state_dict": {}, "hyper_parameters": {"_class_path": "torch.nn.Linear"}}, tmp_path / "linear.ckpt")
+    with pytest.raises(ValueError, match="not a FinetuneModule"):
+        load_module(tmp_path / "linear.ckpt")
+
+
+def test_best_is_found_where_the_folder_was_moved(tmp_path: Path) -> None:
+    (tmp_path / "epoch=1.ckpt").write_bytes(b"x")
+    torch.save(
+        {"state_dict": {}, "callbacks": {"ModelCheckpoint": {"best_model_path": "/gone/epoch=1.ckpt"}}},
+        tmp_path / "last.ckpt",
+    )
+    assert find_checkpoint("best", tmp_path, "test") == str(tmp_path / "epoch=1.ckpt")
+    (tmp_path / "epoch=1.ckpt").unlink()
+    with pytest.raises(FileNotFoundError, match="names no best checkpoint"):
+        find_checkpoint("best", tmp_path, "test")
+
+
+def test_a_base_in_bf16_is_compared_with_the_same_rounded_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("peft")
+    file = make_checkpoint(tmp_path / "bf16.ckpt", dtype="bfloat16")
+    export(str(file), str(tmp_path / "peft"))
+    assert "max |PEFT − adapter| = " in capsys.readouterr().out
+    export(str(file), str(tmp_path / "merged"), format="merged")
+    assert "stored in torch.bfloat16" in capsys.readouterr().out
