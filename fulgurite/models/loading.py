@@ -94,14 +94,12 @@ def _modules_of(model: nn.Module, missing: Any) -> tuple[str, ...]:
 
 
 def _check_missing(model: nn.Module, heads: tuple[str, ...], name: str) -> None:
-    """More than a head is missing: the checkpoint is not of this architecture, and training would start from noise."""
-    missing = {id(p) for head in heads for p in model.get_submodule(head).parameters(recurse=False)}
-    total = sum(p.numel() for p in model.parameters())
-    gone = sum(p.numel() for p in model.parameters() if id(p) in missing)
-    if gone > total / 2:
+    """Part of the repeated layers is missing: the checkpoint is not of this architecture; training would start from noise."""
+    inside = [head for head in heads if any(part.isdigit() for part in head.split("."))]
+    if inside:
         raise ValueError(
-            f"load_backbone: {name} lacks {gone:,} of the {total:,} parameters of {type(model).__name__} (first: {heads[0]}); "
-            "its weights are of another architecture. Check config.json, or ask for from_scratch."
+            f"load_backbone: {name} lacks {len(inside)} modules inside the layers of {type(model).__name__}, the first is "
+            f"{inside[0]}; its weights are of another architecture. Check config.json, or ask for from_scratch."
         )
 
 

@@ -1,0 +1,95 @@
+"""Runs the studies behind the tables of README and docs: ``python -m benchmarks.science [STUDY ...]``.
+
+Each study trains on real rows (FULGURITE_REAL_DATA, or ../shared/data beside the checkout), writes its figures to
+``benchmarks/results/<study>_<device>_<date>.json`` and its table and picture to ``docs/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import sora_sst2
+
+__all__ = ["main"]
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDIES: dict[str, Callable[[Path], dict[str, Any]]] = {"sora_sst2": sora_sst2.run}
+REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {"sora_sst2": sora_sst2.report}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import lightning
+    import transformers
+
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
+    return {
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{cpu}, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def real_data() -> Path:
+    """The folder of real rows; exits with a message if it is not there."""
+    folder = Path(os.environ.get("FULGURITE_REAL_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        sys.exit(
+            f"science needs real rows: set FULGURITE_REAL_DATA to a folder with glue/SST-2 in it (looked in {folder})"
+        )
+    return folder
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the studies named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.science", description=__doc__)
+    parser.add_argument("studies", nargs="*", help=f"out of {', '.join(STUDIES)}; default: all")
+    parser.add_argument("--report", action="store_true", help="only make docs/ anew from the newest committed results")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.studies if name not in STUDIES]
+    if unknown:
+        parser.error(f"{unknown[0]!r} is no study; known are {', '.join(STUDIES)}")
+    results = ROOT / "benchmarks" / "results"
+    for name in options.studies or list(STUDIES):
+        if options.report:
+            path = max(results.glob(f"{name}_*.json"), key=lambda p: p.stem.rpartition("_")[2])
+            REPORTS[name](json.loads(path.read_text()), ROOT / "docs")
+            continue
+        figures = {
+            "study": name,
+            "machine": machine(),
+            "date": datetime.date.today().isoformat(),
+            **STUDIES[name](real_data()),
+        }
+        device = "gpu" if torch.cuda.is_available() else "cpu"
+        path = results / f"{name}_{device}_{figures['date']}.json"
+        scratch = path.with_suffix(".part")
+        scratch.write_text(json.dumps(figures, indent=1) + "\n")
+        os.replace(scratch, path)
+        REPORTS[name](figures, ROOT / "docs")
+        print(f"written: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

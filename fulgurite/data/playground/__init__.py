@@ -1,0 +1,27 @@
+"""The playground: seeded tasks, running text, rows in published schemas, and a tiny base model trained on them.
+
+It is the embedded default with which every recipe runs offline on a CPU. It proves wiring, not ability. Importing this
+package imports neither torch nor transformers.
+"""
+
+from fulgurite.data.playground.generators import DOMAINS, check, documents, tasks
+from fulgurite.data.playground.glue import GLUE_COLUMNS, GLUE_LABELS, GLUE_SPLITS, glue_rows
+from fulgurite.data.playground.registry import BACKBONES, SCHEMAS, builtin_rows, resolve_backbone
+from fulgurite.data.playground.task import Task, conversation
+
+__all__ = [
+    "BACKBONES",
+    "DOMAINS",
+    "GLUE_COLUMNS",
+    "GLUE_LABELS",
+    "GLUE_SPLITS",
+    "SCHEMAS",
+    "Task",
+    "builtin_rows",
+    "check",
+    "conversation",
+    "documents",
+    "glue_rows",
+    "resolve_backbone",
+    "tasks",
+]

@@ -1,0 +1,95 @@
+"""The names that users type, frozen: a change here is a change for every user, and belongs into CHANGELOG.md."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+import pytest
+
+PUBLIC = {
+    "fulgurite.kernels": ["current_backend", "gated_lora_linear", "proximal_adamw_step_", "soft_threshold_", "use_backend"],
+    "fulgurite.adapters": [
+        "Adapter",
+        "AdapterConfig",
+        "LoRA",
+        "RankRow",
+        "SoRA",
+        "attach",
+        "find_adapters",
+        "load_adapter",
+        "read_adapter_config",
+    ],
+    "fulgurite.optim": ["LR_SHAPES", "ProximalAdamW", "StagedSchedule", "threshold_stages"],
+    "fulgurite.models": ["TASKS", "Backbone", "enable_activation_checkpointing", "load_backbone"],
+    "fulgurite.lightning_modules": ["ClassificationModule", "FinetuneModule", "SFTModule", "SoRAModule"],
+    "fulgurite.datamodules": ["FilesDataModule", "GLUEDataModule", "TextDataModule"],
+    "fulgurite.callbacks": ["AdapterCheckpoint", "RandomState", "SamplePrinter", "SparsityReport", "Throughput"],
+}
+
+SIGNATURES = {
+    "fulgurite.kernels.gated_lora_linear": "x weight bias lora_a gate lora_b scaling dropout=0.0",
+    "fulgurite.kernels.soft_threshold_": "value threshold",
+    "fulgurite.kernels.use_backend": "name",
+    "fulgurite.adapters.attach": "model config train=() name='default' check_forward=True",
+    "fulgurite.adapters.load_adapter": "model folder name=None",
+    "fulgurite.adapters.LoRA": "rank=8 alpha=16.0 dropout=0.0 targets='all-linear'",
+    "fulgurite.adapters.Adapter.merge": "self reversible=False",
+    "fulgurite.adapters.Adapter.save": "self folder",
+    "fulgurite.adapters.Adapter.export_peft": "self folder rank_pattern=False base_model=None task_type=None",
+    "fulgurite.adapters.Adapter.param_groups": "self lr weight_decay=0.0 gate_lr=None head_lr=None",
+    "fulgurite.optim.ProximalAdamW": "params lr=0.001 betas=(0.9, 0.999) eps=1e-08 weight_decay=0.01 foreach=None fused=None",
+}
+
+OPTIONS = {
+    "fulgurite.lightning_modules.SoRAModule": (
+        "backbone task rank alpha dropout targets threshold threshold_scaling prox gate_init l1 patience look_every schedule "
+        "stages max_threshold stage_epochs learning_rate head_learning_rate gate_learning_rate weight_decay warmup_ratio "
+        "lr_schedule num_labels dtype gradient_checkpointing kernels trust_remote_code"
+    ),
+    "fulgurite.lightning_modules.ClassificationModule": (
+        "backbone task adapter learning_rate head_learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule "
+        "num_labels dtype gradient_checkpointing kernels trust_remote_code"
+    ),
+    "fulgurite.lightning_modules.SFTModule": (
+        "backbone task adapter learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype from_scratch "
+        "gradient_checkpointing kernels trust_remote_code"
+    ),
+    "fulgurite.datamodules.GLUEDataModule": (
+        "task path revision splits mismatched tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir "
+        "limit_train pad_multiple"
+    ),
+}
+
+
+def find(path: str):
+    parts = path.split(".")
+    for split in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:split]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[split:]:
+            found = getattr(found, part)
+        return found
+    raise AssertionError(path)
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_public_names(package):
+    module = importlib.import_module(package)
+    assert sorted(module.__all__) == sorted(PUBLIC[package])
+    undocumented = [name for name in module.__all__ if name not in ("LR_SHAPES", "TASKS") and not inspect.getdoc(getattr(module, name))]
+    assert not undocumented
+
+
+@pytest.mark.parametrize("path", SIGNATURES)
+def test_signatures(path):
+    parameters = inspect.signature(find(path)).parameters.values()
+    shown = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+    assert " ".join(shown) == SIGNATURES[path]
+
+
+@pytest.mark.parametrize("path", OPTIONS)
+def test_options_of_the_command_line(path):
+    assert " ".join(inspect.signature(find(path)).parameters) == OPTIONS[path]
