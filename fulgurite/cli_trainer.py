@@ -82,7 +82,7 @@ class TrainerCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=RunConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"log_every_n_steps": 10},
+            trainer_defaults={"log_every_n_steps": 10, "enable_model_summary": False},
             parser_class=TrainerParser,
             parser_kwargs={"prog": "fulgurite"},
             auto_configure_optimizers=False,

@@ -8,7 +8,13 @@ import inspect
 import pytest
 
 PUBLIC = {
-    "fulgurite.kernels": ["current_backend", "gated_lora_linear", "proximal_adamw_step_", "soft_threshold_", "use_backend"],
+    "fulgurite.kernels": [
+        "current_backend",
+        "gated_lora_linear",
+        "proximal_adamw_step_",
+        "soft_threshold_",
+        "use_backend",
+    ],
     "fulgurite.adapters": [
         "Adapter",
         "AdapterConfig",
@@ -79,7 +85,11 @@ def find(path: str):
 def test_public_names(package):
     module = importlib.import_module(package)
     assert sorted(module.__all__) == sorted(PUBLIC[package])
-    undocumented = [name for name in module.__all__ if name not in ("LR_SHAPES", "TASKS") and not inspect.getdoc(getattr(module, name))]
+    undocumented = [
+        name
+        for name in module.__all__
+        if name not in ("LR_SHAPES", "TASKS") and not inspect.getdoc(getattr(module, name))
+    ]
     assert not undocumented
 
 

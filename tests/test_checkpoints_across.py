@@ -59,7 +59,9 @@ def test_the_command_line_tests_and_resumes_what_python_made(make, words, tmp_pa
 
 
 def test_python_loads_and_resumes_what_the_command_line_made(tmp_path):
-    model = "--model ClassificationModule --model.backbone playground --model.adapter SoRA --model.adapter.rank 3".split()
+    model = (
+        "--model ClassificationModule --model.backbone playground --model.adapter SoRA --model.adapter.rank 3".split()
+    )
     root = ["--trainer.default_root_dir", str(tmp_path)]
     assert main(["fit", *model, *DATA, *QUIET, *root, "--trainer.max_epochs", "1"]) == 0
     path = tmp_path / "checkpoints" / "last.ckpt"
@@ -84,7 +86,9 @@ def losses(folder: Path) -> dict[int, str]:
 @pytest.mark.slow
 def test_a_command_killed_in_the_middle_of_an_epoch_goes_on_to_the_same_losses(tmp_path):
     """SIGKILL between two checkpoints of the second epoch; the log of the resumed command equals the undisturbed one's."""
-    model = "--model SoRAModule --model.backbone playground --model.dropout 0.1 --model.threshold 0.02 --model.patience 2"
+    model = (
+        "--model SoRAModule --model.backbone playground --model.dropout 0.1 --model.threshold 0.02 --model.patience 2"
+    )
     model += " --model.look_every 2 --model.learning_rate 3e-3"
     trainer = "--trainer.max_epochs 3 --trainer.log_every_n_steps 1 --trainer.limit_val_batches 1"
     trainer += " --trainer.enable_progress_bar false --trainer.accelerator cpu --trainer.callbacks ModelCheckpoint"
@@ -109,7 +113,9 @@ def test_a_command_killed_in_the_middle_of_an_epoch_goes_on_to_the_same_losses(t
     process.wait()
     done = step_of(last)
     assert 40 <= done < 90, "the process was killed in its second or third epoch"
-    subprocess.run(command(broken, "--ckpt_path", str(last)), check=True, env=environment, capture_output=True, timeout=300)
+    subprocess.run(
+        command(broken, "--ckpt_path", str(last)), check=True, env=environment, capture_output=True, timeout=300
+    )
     expected, got = losses(straight), losses(broken)
     after = {step: loss for step, loss in expected.items() if step >= done}
     assert len(after) == 90 - done and {step: got[step] for step in after} == after

@@ -22,8 +22,20 @@ def test_recipe_runs_two_steps(path, tmp_path, capsys):
     words += ["--data.path" if content["data"]["class_path"] == "GLUEDataModule" else "--data.train_path", "builtin"]
     if content["model"]["init_args"].get("schedule"):  # stages are counted in epochs
         words = [w for w in words if w not in ("--trainer.max_steps", "2")]
-        words += ["--trainer.max_epochs", "7", "--model.stage_epochs", "1", "--data.limit_train", "8", "--model.l1", "0"]
-    if content["data"]["class_path"] == "FilesDataModule" and content["data"]["init_args"].get("task_type") == "causal_lm":
+        words += [
+            "--trainer.max_epochs",
+            "7",
+            "--model.stage_epochs",
+            "1",
+            "--data.limit_train",
+            "8",
+            "--model.l1",
+            "0",
+        ]
+    if (
+        content["data"]["class_path"] == "FilesDataModule"
+        and content["data"]["init_args"].get("task_type") == "causal_lm"
+    ):
         words += ["--data.documents", "200"]
     assert main(words) == 0, capsys.readouterr()
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
@@ -32,5 +44,7 @@ def test_recipe_runs_two_steps(path, tmp_path, capsys):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_recipe_opens_with_its_command_machine_time_and_memory(path):
     head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
-    assert f"fulgurite fit  --config {path.relative_to(path.parents[1 if path.parent.name == 'configs' else 2])}" in head
+    assert (
+        f"fulgurite fit  --config {path.relative_to(path.parents[1 if path.parent.name == 'configs' else 2])}" in head
+    )
     assert all(word in head for word in ("Machine:", "Time", "eak memory"))

@@ -175,10 +175,10 @@ def _call(
 def encode_documents(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], max_length: int, progress: Progress = _plain
 ) -> EncodedRows:
-    """Joins documents, an end token after each, and cuts the stream into blocks of `max_length` tokens.
+    """Joins documents, each between what the tokenizer puts before a text (bos) and an end token, and cuts the stream.
 
     Args:
-        tokenizer: its eos (or sep) token ends a document; no other special token is added.
+        tokenizer: its eos (or sep) token ends a document; its bos stands before one if the tokenizer adds it to texts.
         texts: the documents.
         max_length: tokens per block.
         progress: wraps the iterator over chunks of 1000 documents.
@@ -189,11 +189,15 @@ def encode_documents(
     if max_length < 2:
         raise ValueError(f"encode_documents: max_length is {max_length}; a block needs at least 2 tokens")
     stream: list[int] = []
+    bos = tokenizer.bos_token_id
+    begins = bos is not None and tokenizer("a")["input_ids"][0] == bos
     for start in progress(range(0, len(texts), _CHUNK)):
         encoded = tokenizer(
             list(texts[start : start + _CHUNK]), add_special_tokens=False, return_attention_mask=False, verbose=False
         )
         for row in encoded["input_ids"]:
+            if begins:
+                stream.append(bos)
             stream.extend(row)
             stream.append(end)
     lengths = [max_length] * (len(stream) // max_length)

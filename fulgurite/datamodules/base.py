@@ -35,6 +35,7 @@ __all__ = ["TextDataModule"]
 
 _log = logging.getLogger(__name__)
 
+_ENCODING = 2  # raise it when rows are encoded in another way: older caches are then not read
 _SHOW_PROGRESS_ROWS = 5000
 _STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
@@ -156,7 +157,7 @@ class TextDataModule(LightningDataModule):
 
     def _encode(self, examples: Examples) -> EncodedRows:
         tokenizer = self.load_tokenizer()
-        how = [self.task_type, self.max_length, tokenizer_fingerprint(tokenizer)]
+        how = [_ENCODING, self.task_type, self.max_length, tokenizer_fingerprint(tokenizer)]
         key = cache_key(how, examples.texts, examples.pairs, examples.labels)
 
         def build() -> EncodedRows:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from fulgurite.adapters import Adapter, AdapterConfig, attach
@@ -173,8 +173,14 @@ class FinetuneModule(LightningModule):
         return {"prediction": logits.argmax(-1), "probability": logits.softmax(-1)}
 
     def on_train_start(self) -> None:
-        """From here on the weights are not those of an untrained model."""
+        """Say what is trained; from here on the weights are not those of an untrained model."""
         self._trained = True
+        total = sum(p.numel() for p in self._network().parameters())
+        trained = sum(p.numel() for p in self._network().parameters() if p.requires_grad)
+        what = "the whole network" if self.adapter is None else f"{type(self.adapter.config).__name__} on "
+        if self.adapter is not None:
+            what += f"{len(self.adapter.layer_names)} layers" + "".join(f", {head}" for head in self.adapter.head_names)
+        rank_zero_info(f"training {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %): {what}")
 
     def on_test_start(self) -> None:
         """Refuse to report test figures of weights that nobody trained."""
@@ -276,7 +282,9 @@ class FinetuneModule(LightningModule):
             perplexity.update(step.loss_sum, step.targets)
             self._note(f"{prefix}perplexity", perplexity, on_step=False, on_epoch=True, prog_bar=True)
 
-    def _note(self, name: str, value: Any, *, prog_bar: bool = False, on_step: bool = True, on_epoch: bool = False) -> None:
+    def _note(
+        self, name: str, value: Any, *, prog_bar: bool = False, on_step: bool = True, on_epoch: bool = False
+    ) -> None:
         """Log, unless this module sits inside another LightningModule: then logging is that module's affair."""
         if self._current_fx_name is not None:
             self.log(name, value, prog_bar=prog_bar, on_step=on_step, on_epoch=on_epoch)

@@ -47,7 +47,9 @@ def test_a_checkpoint_of_another_architecture_is_refused(minilm, tmp_path):
     from pathlib import Path
 
     config = json.loads((Path(minilm) / "config.json").read_text())
-    config.update(model_type="distilbert", architectures=["DistilBertModel"], dim=384, n_layers=6, n_heads=12, hidden_dim=1536)
+    config.update(
+        model_type="distilbert", architectures=["DistilBertModel"], dim=384, n_layers=6, n_heads=12, hidden_dim=1536
+    )
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").symlink_to(Path(minilm) / "model.safetensors")
     with pytest.raises(ValueError, match="its weights are of another architecture"):

@@ -1,0 +1,343 @@
+"""Forward and backward of the gated low-rank linear layer as sequences of launches, with tile sizes from the shapes.
+
+Forward:  shrink, expand, ``addmm_``. Backward: project, outer, reduce, expand, ``addmm_``. Tiles come from rules on shapes, not from
+autotuning, and never from the device: the order of every sum, hence every bit of the result, depends on shapes alone.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from fulgurite.kernels.triton_gated_lora_kernels import (
+    expand_kernel,
+    outer_kernel,
+    project_kernel,
+    reduce_kernel,
+    shrink_kernel,
+)
+
+__all__ = [
+    "INTERPRETED",
+    "MAX_RANK",
+    "Tile",
+    "backward",
+    "expand_tile",
+    "forward",
+    "outer_tile",
+    "rank_tile",
+    "reduce_tile",
+    "shrink_tile",
+    "split_rows",
+]
+
+# Above, the accumulators of a 64-row tile alone would fill the register file, and a low-rank branch is no longer skinny.
+MAX_RANK = 128
+# tl.dot needs 16 columns at least: the tensor cores' tile.
+MIN_RANK_TILE = 16
+# Programs that the two reductions over rows aim at: about four per multiprocessor of today's largest devices (132 to 304).
+PROGRAMS = 512
+# Beyond 16 ranges of rows the partial sums cost more traffic than further programs hide.
+MAX_PARTS = 16
+MIN_ROWS_PER_PART = 256
+# Partial sums of the gate's gradient that are added at once.
+GATE_PARTS_AT_ONCE = 64
+
+# The interpreter runs the kernels on the CPU (TRITON_INTERPRET=1 when they are imported); see triton_tiles.
+INTERPRETED = not isinstance(shrink_kernel, triton.JITFunction)
+
+
+class Tile(NamedTuple):
+    """Rows and columns of a program's tile, warps of a program, stages of its load pipeline."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+def rank_tile(rank: int) -> int:
+    """Columns that ranks are padded to: 16, 32, 64 or 128."""
+    return max(MIN_RANK_TILE, triton.next_power_of_2(rank))
+
+
+def shrink_tile(rows: int, ranks: int, itemsize: int) -> Tile:
+    """Tile of shrink and project. Fewer rows give few-row inputs enough programs to fill a device of about 130 multiprocessors."""
+    height = 64 if rows >= 8192 else 32 if rows >= 2048 else 16
+    # 256 bytes of a row at a time; half of it where the factor's tile is as large as the input's.
+    width = 256 // itemsize if ranks <= 32 else 128 // itemsize
+    return Tile(height, width, 4, 3)
+
+
+def expand_tile(ranks: int, itemsize: int) -> Tile:
+    """Tile of expand, which writes: the accumulator decides, 64 float32 registers a thread at 4 warps."""
+    return Tile(64, 128 if itemsize == 2 and ranks <= 64 else 64, 4, 1)
+
+
+def outer_tile(ranks: int, itemsize: int) -> Tile:
+    """Tile of outer: 64 rows at a time of 128 bytes each."""
+    return Tile(64 if itemsize == 2 else 32, 64 if itemsize == 2 else 32, 4, 3 if ranks <= 64 else 2)
+
+
+def reduce_tile(ranks: int) -> Tile:
+    """Tile of reduce: 2048 sums a program, 16 a thread."""
+    return Tile(ranks, max(16, 2048 // ranks), 4, 1)
+
+
+def split_rows(rows: int, blocks: int, height: int) -> tuple[int, int]:
+    """(number of ranges, rows per range) into which outer cuts the rows, given its blocks of columns and its tile's rows."""
+    wanted = max(1, min(MAX_PARTS, PROGRAMS // max(1, blocks), rows // MIN_ROWS_PER_PART))
+    parts = 1 << (wanted.bit_length() - 1)  # a constant of the compiled kernel: five values, not sixteen
+    return parts, triton.cdiv(triton.cdiv(rows, parts), height) * height
+
+
+def forward(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    lora_a: torch.Tensor,
+    gate: torch.Tensor | None,
+    lora_b: torch.Tensor,
+    seed: torch.Tensor | None,
+    scaling: float,
+    dropout: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """y (M, N) and t (M, rank_tile(r)) of x (M, K); ``seed`` is a 0-dim int64 on the device, or None without dropout."""
+    (m, k), n, rank = x.shape, weight.shape[0], lora_a.shape[0]
+    if not rank or not m or not n:
+        y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+        return y, x.new_zeros(m, MIN_RANK_TILE)
+    ranks = rank_tile(rank)
+    tile = shrink_tile(m, ranks, x.itemsize)
+    t = torch.empty((m, ranks), dtype=x.dtype, device=x.device)
+    with _on(x):
+        shrink_kernel[(triton.cdiv(m, tile.rows),)](
+            x,
+            *x.stride(),
+            lora_a,
+            *lora_a.stride(),
+            t,
+            m,
+            k,
+            rank,
+            *_dropout(x, seed, dropout),
+            BLOCK_M=tile.rows,
+            BLOCK_C=tile.columns,
+            **_common(x, ranks, tile),
+        )
+        y = _expand(t, lora_b.t(), gate, bias, scaling, None, 0.0)
+        y.addmm_(x, weight.t())
+    return y, t
+
+
+def backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    lora_a: torch.Tensor,
+    gate: torch.Tensor | None,
+    lora_b: torch.Tensor,
+    t: torch.Tensor,
+    seed: torch.Tensor | None,
+    scaling: float,
+    dropout: float,
+    need_x: bool,
+    need_a: bool,
+    need_gate: bool,
+    need_b: bool,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of x, lora_a, gate and lora_b from dy (M, N), each in its own dtype, or None where not needed."""
+    (m, k), n, rank = x.shape, dy.shape[1], lora_a.shape[0]
+    if not rank or not m or not n:
+        return (
+            dy @ weight if need_x else None,
+            lora_a.new_zeros(lora_a.shape) if need_a else None,
+            gate.new_zeros(gate.shape) if need_gate and gate is not None else None,
+            lora_b.new_zeros(lora_b.shape) if need_b else None,
+        )
+    dx = da = dgate = db = v = gate_partial = None
+    ranks = t.shape[1]
+    with _on(x):
+        if need_x or need_a or need_gate:
+            v, gate_partial = _project(dy, lora_b, gate, t, rank, scaling)
+        if need_a or need_b or need_gate:
+            a_partial, b_partial, parts = _outer(x if need_a else None, v, dy if need_b else None, t, seed, dropout)
+            tile = reduce_tile(ranks)
+            a_blocks, b_blocks = (triton.cdiv(k, tile.columns) * need_a, triton.cdiv(n, tile.columns) * need_b)
+            da = torch.empty(lora_a.shape, dtype=lora_a.dtype, device=x.device) if need_a else None
+            db = torch.empty(lora_b.shape, dtype=lora_b.dtype, device=x.device) if need_b else None
+            dgate = torch.empty_like(gate) if gate is not None and need_gate else None
+            gated = gate is not None
+            reduce_kernel[(a_blocks + b_blocks + need_gate,)](
+                t if a_partial is None else a_partial,
+                t if b_partial is None else b_partial,
+                t if gate_partial is None else gate_partial,
+                gate if gated else t,
+                t if da is None else da,
+                t if db is None else db,
+                t if dgate is None else dgate,
+                k,
+                n,
+                rank,
+                scaling,
+                a_blocks,
+                b_blocks,
+                0 if gate_partial is None else gate_partial.shape[0],
+                GATED=gated,
+                PARTS=parts,
+                BLOCK_C=tile.columns,
+                BLOCK_P=GATE_PARTS_AT_ONCE,
+                RANK=ranks,
+                INTERPRETED=INTERPRETED,
+                num_warps=tile.warps,
+                num_stages=tile.stages,
+            )
+        if need_x:
+            assert v is not None
+            dx = _expand(v, lora_a, None, None, 1.0, seed, dropout)
+            dx.addmm_(dy, weight)
+    return dx, da, dgate, db
+
+
+def _project(
+    dy: torch.Tensor, lora_b: torch.Tensor, gate: torch.Tensor | None, t: torch.Tensor, rank: int, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """v (M, ranks) in dy's dtype, and the gate's partial sums (blocks of rows, ranks) in float32."""
+    m, ranks = t.shape
+    tile = shrink_tile(m, ranks, dy.itemsize)
+    blocks = triton.cdiv(m, tile.rows)
+    v = torch.empty_like(t)
+    partial = None if gate is None else torch.empty((blocks, ranks), dtype=torch.float32, device=dy.device)
+    project_kernel[(blocks,)](
+        dy,
+        *dy.stride(),
+        lora_b,
+        *lora_b.stride(),
+        v if gate is None else gate,
+        t,
+        v,
+        v if partial is None else partial,
+        m,
+        dy.shape[1],
+        rank,
+        scaling,
+        GATED=gate is not None,
+        BLOCK_M=tile.rows,
+        BLOCK_C=tile.columns,
+        **_common(dy, ranks, tile),
+    )
+    return v, partial
+
+
+def _outer(
+    x: torch.Tensor | None,
+    v: torch.Tensor | None,
+    dy: torch.Tensor | None,
+    t: torch.Tensor,
+    seed: torch.Tensor | None,
+    dropout: float,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, int]:
+    """Partial sums (parts, ranks, K) of vᵀ drop(x) and (parts, ranks, N) of tᵀ dy in float32, and the number of parts."""
+    m, ranks = t.shape
+    tile = outer_tile(ranks, t.itemsize)
+    k, n = 0 if x is None else x.shape[1], 0 if dy is None else dy.shape[1]
+    a_blocks, b_blocks = triton.cdiv(k, tile.columns), triton.cdiv(n, tile.columns)
+    if not a_blocks + b_blocks:
+        return None, None, 1
+    parts, rows = split_rows(m, a_blocks + b_blocks, tile.rows)
+    a_partial, b_partial = (torch.empty((parts, ranks, c), dtype=torch.float32, device=t.device) for c in (k, n))
+    x_or_any, dy_or_any = t if x is None else x, t if dy is None else dy
+    outer_kernel[(a_blocks + b_blocks, parts)](
+        x_or_any,
+        *x_or_any.stride(),
+        t if v is None else v,
+        a_partial,
+        k,
+        dy_or_any,
+        *dy_or_any.stride(),
+        t,
+        b_partial,
+        n,
+        m,
+        rows,
+        a_blocks,
+        *_dropout(t, seed, dropout),
+        BLOCK_M=tile.rows,
+        BLOCK_C=tile.columns,
+        **_common(t, ranks, tile),
+    )
+    return a_partial, b_partial, parts
+
+
+def _expand(
+    low: torch.Tensor,
+    factor: torch.Tensor,
+    gate: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    scaling: float,
+    seed: torch.Tensor | None,
+    dropout: float,
+) -> torch.Tensor:
+    """low (M, ranks) times scaling · gate ⊙ factor (r, C), plus bias, times the dropout mask -> (M, C)."""
+    (m, ranks), (rank, columns) = low.shape, factor.shape
+    tile = expand_tile(ranks, low.itemsize)
+    out = torch.empty((m, columns), dtype=low.dtype, device=low.device)
+    expand_kernel[(triton.cdiv(m, tile.rows), triton.cdiv(columns, tile.columns))](
+        low,
+        factor,
+        factor.stride(1),
+        factor.stride(0),
+        low if gate is None else gate,
+        low if bias is None else bias,
+        out,
+        m,
+        columns,
+        rank,
+        scaling,
+        *_dropout(low, seed, dropout),
+        GATED=gate is not None,
+        BIASED=bias is not None,
+        BLOCK_M=tile.rows,
+        BLOCK_C=tile.columns,
+        **_common(low, ranks, tile),
+    )
+    return out
+
+
+def _dropout(
+    unused: torch.Tensor, seed: torch.Tensor | None, dropout: float
+) -> tuple[torch.Tensor, int, float, bool]:
+    """seed_ptr, threshold, scale and DROPOUT as every kernel takes them (see triton_tiles)."""
+    if seed is None or dropout == 0:
+        return unused, 0, 1.0, False
+    threshold = max(1, round((1 - dropout) * 2**16))
+    return seed, threshold, 2**16 / threshold, True
+
+
+def _common(like: torch.Tensor, ranks: int, tile: Tile) -> dict[str, Any]:
+    return {
+        "RANK": ranks,
+        "PRECISION": _precision(like.dtype),
+        "INTERPRETED": INTERPRETED,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """``input_precision`` of tl.dot: float32 products follow PyTorch's setting for CUDA, and are exact on other devices."""
+    if dtype != torch.float32 or INTERPRETED or torch.version.hip is not None:
+        return "ieee"
+    matmul: Any = torch.backends.cuda.matmul
+    try:  # the newer of the two settings; PyTorch refuses to read the older one once the newer was written
+        return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
+    except AttributeError:
+        return "tf32" if matmul.allow_tf32 else "ieee"
+
+
+def _on(tensor: torch.Tensor) -> AbstractContextManager[Any]:
+    """Make the tensor's device the current one: Triton launches there."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
