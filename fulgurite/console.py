@@ -14,7 +14,15 @@ from rich.table import Table
 
 __all__ = ["metrics_table", "quiet_lightning", "say", "shortest"]
 
-_NOISE = ("💡", "TPU available", "HPU available", "IPU available", "You are using the plain ModelCheckpoint")
+_NOISE = (
+    "💡",
+    "TPU available",
+    "HPU available",
+    "IPU available",
+    "You are using the plain ModelCheckpoint",
+    "`weights_only` was not set",  # said on saving, where it means "save the optimizer too"
+    "Loading `train_dataloader` to estimate",
+)
 _WARNINGS = (
     r".*does not have many workers.*",
     r".*treespec, LeafSpec.*",

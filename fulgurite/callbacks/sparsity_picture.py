@@ -83,9 +83,11 @@ def _curve(axes: "Axes", history: Sequence[tuple[int, int]], ranks: int) -> None
         axes.annotate(
             f"{counts[-1]} of {ranks}",
             (steps[-1], counts[-1]),
-            xytext=(-4, 7),
+            # Below the curve, which only falls: above it the words would cross the line.
+            xytext=(-4, -9) if counts[-1] > 0.2 * ranks else (-4, 12),
             textcoords="offset points",
             ha="right",
+            va="top" if counts[-1] > 0.2 * ranks else "bottom",
             color=_BLUE,
         )
     axes.set_ylim(0, 1.08 * ranks)
