@@ -20,7 +20,7 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inp
 
 
 class Step(NamedTuple):
-    """Loss summed over targets, () float32 or wider; number of targets, () int64; predictions and labels of the rows that have one."""
+    """Loss summed over targets, () float32 or wider; targets, () int64; predictions and labels of the rows that have one."""
 
     loss_sum: torch.Tensor
     targets: torch.Tensor

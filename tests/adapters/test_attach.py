@@ -189,7 +189,7 @@ def test_a_layer_that_bypasses_its_forward_is_named_at_the_first_forward():
 
     model = Sly()
     attach(model, LoRA(rank=2))
-    with pytest.raises(RuntimeError, match="1 adapted layers were not called.*'sly'"):
+    with pytest.raises(RuntimeError, match=r"1 adapted layers were not called.*'sly'"):
         model(torch.randn(2, 4))
     relaxed = Sly()
     attach(relaxed, LoRA(rank=2), check_forward=False)

@@ -55,7 +55,7 @@ def test_patience_zero_never_retires():
 
 
 def test_a_gate_that_comes_back_starts_its_patience_anew():
-    model, adapter, optimizer = build()
+    _, adapter, optimizer = build()
     gate = adapter.branches["blocks.0.up"].gate
     with torch.no_grad():
         gate[2] = 0
