@@ -18,13 +18,16 @@ from typing import Any
 
 import torch
 
-from benchmarks import sora_sst2
+from benchmarks import sora_sst2, thresholds
 
 __all__ = ["main"]
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDIES: dict[str, Callable[[Path], dict[str, Any]]] = {"sora_sst2": sora_sst2.run}
-REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {"sora_sst2": sora_sst2.report}
+STUDIES: dict[str, Callable[[Path], dict[str, Any]]] = {"thresholds": thresholds.run, "sora_sst2": sora_sst2.run}
+REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
+    "thresholds": thresholds.report,
+    "sora_sst2": sora_sst2.report,
+}
 
 
 def machine() -> dict[str, Any]:

@@ -51,7 +51,7 @@ def _train(folder: str, method: str, threshold: float, seed: int, split: str) ->
 
     adapter = {
         "LoRA r8": LoRA(rank=8, alpha=16),
-        "SoRA r8": SoRA(rank=8, alpha=16, threshold=threshold, patience=40, look_every=10),
+        "SoRA r8": SoRA(rank=8, threshold=threshold, threshold_scaling="constant", patience=40, look_every=10),
         "full tuning": None,
     }[method]
     seed_everything(seed, verbose=False)

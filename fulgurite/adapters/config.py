@@ -47,7 +47,7 @@ class SoRA(AdapterConfig):
         dropout: dropout probability on the branch's input.
         targets: "all-linear" (every linear layer inside the repeated blocks), or a regex matched against whole module names.
         threshold: ξ of the proximal step, >= 0; with threshold_scaling "lr" its value at the peak learning rate.
-        threshold_scaling: "constant" subtracts ξ at every step; "lr" subtracts ξ·lr_t/lr_peak (the equation's η_t·λ).
+        threshold_scaling: "lr" subtracts ξ·lr_t/lr_peak (the paper's η_t·λ); "constant" subtracts ξ at every step (its code).
         prox: "soft" is the soft threshold; "reference" is the released code's rule, which zeroes everything below 2ξ.
         gate_init: "normal" draws gates from N(0,1) as the released code does, "absnormal" from |N(0,1)|, "ones" starts as LoRA.
         l1: weight of the extra loss term l1 · mean|g|, which the released code adds on top of the proximal step.
@@ -60,7 +60,7 @@ class SoRA(AdapterConfig):
     dropout: float = 0.0
     targets: str = "all-linear"
     threshold: float = 3e-4
-    threshold_scaling: Literal["constant", "lr"] = "constant"
+    threshold_scaling: Literal["constant", "lr"] = "lr"
     prox: Literal["soft", "reference"] = "soft"
     gate_init: Literal["normal", "absnormal", "ones"] = "normal"
     l1: float = 0.0

@@ -34,8 +34,8 @@ class SoRAModule(FinetuneModule):
         alpha: the branch is scaled by alpha / rank.
         dropout: dropout probability on the branch's input.
         targets: "all-linear" (inside the repeated blocks), or a regex matched against whole module names.
-        threshold: what the proximal step takes off each gate (ξ in the paper), per optimizer step.
-        threshold_scaling: "constant", or "lr" to scale the threshold with the learning rate's schedule.
+        threshold: what the proximal step takes off each gate per optimizer step (ξ in the paper), at the peak learning rate.
+        threshold_scaling: "lr" scales the threshold with the learning rate's schedule, "constant" does not (released code).
         prox: "soft" is the soft threshold; "reference" is the released code's rule, which zeroes all below 2ξ.
         gate_init: "normal" (released code), "absnormal" or "ones".
         l1: weight of the extra loss term l1 · mean|g|.
@@ -67,7 +67,7 @@ class SoRAModule(FinetuneModule):
         dropout: float = 0.0,
         targets: str = "all-linear",
         threshold: float = 3e-4,
-        threshold_scaling: Literal["constant", "lr"] = "constant",
+        threshold_scaling: Literal["constant", "lr"] = "lr",
         prox: Literal["soft", "reference"] = "soft",
         gate_init: Literal["normal", "absnormal", "ones"] = "normal",
         l1: float = 0.0,

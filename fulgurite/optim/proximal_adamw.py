@@ -2,8 +2,8 @@
 
 A group with a ``threshold`` (not None) is updated as p ← prox_τ(p − lr·m̂/(√v̂ + eps)) with
 
-* ``threshold_scaling="constant"``: τ = threshold at every step. This is the ξ of SoRA's hyperparameter tables (arXiv
-  2311.11696 collapses η_t·λ into one ξ) and what the released code does.
+* ``threshold_scaling="constant"``: τ = threshold at every step. This is what SoRA's released code does; the paper (arXiv
+  2311.11696) collapses η_t·λ into one number ξ.
 * ``threshold_scaling="lr"``: τ = threshold · lr_t / peak_lr, the textbook proximal step of η_t·λ that the paper's equation
   states, with λ = threshold / peak_lr, so that the number given keeps ξ's unit: it is the threshold at the peak.
 

@@ -34,5 +34,6 @@ def test_two_processes_equal_one(plain_bert, tmp_path):
     assert 0 < sum(one["live"]) < 48, "some ranks retired on the way, and some did not"
     for ours, theirs in zip(one["gates"], two[0]["gates"], strict=True):
         assert theirs == pytest.approx(ours, rel=1e-7, abs=1e-9)
-    assert two[0]["val_loss"] == pytest.approx(one["val_loss"], rel=1e-9)
+    # torchmetrics keeps its sums in float32, also in a float64 run: 9e-8 was seen.
+    assert two[0]["val_loss"] == pytest.approx(one["val_loss"], rel=1e-6)
     assert two[0]["accuracy"] == pytest.approx(one["accuracy"])
