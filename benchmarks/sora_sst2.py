@@ -170,6 +170,7 @@ def report(figures: dict[str, Any], docs: Path) -> None:
         "",
         *table,
         "",
+        "Times are wall-clock, taken while other work ran on the machine: they do not rank the methods. "
         f"Machine: {machine['device']}; torch {machine['torch']}, {figures['date']}. Made by `make science` "
         "(`python -m benchmarks.science sora_sst2`), which writes this page.",
         "",

@@ -1,13 +1,20 @@
 """The one switch that chooses who computes a kernel: Triton or plain PyTorch.
 
-``auto`` takes Triton where a Triton implementation is registered for the kernel, the tensors lie on a GPU and Triton can
-be imported; otherwise PyTorch. The setting is process-wide on purpose: autograd runs backward passes in threads of
-its own, where a thread-local or context-local setting would not be seen.
+``auto`` takes Triton where the kernel's Triton implementation has won its benchmark on a GPU (``_PROVEN``, from
+benchmarks/results/; empty until a GPU was measured), does not refuse these tensors, they lie on a GPU and Triton can be
+imported; otherwise PyTorch. ``use_backend("triton")`` takes it wherever it can compute. Triton is imported at the first call that takes it, never before. The setting is
+process-wide on purpose: autograd runs backward passes in threads of its own, where a thread-local or context-local
+setting would not be seen.
+
+In Triton's interpreter (``TRITON_INTERPRET=1``, for tests) ``use_backend("triton")`` takes tensors on the CPU as well.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import logging
+import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -18,8 +25,17 @@ __all__ = ["BACKENDS", "current_backend", "has_triton", "register_triton", "reso
 
 BACKENDS = ("auto", "triton", "torch")
 
+_log = logging.getLogger(__name__)
 _setting = "auto"
-_triton_kernels: dict[str, Callable[..., Any]] = {}
+# Kernel -> the module that implements it: a function of the kernel's name, and ``refusal`` with its tensors as arguments.
+_triton_modules: dict[str, str] = {
+    "gated_lora_linear": "fulgurite.kernels.triton_gated_lora",
+    "proximal_adamw_step_": "fulgurite.kernels.triton_proximal",
+}
+# Kernels whose Triton implementation ``auto`` takes. A kernel enters with the result file that shows its win.
+_PROVEN: frozenset[str] = frozenset()
+_loaded: dict[str, tuple[Callable[..., Any], Callable[..., str | None]]] = {}
+_noticed: set[str] = set()
 
 
 class use_backend:
@@ -60,34 +76,72 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def register_triton(kernel: str, function: Callable[..., Any]) -> None:
-    """Make ``function`` the Triton implementation of the kernel called ``kernel``."""
-    _triton_kernels[kernel] = function
+def register_triton(kernel: str, module: str) -> None:
+    """Let ``module`` implement ``kernel`` in Triton.
+
+    It is imported at first use and has a function called like the kernel and ``refusal(*tensors) -> str | None``, which
+    says why these tensors cannot be computed.
+    """
+    _triton_modules[kernel] = module
+    _loaded.pop(kernel, None)
 
 
-def resolve(kernel: str, tensor: torch.Tensor) -> Callable[..., Any] | None:
-    """The Triton implementation to call for ``kernel`` on ``tensor``'s device, or None for the PyTorch path.
+def resolve(kernel: str, *tensors: torch.Tensor | None) -> Callable[..., Any] | None:
+    """The Triton implementation to call for ``kernel`` on ``tensors`` (all on the first one's device), or None for PyTorch.
 
     Raises:
         RuntimeError: ``use_backend("triton")`` is in force and Triton cannot compute this kernel here.
     """
-    if _setting == "torch":
+    device = tensors[0].device if tensors[0] is not None else torch.device("cpu")
+    if _setting == "torch" or (_setting == "auto" and (device.type != "cuda" or kernel not in _PROVEN)):
         return None
-    function = _triton_kernels.get(kernel)
-    if _setting == "auto":
-        return function if function is not None and tensor.is_cuda and has_triton() else None
-    if not tensor.is_cuda:
+    if device.type != "cuda" and not _interpreting():
         raise RuntimeError(
-            f"{kernel}: backend 'triton' was asked for, but the tensor is on {tensor.device}; "
+            f"{kernel}: backend 'triton' was asked for, but the tensor is on {device}; "
             "Triton kernels need a GPU. Move the tensors there, or use use_backend('auto')."
         )
-    if function is None:
-        known = ", ".join(sorted(_triton_kernels)) or "none in this version"
-        raise RuntimeError(
-            f"{kernel}: backend 'triton' was asked for, but this kernel has no Triton implementation "
-            f"(those that have: {known}). Use use_backend('auto')."
+    why_not = _load(kernel)
+    if why_not is None:
+        function, refusal = _loaded[kernel]
+        why_not = refusal(*tensors)
+        if why_not is None:
+            return function
+    if _setting == "triton":
+        raise RuntimeError(f"{kernel}: backend 'triton' was asked for, but {why_not}. Use use_backend('auto').")
+    return None
+
+
+def _load(kernel: str) -> str | None:
+    """Put the Triton implementation of ``kernel`` into ``_loaded``, or say why there is none; 'auto' tells of a lack once."""
+    if kernel in _loaded:
+        return None
+    if kernel not in _triton_modules:
+        return f"this kernel has no Triton implementation (those that have: {', '.join(sorted(_triton_modules))})"
+    reason = "the package triton is not installed"
+    if has_triton():
+        try:
+            module = importlib.import_module(_triton_modules[kernel])
+            _loaded[kernel] = getattr(module, kernel), module.refusal
+            return None
+        except ImportError as error:
+            reason = f"the package triton cannot be used ({error})"
+    if "triton" not in _noticed:
+        _noticed.add("triton")
+        _log.warning(
+            "The tensors are on a GPU, but %s: fulgurite's kernels run in plain PyTorch. Install triton to make them "
+            "faster, or call use_backend('torch') to silence this.",
+            reason,
         )
-    return function
+    return reason
+
+
+# What torch.compiler.assume_constant_result sets: torch.compile calls the function and does not trace it (it cannot trace
+# an import). The decorator itself would import torch._dynamo, and with it triton, whenever these kernels are imported.
+_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _require_triton() -> None:
@@ -96,7 +150,7 @@ def _require_triton() -> None:
             "use_backend: 'triton' was asked for, but the package triton is not installed. "
             "Install it (pip install triton), or use 'auto'."
         )
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not _interpreting():
         raise RuntimeError(
             "use_backend: 'triton' was asked for, but this machine has no GPU that PyTorch can use. Use 'auto' or 'torch'."
         )

@@ -67,23 +67,25 @@ class _GatedLoRALinear(torch.autograd.Function):
         dx = dw = dbias = da = dgate = db = None
         wide = torch.promote_types(dtype, torch.float32)
         scale = scaling if gate is None else gate.to(wide) * scaling
+        if need_b:
+            gated = t if gate is None else (t * gate.to(wide)).to(dtype)
+            summed = _sum_over_rows(gated, dy).t()
+            db = summed.to(lora_b.dtype, memory_format=torch.contiguous_format).mul_(scaling)
         if need_x or need_a or need_gate:
-            u = dy @ lora_b.to(dtype)
+            u = dy @ _for_narrow_product(lora_b.to(dtype))
+            if gate is not None:
+                u = u.to(wide)
             if need_gate:
-                dgate = (u.to(wide) * t.to(wide)).sum(0).mul_(scaling).to(gate.dtype)
-            v = u.mul_(scaling) if gate is None else (u * scale).to(dtype)
+                dgate = (u * t.to(wide)).sum(0).mul_(scaling).to(gate.dtype)
+            v = u.mul_(scale).to(dtype)
         mask = dropout_scale(x, ctx.dropout, ctx.seed) if ctx.dropout > 0 and (need_x or need_a) else None
         if need_a:
-            dropped = x if mask is None else x * mask
-            da = (v.t() @ dropped).to(lora_a.dtype)
+            da = _sum_over_rows(v, x if mask is None else x * mask).to(lora_a.dtype)
         if need_x:
             dx = v @ lora_a.to(dtype)
             if mask is not None:
                 dx.mul_(mask)
             dx.addmm_(dy, weight)
-        if need_b:
-            gated = t if gate is None else (t * gate.to(wide)).to(dtype)
-            db = (dy.t() @ gated).to(lora_b.dtype).mul_(scaling)
         if need_w:
             dw = dy.t() @ x
         if need_bias:
@@ -137,13 +139,16 @@ def gated_lora_linear(
         )
     if bias is not None and bias.dtype != x.dtype:
         bias = bias.to(x.dtype)
-    if dropout > 0 and torch.compiler.is_compiling():
+    triton = resolve("gated_lora_linear", x, weight, bias, lora_a, gate, lora_b)
+    if triton is None and dropout > 0 and torch.compiler.is_compiling():
         return _traced(x, weight, bias, lora_a, gate, lora_b, scaling, dropout)
-    seed = draw_seed() if dropout > 0 else 0
     flat = x.reshape(-1, x.shape[-1])
-    function = resolve("gated_lora_linear", x) or _GatedLoRALinear.apply
     with torch.autocast(device, enabled=False):
-        y = function(flat, weight, bias, lora_a, gate, lora_b, float(scaling), float(dropout), seed)
+        if triton is not None:
+            y = triton(flat, weight, bias, lora_a, gate, lora_b, float(scaling), float(dropout))
+        else:
+            seed = draw_seed() if dropout > 0 else 0
+            y = _GatedLoRALinear.apply(flat, weight, bias, lora_a, gate, lora_b, float(scaling), float(dropout), seed)
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -157,6 +162,35 @@ def _scaled_b(lora_b: torch.Tensor, gate: torch.Tensor | None, scaling: float, d
     wide = torch.promote_types(lora_b.dtype, torch.float32)
     scaled = lora_b.to(wide) * scaling if gate is None else lora_b.to(wide) * (gate.to(wide) * scaling)
     return scaled.to(dtype)
+
+
+def _sum_over_rows(narrow: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
+    """narrowᵀ wide: (M, r) and (M, n) -> (r, n).
+
+    In this orientation: wideᵀ narrow costs up to nine times as much (float32, 2048x1024, r 8: 4.8 ms against 0.5). On the CPU
+    in float32 the rows go in up to eight batches, because the library splits a skinny product badly over the cores. With few
+    rows none of this matters, and the order of summation is the twin's.
+    """
+    rows = narrow.shape[0]
+    if rows < 128:
+        return (wide.t() @ narrow).t()
+    batches = min(8, rows // 256)
+    if narrow.device.type != "cpu" or narrow.dtype != torch.float32 or batches < 2 or not wide.is_contiguous():
+        return narrow.t() @ wide
+    size = rows // batches
+    whole = size * batches
+    stacked = torch.bmm(
+        narrow[:whole].view(batches, size, -1).transpose(1, 2), wide[:whole].view(batches, size, wide.shape[1])
+    )
+    total = stacked.sum(0)
+    return total if whole == rows else total.addmm_(narrow[whole:].t(), wide[whole:])
+
+
+def _for_narrow_product(factor: torch.Tensor) -> torch.Tensor:
+    """The same (n, r) with its columns contiguous where the CPU's library multiplies such faster: float32 up to rank 8."""
+    if factor.device.type == "cpu" and factor.dtype == torch.float32 and factor.shape[1] <= 8:
+        return factor.t().contiguous().t()
+    return factor
 
 
 def _check(x, weight, bias, lora_a, gate, lora_b, dropout) -> None:  # type: ignore[no-untyped-def]

@@ -91,7 +91,7 @@ def proximal_adamw_step_(
     """
     if prox not in PROX_RULES:
         raise ValueError(f"proximal_adamw_step_: prox={prox!r}; allowed are {', '.join(map(repr, PROX_RULES))}.")
-    function = resolve("proximal_adamw_step_", param)
+    function = resolve("proximal_adamw_step_", param, grad, exp_avg, exp_avg_sq, step)
     if function is not None:
         function(param, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, threshold, prox)
         return

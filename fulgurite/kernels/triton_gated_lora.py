@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from fulgurite.kernels.triton_launch import MAX_RANK, MIN_RANK_TILE, backward, forward, rank_tile
+from fulgurite.kernels.triton_launch import backward, forward
+from fulgurite.kernels.triton_rules import MAX_RANK, MIN_RANK_TILE, rank_tile
 
 __all__ = ["gated_lora_linear", "refusal"]
 
@@ -103,7 +104,7 @@ def _forward_op(x, weight, bias, lora_a, gate, lora_b, seed, scaling, dropout): 
 @_forward_op.register_fake
 def _(x, weight, bias, lora_a, gate, lora_b, seed, scaling, dropout):  # type: ignore[no-untyped-def]
     ranks = rank_tile(lora_a.shape[0]) if lora_a.shape[0] else MIN_RANK_TILE
-    return x.new_empty(x.shape[0], weight.shape[0]), x.new_empty(x.shape[0], ranks)
+    return x.new_empty(x.shape[0], weight.shape[0]), x.new_empty(x.shape[0], ranks, dtype=torch.float32)
 
 
 _NEEDS = ("need_x", "need_a", "need_gate", "need_b")

@@ -1,97 +1,36 @@
-"""Forward and backward of the gated low-rank linear layer as sequences of launches, with tile sizes from the shapes.
+"""Forward and backward of the gated low-rank linear layer as sequences of launches.
 
-Forward:  shrink, expand, ``addmm_``. Backward: project, outer, reduce, expand, ``addmm_``. Tiles come from rules on shapes, not from
-autotuning, and never from the device: the order of every sum, hence every bit of the result, depends on shapes alone.
+Forward: shrink, expand, ``addmm_`` of x Wᵀ. Backward: project, outer, reduce, expand, ``addmm_`` of dy W. The small term is written
+first and the vendor's GEMM accumulates onto it, so that nothing of y's size is read or written for the adapter but once.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 
-from fulgurite.kernels.triton_gated_lora_kernels import (
-    expand_kernel,
-    outer_kernel,
-    project_kernel,
-    reduce_kernel,
-    shrink_kernel,
+from fulgurite.kernels.triton_reductions import outer_kernel, reduce_kernel
+from fulgurite.kernels.triton_rules import (
+    GATE_PARTS_AT_ONCE,
+    MIN_RANK_TILE,
+    RANK_STEP,
+    Tile,
+    expand_tile,
+    outer_tile,
+    rank_tile,
+    reduce_tile,
+    shrink_tile,
+    split_rows,
 )
+from fulgurite.kernels.triton_skinny import expand_kernel, project_kernel, shrink_kernel
 
-__all__ = [
-    "INTERPRETED",
-    "MAX_RANK",
-    "Tile",
-    "backward",
-    "expand_tile",
-    "forward",
-    "outer_tile",
-    "rank_tile",
-    "reduce_tile",
-    "shrink_tile",
-    "split_rows",
-]
-
-# Above, the accumulators of a 64-row tile alone would fill the register file, and a low-rank branch is no longer skinny.
-MAX_RANK = 128
-# tl.dot needs 16 columns at least: the tensor cores' tile.
-MIN_RANK_TILE = 16
-# Programs that the two reductions over rows aim at: about four per multiprocessor of today's largest devices (132 to 304).
-PROGRAMS = 512
-# Beyond 16 ranges of rows the partial sums cost more traffic than further programs hide.
-MAX_PARTS = 16
-MIN_ROWS_PER_PART = 256
-# Partial sums of the gate's gradient that are added at once.
-GATE_PARTS_AT_ONCE = 64
+__all__ = ["INTERPRETED", "backward", "forward"]
 
 # The interpreter runs the kernels on the CPU (TRITON_INTERPRET=1 when they are imported); see triton_tiles.
 INTERPRETED = not isinstance(shrink_kernel, triton.JITFunction)
-
-
-class Tile(NamedTuple):
-    """Rows and columns of a program's tile, warps of a program, stages of its load pipeline."""
-
-    rows: int
-    columns: int
-    warps: int
-    stages: int
-
-
-def rank_tile(rank: int) -> int:
-    """Columns that ranks are padded to: 16, 32, 64 or 128."""
-    return max(MIN_RANK_TILE, triton.next_power_of_2(rank))
-
-
-def shrink_tile(rows: int, ranks: int, itemsize: int) -> Tile:
-    """Tile of shrink and project. Fewer rows give few-row inputs enough programs to fill a device of about 130 multiprocessors."""
-    height = 64 if rows >= 8192 else 32 if rows >= 2048 else 16
-    # 256 bytes of a row at a time; half of it where the factor's tile is as large as the input's.
-    width = 256 // itemsize if ranks <= 32 else 128 // itemsize
-    return Tile(height, width, 4, 3)
-
-
-def expand_tile(ranks: int, itemsize: int) -> Tile:
-    """Tile of expand, which writes: the accumulator decides, 64 float32 registers a thread at 4 warps."""
-    return Tile(64, 128 if itemsize == 2 and ranks <= 64 else 64, 4, 1)
-
-
-def outer_tile(ranks: int, itemsize: int) -> Tile:
-    """Tile of outer: 64 rows at a time of 128 bytes each."""
-    return Tile(64 if itemsize == 2 else 32, 64 if itemsize == 2 else 32, 4, 3 if ranks <= 64 else 2)
-
-
-def reduce_tile(ranks: int) -> Tile:
-    """Tile of reduce: 2048 sums a program, 16 a thread."""
-    return Tile(ranks, max(16, 2048 // ranks), 4, 1)
-
-
-def split_rows(rows: int, blocks: int, height: int) -> tuple[int, int]:
-    """(number of ranges, rows per range) into which outer cuts the rows, given its blocks of columns and its tile's rows."""
-    wanted = max(1, min(MAX_PARTS, PROGRAMS // max(1, blocks), rows // MIN_ROWS_PER_PART))
-    parts = 1 << (wanted.bit_length() - 1)  # a constant of the compiled kernel: five values, not sixteen
-    return parts, triton.cdiv(triton.cdiv(rows, parts), height) * height
 
 
 def forward(
@@ -105,14 +44,14 @@ def forward(
     scaling: float,
     dropout: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """y (M, N) and t (M, rank_tile(r)) of x (M, K); ``seed`` is a 0-dim int64 on the device, or None without dropout."""
+    """y (M, N) and t (M, rank_tile(r)), float32, of x (M, K); ``seed`` is a 0-dim int64 on the device, or None without dropout."""
     (m, k), n, rank = x.shape, weight.shape[0], lora_a.shape[0]
-    if not rank or not m or not n:
+    if not rank or not m or not n or not k:
         y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
-        return y, x.new_zeros(m, MIN_RANK_TILE)
+        return y, x.new_zeros(m, MIN_RANK_TILE, dtype=torch.float32)
     ranks = rank_tile(rank)
-    tile = shrink_tile(m, ranks, x.itemsize)
-    t = torch.empty((m, ranks), dtype=x.dtype, device=x.device)
+    tile = shrink_tile(m, ranks, x.itemsize, dropout > 0)
+    t = torch.empty((m, ranks), dtype=torch.float32, device=x.device)
     with _on(x):
         shrink_kernel[(triton.cdiv(m, tile.rows),)](
             x,
@@ -126,9 +65,9 @@ def forward(
             *_dropout(x, seed, dropout),
             BLOCK_M=tile.rows,
             BLOCK_C=tile.columns,
-            **_common(x, ranks, tile),
+            **_common(x.dtype, ranks, tile),
         )
-        y = _expand(t, lora_b.t(), gate, bias, scaling, None, 0.0)
+        y = _expand(t, x.dtype, lora_b.t(), gate, bias, scaling, None, 0.0)
         y.addmm_(x, weight.t())
     return y, t
 
@@ -151,7 +90,7 @@ def backward(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """Gradients of x, lora_a, gate and lora_b from dy (M, N), each in its own dtype, or None where not needed."""
     (m, k), n, rank = x.shape, dy.shape[1], lora_a.shape[0]
-    if not rank or not m or not n:
+    if not rank or not m or not n or not k:
         return (
             dy @ weight if need_x else None,
             lora_a.new_zeros(lora_a.shape) if need_a else None,
@@ -197,7 +136,7 @@ def backward(
             )
         if need_x:
             assert v is not None
-            dx = _expand(v, lora_a, None, None, 1.0, seed, dropout)
+            dx = _expand(v, x.dtype, lora_a, None, None, 1.0, seed, dropout)
             dx.addmm_(dy, weight)
     return dx, da, dgate, db
 
@@ -209,7 +148,7 @@ def _project(
     m, ranks = t.shape
     tile = shrink_tile(m, ranks, dy.itemsize)
     blocks = triton.cdiv(m, tile.rows)
-    v = torch.empty_like(t)
+    v = torch.empty((m, ranks), dtype=dy.dtype, device=dy.device)
     partial = None if gate is None else torch.empty((blocks, ranks), dtype=torch.float32, device=dy.device)
     project_kernel[(blocks,)](
         dy,
@@ -227,7 +166,7 @@ def _project(
         GATED=gate is not None,
         BLOCK_M=tile.rows,
         BLOCK_C=tile.columns,
-        **_common(dy, ranks, tile),
+        **_common(dy.dtype, ranks, tile),
     )
     return v, partial
 
@@ -241,23 +180,24 @@ def _outer(
     dropout: float,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, int]:
     """Partial sums (parts, ranks, K) of vᵀ drop(x) and (parts, ranks, N) of tᵀ dy in float32, and the number of parts."""
-    m, ranks = t.shape
-    tile = outer_tile(ranks, t.itemsize)
+    some = x if x is not None else dy
+    if some is None:
+        return None, None, 1
+    (m, ranks), dtype = t.shape, some.dtype
+    tile = outer_tile(ranks, dtype.itemsize)
     k, n = 0 if x is None else x.shape[1], 0 if dy is None else dy.shape[1]
     a_blocks, b_blocks = triton.cdiv(k, tile.columns), triton.cdiv(n, tile.columns)
-    if not a_blocks + b_blocks:
-        return None, None, 1
     parts, rows = split_rows(m, a_blocks + b_blocks, tile.rows)
     a_partial, b_partial = (torch.empty((parts, ranks, c), dtype=torch.float32, device=t.device) for c in (k, n))
-    x_or_any, dy_or_any = t if x is None else x, t if dy is None else dy
+    x_or_dy, dy_or_x = some if x is None else x, some if dy is None else dy
     outer_kernel[(a_blocks + b_blocks, parts)](
-        x_or_any,
-        *x_or_any.stride(),
+        x_or_dy,
+        *x_or_dy.stride(),
         t if v is None else v,
         a_partial,
         k,
-        dy_or_any,
-        *dy_or_any.stride(),
+        dy_or_x,
+        *dy_or_x.stride(),
         t,
         b_partial,
         n,
@@ -267,13 +207,14 @@ def _outer(
         *_dropout(t, seed, dropout),
         BLOCK_M=tile.rows,
         BLOCK_C=tile.columns,
-        **_common(t, ranks, tile),
+        **_common(dtype, ranks, tile),
     )
     return a_partial, b_partial, parts
 
 
 def _expand(
     low: torch.Tensor,
+    dtype: torch.dtype,
     factor: torch.Tensor,
     gate: torch.Tensor | None,
     bias: torch.Tensor | None,
@@ -281,10 +222,10 @@ def _expand(
     seed: torch.Tensor | None,
     dropout: float,
 ) -> torch.Tensor:
-    """low (M, ranks) times scaling · gate ⊙ factor (r, C), plus bias, times the dropout mask -> (M, C)."""
+    """low (M, ranks) times scaling · gate ⊙ factor (r, C), plus bias, times the dropout mask -> (M, C) in ``dtype``."""
     (m, ranks), (rank, columns) = low.shape, factor.shape
-    tile = expand_tile(ranks, low.itemsize)
-    out = torch.empty((m, columns), dtype=low.dtype, device=low.device)
+    tile = expand_tile(dtype.itemsize)
+    out = torch.empty((m, columns), dtype=dtype, device=low.device)
     expand_kernel[(triton.cdiv(m, tile.rows), triton.cdiv(columns, tile.columns))](
         low,
         factor,
@@ -302,14 +243,13 @@ def _expand(
         BIASED=bias is not None,
         BLOCK_M=tile.rows,
         BLOCK_C=tile.columns,
-        **_common(low, ranks, tile),
+        RANK_STEP=RANK_STEP,
+        **_common(dtype, ranks, tile),
     )
     return out
 
 
-def _dropout(
-    unused: torch.Tensor, seed: torch.Tensor | None, dropout: float
-) -> tuple[torch.Tensor, int, float, bool]:
+def _dropout(unused: torch.Tensor, seed: torch.Tensor | None, dropout: float) -> tuple[torch.Tensor, int, float, bool]:
     """seed_ptr, threshold, scale and DROPOUT as every kernel takes them (see triton_tiles)."""
     if seed is None or dropout == 0:
         return unused, 0, 1.0, False
@@ -317,10 +257,10 @@ def _dropout(
     return seed, threshold, 2**16 / threshold, True
 
 
-def _common(like: torch.Tensor, ranks: int, tile: Tile) -> dict[str, Any]:
+def _common(dtype: torch.dtype, ranks: int, tile: Tile) -> dict[str, Any]:
     return {
         "RANK": ranks,
-        "PRECISION": _precision(like.dtype),
+        "PRECISION": _precision(dtype),
         "INTERPRETED": INTERPRETED,
         "num_warps": tile.warps,
         "num_stages": tile.stages,

@@ -28,7 +28,7 @@ COLUMNS_PER_CALL = tl.constexpr(8)
 @triton.jit
 def rounded(value, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr):
     """A float32 tile rounded to ``DTYPE``, to nearest even also in the interpreter."""
-    if INTERPRETED and DTYPE == tl.bfloat16:
+    if INTERPRETED and tl.bfloat16 == DTYPE:
         bits = value.to(tl.uint32, bitcast=True)
         odd = (bits >> 16) & 1
         even = ((bits + odd + 0x7FFF) >> 16) << 16

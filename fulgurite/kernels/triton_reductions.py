@@ -1,15 +1,10 @@
-"""The skinny passes of the gated low-rank linear layer as Triton kernels; the big products stay with the vendor's GEMM.
+"""The gradients of A, B and gate: sums over all rows, in two launches of fixed order and without atomics.
 
-With x (M, K), dy (M, N), A (r, K), B (N, r), gate g (r), s the scaling, x̃ = drop(x), ranks padded to RANK columns:
-
-    shrink      t = x̃ Aᵀ                                        one pass over x
-    expand      y₀ = t (s·g·B)ᵀ + bias,  or  dx₀ = (v A) ⊙ mask   one write of y (dx), before ``addmm_`` accumulates onto it
-    project     u = dy B (not stored),  v = s·g ⊙ u,  Σ_m u ⊙ t per block of rows        one pass over dy
     outer       per range of rows: vᵀ x̃ and tᵀ dy, float32        one pass over x and one over dy, a single launch
     reduce      ∂A, ∂B = s·g ⊙ (·)ᵀ, ∂g: the ranges added in their order                a single launch
 
-No atomics: every sum has a fixed order, so two runs agree bit for bit. Source and backward: see
-:mod:`fulgurite.kernels.gated_lora`. t and v have RANK columns, those past the rank zero.
+Every sum has one order, which depends on shapes alone: two runs agree bit for bit. Names and padding as in
+:mod:`fulgurite.kernels.triton_skinny`, which makes t, v and the gate's partial sums.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -18,171 +13,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fulgurite.kernels.triton_tiles import dropout_tile, matmul_operand, rounded, skinny_dot
+from fulgurite.kernels.triton_tiles import dropout_tile, matmul_operand, rounded
 
-__all__ = ["expand_kernel", "outer_kernel", "project_kernel", "reduce_kernel", "shrink_kernel"]
-
-
-@triton.jit(do_not_specialize=["threshold"])
-def shrink_kernel(
-    x_ptr,
-    x_row,
-    x_column,
-    a_ptr,
-    a_rank,
-    a_column,
-    t_ptr,
-    M,
-    K,
-    rank,
-    seed_ptr,
-    threshold,
-    scale,
-    DROPOUT: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    RANK: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
-    """t (M, RANK) = drop(x) Aᵀ; one program per BLOCK_M rows."""
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    t = skinny_dot(
-        x_ptr,
-        x_row,
-        x_column,
-        a_ptr,
-        a_column,
-        a_rank,
-        rows,
-        M,
-        K,
-        rank,
-        seed_ptr,
-        threshold,
-        scale,
-        DROPOUT,
-        BLOCK_M,
-        BLOCK_C,
-        RANK,
-        PRECISION,
-        INTERPRETED,
-    )
-    places = rows.to(tl.int64)[:, None] * RANK + tl.arange(0, RANK)[None, :]
-    tl.store(t_ptr + places, rounded(t, t_ptr.dtype.element_ty, INTERPRETED), (rows < M)[:, None])
-
-
-@triton.jit
-def project_kernel(
-    dy_ptr,
-    dy_row,
-    dy_column,
-    b_ptr,
-    b_row,
-    b_rank,
-    gate_ptr,
-    t_ptr,
-    v_ptr,
-    gate_partial_ptr,
-    M,
-    N,
-    rank,
-    scaling,
-    GATED: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    RANK: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
-    """v (M, RANK) = s·g ⊙ (dy B) and, per block of rows, Σ_m u ⊙ t in float32; one program per BLOCK_M rows."""
-    block = tl.program_id(0)
-    rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    ranks = tl.arange(0, RANK)
-    u = skinny_dot(
-        dy_ptr,
-        dy_row,
-        dy_column,
-        b_ptr,
-        b_row,
-        b_rank,
-        rows,
-        M,
-        N,
-        rank,
-        dy_ptr,
-        0,
-        0.0,
-        False,
-        BLOCK_M,
-        BLOCK_C,
-        RANK,
-        PRECISION,
-        INTERPRETED,
-    )
-    places = rows.to(tl.int64)[:, None] * RANK + ranks[None, :]
-    mask = (rows < M)[:, None]
-    v = u * scaling
-    if GATED:
-        t = tl.load(t_ptr + places, mask, other=0.0).to(tl.float32)
-        tl.store(gate_partial_ptr + block.to(tl.int64) * RANK + ranks, tl.sum(u * t, axis=0))
-        gate = tl.load(gate_ptr + ranks, ranks < rank, other=0.0).to(tl.float32)
-        v = u * (gate * scaling)[None, :]
-    tl.store(v_ptr + places, rounded(v, v_ptr.dtype.element_ty, INTERPRETED), mask)
-
-
-@triton.jit(do_not_specialize=["threshold"])
-def expand_kernel(
-    low_ptr,
-    factor_ptr,
-    factor_column,
-    factor_rank,
-    gate_ptr,
-    bias_ptr,
-    out_ptr,
-    M,
-    C,
-    rank,
-    scaling,
-    seed_ptr,
-    threshold,
-    scale,
-    DROPOUT: tl.constexpr,
-    GATED: tl.constexpr,
-    BIASED: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    RANK: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
-    """out (M, C) = low · (scaling·gate ⊙ factor) + bias, times the dropout mask; low (M, RANK), factor by strides (rank, C)."""
-    dtype: tl.constexpr = low_ptr.dtype.element_ty
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    first = tl.program_id(1) * BLOCK_C
-    columns = first + tl.arange(0, BLOCK_C)
-    ranks = tl.arange(0, RANK)
-    row_mask = (rows < M)[:, None]
-    column_mask = columns < C
-    low = tl.load(low_ptr + rows.to(tl.int64)[:, None] * RANK + ranks[None, :], row_mask, other=0.0)
-    places = ranks.to(tl.int64)[:, None] * factor_rank + columns.to(tl.int64)[None, :] * factor_column
-    factor = tl.load(factor_ptr + places, (ranks < rank)[:, None] & column_mask[None, :], other=0.0)
-    factor = factor.to(tl.float32) * scaling
-    if GATED:
-        factor = factor * tl.load(gate_ptr + ranks, ranks < rank, other=0.0).to(tl.float32)[:, None]
-    acc = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
-    acc = tl.dot(
-        matmul_operand(low, dtype, INTERPRETED),
-        matmul_operand(factor, dtype, INTERPRETED),
-        acc,
-        input_precision=PRECISION,
-    )
-    if BIASED:
-        acc += tl.load(bias_ptr + columns, column_mask, other=0.0).to(tl.float32)[None, :]
-    if DROPOUT:
-        acc = acc * dropout_tile(seed_ptr, rows, first, threshold, scale, BLOCK_C)
-    out = out_ptr + rows.to(tl.int64)[:, None] * C + columns[None, :]
-    tl.store(out, rounded(acc, out_ptr.dtype.element_ty, INTERPRETED), row_mask & column_mask[None, :])
+__all__ = ["outer_kernel", "reduce_kernel"]
 
 
 @triton.jit
@@ -315,10 +148,10 @@ def _sum_parts(partial_ptr, columns, C, rank, PARTS: tl.constexpr, RANK: tl.cons
     """float32 (RANK, BLOCK_C): the parts added one after the other."""
     ranks = tl.arange(0, RANK)
     mask = (ranks < rank)[:, None] & (columns < C)[None, :]
-    places = partial_ptr + ranks.to(tl.int64)[:, None] * C + columns[None, :]
     acc = tl.zeros((RANK, BLOCK_C), tl.float32)
     for part in tl.static_range(PARTS):
-        acc += tl.load(places + part * RANK * C.to(tl.int64), mask, other=0.0)
+        places = (ranks.to(tl.int64) + part * RANK)[:, None] * C + columns[None, :]
+        acc += tl.load(partial_ptr + places, mask, other=0.0)
     return acc
 
 

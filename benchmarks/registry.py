@@ -1,0 +1,127 @@
+"""What a benchmark is. A new kernel adds one :class:`Benchmark` in a file of its own and a line in :func:`all_benchmarks`.
+
+A benchmark has workloads (a shape, a dtype); each workload has a base (the layer or model without an adapter, whose memory
+is not counted) and contenders that are put onto a base of their own and give a :class:`Step`. ``run.py`` does the rest:
+it checks each result before it times anything, interleaves, measures memory in fresh processes and prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["OURS", "Benchmark", "Settings", "Step", "Workload", "all_benchmarks", "largest_error", "norm_error"]
+
+OURS = "fulgurite"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for: the device, and whether models have their full depth."""
+
+    device: str = "cpu"
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """A contender, ready on one workload.
+
+    Attributes:
+        run: the step that is timed; returns nothing that is kept.
+        results: one untimed run; name of tensor -> what the contender computed (its output and every gradient).
+        expected: the same by an independent computation in float64, from the numbers that the contender really holds.
+        plain: the same by plain PyTorch in the contender's dtype, whose error is the yardstick; None: ``slack`` alone.
+        slack: error that is allowed beyond the yardstick's, in the unit of the benchmark's ``error``.
+        facts: what else is worth keeping after the timing (ranks left, say).
+    """
+
+    run: Callable[[], Any]
+    results: Callable[[], Mapping[str, torch.Tensor]]
+    expected: Callable[[], Mapping[str, torch.Tensor]]
+    plain: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    slack: float = 1e-5
+    facts: Callable[[], Mapping[str, Any]] = dict
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One shape and dtype.
+
+    Attributes:
+        name: how tables call it.
+        facts: shapes and settings, for the results file.
+        base: makes the layer or model without an adapter, with its batch.
+        contenders: name -> what puts that contender onto a base and returns its step, or a sentence why it cannot run here.
+        floor: the contender that the others are compared with; it trains nothing.
+        floor_bytes: bytes that the step has to move at the least, None where nobody worked it out.
+        runs_per_sample: runs that one sample averages over (for steps of microseconds).
+        memory: whether peak memory is measured.
+        whole: 0, or the number of steps of a training that is timed as a whole, each step by everybody in turn.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    base: Callable[[], Any]
+    contenders: Mapping[str, Callable[[Any], Step] | str]
+    floor: str | None = "frozen"
+    floor_bytes: int | None = None
+    runs_per_sample: int = 1
+    memory: bool = True
+    whole: int = 0
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """An entry of the suite.
+
+    Attributes:
+        name: what is typed behind ``python -m benchmarks.run``.
+        about: one sentence: what is timed.
+        workloads: the workloads for these settings.
+        error: (computed, expected) -> one number, 0 for equal; how far a result is from the truth.
+        samples: how many samples are taken unless told otherwise, at least 20.
+    """
+
+    name: str
+    about: str
+    workloads: Callable[[Settings], list[Workload]]
+    error: Callable[[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]], float]
+    samples: int = 20
+
+
+def all_benchmarks() -> dict[str, Benchmark]:
+    """Every entry by name, in the order in which they run."""
+    from benchmarks import gates, linear, steps, training
+
+    entries = [linear.BENCHMARK, gates.BENCHMARK, steps.LLAMA, steps.DEBERTA, training.BENCHMARK]
+    return {entry.name: entry for entry in entries}
+
+
+def largest_error(computed: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
+    """The largest |computed − expected| relative to the largest |expected|, over all tensors; inf for a missing or NaN one."""
+    worst = 0.0
+    for name, truth in expected.items():
+        if name not in computed:
+            return float("inf")
+        truth = truth.double()
+        error = (computed[name].double() - truth).abs().max() / truth.abs().max().clamp(min=1e-30)
+        worst = max(worst, float(error)) if bool(torch.isfinite(error)) else float("inf")
+    return worst
+
+
+def norm_error(computed: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
+    """‖computed − expected‖ / ‖expected‖ over all gradients together (some true gradients are zero); ``loss`` for itself."""
+    if computed.keys() != expected.keys():
+        return float("inf")
+    grads = [name for name in expected if name != "loss"]
+    square = sum(float((computed[n].double() - expected[n].double()).square().sum()) for n in grads)
+    norm = sum(float(expected[n].double().square().sum()) for n in grads)
+    worst = (square / max(norm, 1e-60)) ** 0.5 if grads else 0.0
+    if "loss" in expected:
+        loss = float(expected["loss"].double())
+        worst = max(worst, abs(float(computed["loss"].double()) - loss) / max(abs(loss), 1e-30))
+    return worst if worst == worst else float("inf")
