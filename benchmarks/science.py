@@ -41,7 +41,7 @@ def machine() -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
-        else f"{cpu}, {torch.get_num_threads()} threads",
+        else f"{cpu}, threads: {torch.get_num_threads()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": lightning.__version__,

@@ -2,9 +2,10 @@
 
 ``auto`` takes Triton where the kernel's Triton implementation has won its benchmark on a GPU (``_PROVEN``, from
 benchmarks/results/; empty until a GPU was measured), does not refuse these tensors, they lie on a GPU and Triton can be
-imported; otherwise PyTorch. ``use_backend("triton")`` takes it wherever it can compute. Triton is imported at the first call that takes it, never before. The setting is
-process-wide on purpose: autograd runs backward passes in threads of its own, where a thread-local or context-local
-setting would not be seen.
+imported; otherwise PyTorch. ``use_backend("triton")`` takes it wherever it can compute.
+
+Triton is imported at the first call that takes it, never before. The setting is process-wide on purpose: autograd runs
+backward passes in threads of its own, where a thread-local or context-local setting would not be seen.
 
 In Triton's interpreter (``TRITON_INTERPRET=1``, for tests) ``use_backend("triton")`` takes tensors on the CPU as well.
 """
