@@ -133,7 +133,7 @@ class ProximalAdamW(torch.optim.AdamW):
         fused: bool | None = None,
     ) -> None:
         self._arenas: dict[int, list[_Arena]] = {}
-        self._packed: dict[int, tuple[torch.nn.Parameter, ...]] = {}
+        self._packed: dict[int, tuple[list[torch.nn.Parameter], int]] = {}
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=foreach, fused=fused)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -192,11 +192,13 @@ class ProximalAdamW(torch.optim.AdamW):
 
     def _proximal_step(self, index: int, group: dict[str, Any]) -> None:
         arenas = self._arenas.get(index)
-        packed, params = self._packed.get(index, ()), group["params"]
-        same = len(packed) == len(params) and all(map(operator.is_, packed, params))
+        params = group["params"]
+        # Who replaces parameters (pruning does) gives the group a new list; comparing 224 entries would cost as the step does.
+        packed = self._packed.get(index)
+        same = packed is not None and packed[0] is params and packed[1] == len(params)
         if arenas is None or not same or not all(a.ready() for a in arenas):
             arenas = self._arenas[index] = self._pack(group)
-            self._packed[index] = tuple(params)
+            self._packed[index] = params, len(params)
         beta1, beta2 = group["betas"]
         lr = float(group["lr"])
         threshold = group["threshold"]
