@@ -165,7 +165,7 @@ def report(figures: dict[str, Any], docs: Path) -> None:
         "",
         f"MiniLM (6 layers, 384 wide), {figures['rows']} training rows of SST-2, {figures['epochs']} epochs, batch "
         f"{figures['batch']}; scored on SST-2's 872 validation rows. Thresholds were chosen on rows cut from "
-        "train with another seed, learning rates fixed before. Heads are trained in every "
+        "train with another seed, learning rates fixed before; ξ is constant over the steps. Heads are trained in every "
         "row and not counted among the parameters kept of the adapters.",
         "",
         *table,
