@@ -21,7 +21,7 @@ help: ## list the targets
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-demo: $(STAMP) ## train SoRA on the embedded playground, test it, export it for PEFT (about 3 minutes on 2 cores)
+demo: $(STAMP) ## train SoRA on the embedded playground, test it, export it for PEFT (under 3 minutes on 2 cores)
 	rm -rf $(DEMO)
 	$(PYTHON) -m fulgurite fit --config configs/quickstart.yaml --trainer.default_root_dir $(DEMO)
 	$(PYTHON) -m fulgurite test --config configs/quickstart.yaml --trainer.default_root_dir $(DEMO) --ckpt_path last

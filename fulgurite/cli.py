@@ -43,7 +43,7 @@ VERBS = {
 }
 
 _EPILOG = """\
-a first run, offline, in about two minutes:
+a first run, offline, in about a minute:
   fulgurite fit --config configs/quickstart.yaml
 
 without a file:
