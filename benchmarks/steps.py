@@ -61,7 +61,7 @@ def make_optimizer(adapter: str, placed: Placed, lr: float = 1e-3) -> Optimizer:
         return Optimizer(lambda: None, lambda: None, [])
     if adapter == OURS:
         ours = ProximalAdamW(placed.handle.param_groups(lr=lr))
-        placed.handle.watch(ours)
+        placed.handle.watch(ours, shrink=True)  # what the module does where no wrapper holds the parameters
         return Optimizer(ours.step, ours.zero_grad, ours.param_groups)
     gates = [f.gate for f in placed.factors if f.gate is not None] if adapter == "released SoRA" else []
     held = set(map(id, gates))

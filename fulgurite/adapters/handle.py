@@ -165,11 +165,18 @@ class Adapter:
             return False
         return retirement.look(self, optimizer) > 0
 
-    def watch(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Call :meth:`after_step` behind every step of ``optimizer``; returns the hook's handle (``.remove()``)."""
+    def watch(self, optimizer: torch.optim.Optimizer, shrink: bool = False) -> Any:
+        """Call :meth:`after_step` behind every step of ``optimizer``; returns the hook's handle (``.remove()``).
+
+        Args:
+            optimizer: the one that trains this adapter.
+            shrink: cut ranks out of parameters and optimizer state as soon as they are retired. Parameters are then
+                replaced: only where nothing else (DDP, FSDP, a weight average, your own list) holds them.
+        """
 
         def count(stepped: Any, args: Any, kwargs: Any) -> None:
-            self.after_step(optimizer)
+            if self.after_step(optimizer) and shrink:
+                self.shrink(optimizer)
 
         self._watched = weakref.ref(optimizer)
         return optimizer.register_step_post_hook(count)

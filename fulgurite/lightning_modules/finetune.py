@@ -10,7 +10,8 @@ import logging
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, callbacks
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
@@ -25,6 +26,10 @@ from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 __all__ = ["FinetuneModule"]
 
 _log = logging.getLogger(__name__)
+# Lightning 2.6 has the second one; both keep parameters of their own.
+_AVERAGES = tuple(
+    getattr(callbacks, name) for name in ("StochasticWeightAveraging", "WeightAveraging") if hasattr(callbacks, name)
+)
 
 
 class FinetuneModule(LightningModule):
@@ -216,11 +221,17 @@ class FinetuneModule(LightningModule):
         """ProximalAdamW, with a warm-up and decay over the run's optimizer steps."""
         optimizer = ProximalAdamW(self._param_groups(), lr=self.learning_rate)
         if self.adapter is not None:
-            self.adapter.watch(optimizer)
+            self.adapter.watch(optimizer, shrink=self._holds_parameters_alone())
         schedule = self._schedule()
         # A lambda, not the schedule itself: LambdaLR would save its fields and bring old ones back into a longer run.
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _holds_parameters_alone(self) -> bool:
+        """Whether replaced parameters are noticed by all who use them: no wrapper, no module around, no weight average."""
+        trainer = self.trainer
+        averaged = any(isinstance(c, _AVERAGES) for c in getattr(trainer, "callbacks", ()))
+        return isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.lightning_module is self and not averaged
 
     def _param_groups(self) -> list[dict[str, Any]]:
         if self.adapter is not None:
