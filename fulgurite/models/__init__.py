@@ -1,6 +1,33 @@
-"""Everything that knows transformers: loading backbones, finding their new heads, activation checkpointing."""
+"""Everything that knows transformers: loading backbones, their heads, packed attention, activation checkpointing."""
 
 from fulgurite.models.checkpointing import enable_activation_checkpointing
+from fulgurite.models.heads import (
+    HeadBranch,
+    OutputHead,
+    find_decoder,
+    head_options,
+    output_head,
+    prove_head,
+    usable_head,
+)
 from fulgurite.models.loading import TASKS, Backbone, load_backbone
+from fulgurite.models.packed_attention import PACKABLE, disable_packing, enable_packing, packed_inputs, prove_packing
 
-__all__ = ["TASKS", "Backbone", "enable_activation_checkpointing", "load_backbone"]
+__all__ = [
+    "PACKABLE",
+    "TASKS",
+    "Backbone",
+    "HeadBranch",
+    "OutputHead",
+    "disable_packing",
+    "enable_activation_checkpointing",
+    "enable_packing",
+    "find_decoder",
+    "head_options",
+    "load_backbone",
+    "output_head",
+    "packed_inputs",
+    "prove_head",
+    "prove_packing",
+    "usable_head",
+]
