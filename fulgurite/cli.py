@@ -40,6 +40,9 @@ VERBS = {
         "write a checkpoint's adapter for stock PEFT, or merged into the base, and check it",
         "fulgurite.commands.export:export",
     ),
+    "generate": Verb(
+        "answer a prompt, a file of prompts, or a chat in the terminal", "fulgurite.commands.generate:generate"
+    ),
 }
 
 _EPILOG = """\
@@ -107,8 +110,19 @@ def _dispatch(verb: str, rest: list[str]) -> None:
     function = getattr(importlib.import_module(module), name)
     parser = CommandParser(prog=f"fulgurite {verb}", description=VERBS[verb].summary)
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
-    values = parser.instantiate_classes(parser.parse_args(rest))
+    values = parser.instantiate_classes(parser.parse_args(_with_values(rest, function)))
     function(**values.as_dict())
+
+
+def _with_values(words: list[str], function: Callable[..., None]) -> list[str]:
+    """The words with `true` behind each yes-or-no option of the function that stands alone, such as `--chat`."""
+    flags = {f"--{name}" for name, kind in function.__annotations__.items() if kind in (bool, "bool")}
+    followers = [*words[1:], "--"]
+    return [
+        w
+        for word, after in zip(words, followers, strict=True)
+        for w in ([word, "true"] if word in flags and after.startswith("--") else [word])
+    ]
 
 
 def _guarded(run: Callable[[], None]) -> int:

@@ -71,6 +71,8 @@ def export(
             f"export: {shortest(ckpt_path)} holds no adapter, its whole network was trained; --format merged writes that network"
         )
     tokenizer = load_tokenizer(module.backbone)
+    if module.chat_template is not None:
+        tokenizer.chat_template = module.chat_template  # what was trained with is what has to be served with
     table = _summary(adapter, module)  # before a merge takes the adapter off
     with _whole_or_nothing(target) as folder:
         if format == "merged":

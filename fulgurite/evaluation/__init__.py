@@ -1,0 +1,5 @@
+"""What needs a model's own text: generation, and later the metrics that judge it. No Lightning in here."""
+
+from fulgurite.evaluation.generation import GenerationSettings, LoadedModel, generate_text, load_for_generation
+
+__all__ = ["GenerationSettings", "LoadedModel", "generate_text", "load_for_generation"]

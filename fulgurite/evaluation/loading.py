@@ -1,0 +1,111 @@
+"""A language model with its adapter and the chat template that belongs to both, ready to generate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import nn
+
+from fulgurite.adapters.storage import load_adapter
+from fulgurite.data.playground import resolve_backbone
+from fulgurite.data.templates import apply_template
+from fulgurite.data.tokenizers import load_tokenizer
+from fulgurite.models import load_backbone
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["LoadedModel", "load_for_generation"]
+
+_TEMPLATE_FILE = "chat_template.jinja"
+
+
+class LoadedModel(NamedTuple):
+    """A model in evaluation mode, and its tokenizer with the chat template that belongs to it, if there is one."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_for_generation(
+    model: str | None = None,
+    adapter: str | None = None,
+    template: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> LoadedModel:
+    """A language model with its adapter, ready for generate_text.
+
+    Args:
+        model: hub id, folder, or a playground name; None takes the base that a PEFT folder names.
+        adapter: folder that adapter.save() or PEFT wrote. A tokenizer or chat_template.jinja in it goes before the model's.
+        template: chat template, as in apply_template; None takes the stored one and lays none where there is none.
+        dtype: dtype of the weights, such as "float32" or "bfloat16".
+        device: where the model goes, such as "cpu" or "cuda".
+
+    Raises:
+        FileNotFoundError, ValueError: a model or adapter that is not there, or that does not generate text.
+    """
+    peft = _peft_base(adapter)
+    name = model or peft
+    if name is None:
+        raise ValueError(
+            "load_for_generation: no model was given, and the adapter names none; give the base that it was trained on"
+        )
+    base = resolve_backbone(name)
+    loaded = load_backbone(base, _task(base), dtype=dtype)
+    if loaded.new_heads:
+        raise ValueError(
+            f"load_for_generation: the weights of {name!r} hold no {', '.join(loaded.new_heads)}, so that it cannot write text; "
+            "give a language model"
+        )
+    network: nn.Module = loaded.model
+    if adapter is not None and peft is not None:
+        network = _with_peft(network, adapter)
+    elif adapter is not None:
+        load_adapter(network, adapter)
+    tokenizer = _tokenizer(name, adapter)
+    if template is not None:
+        apply_template(tokenizer, template)
+    return LoadedModel(network.to(device).eval(), tokenizer)
+
+
+def _peft_base(adapter: str | None) -> str | None:
+    """The base that a PEFT folder names ("" where it names none); None where the folder is not PEFT's."""
+    file = Path(adapter) / "adapter_config.json" if adapter is not None else None
+    if file is None or not file.is_file():
+        return None
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"load_for_generation: {file} is not PEFT's configuration ({error}); save it again") from error
+
+
+def _task(base: str) -> str:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    except (OSError, ValueError):
+        return "causal_lm"  # load_backbone says what is wrong
+    return "seq2seq" if config.is_encoder_decoder else "causal_lm"
+
+
+def _with_peft(network: nn.Module, adapter: str) -> nn.Module:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError(f"load_for_generation: {adapter} is a PEFT adapter; pip install peft to load it") from error
+    loaded: nn.Module = PeftModel.from_pretrained(network, adapter)  # type: ignore[arg-type]
+    return loaded
+
+
+def _tokenizer(name: str, adapter: str | None) -> PreTrainedTokenizerBase:
+    folder = Path(adapter) if adapter is not None else None
+    own = folder is not None and (folder / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(str(folder) if own else name)
+    if folder is not None and (folder / _TEMPLATE_FILE).is_file():
+        apply_template(tokenizer, str(folder / _TEMPLATE_FILE))
+    return tokenizer
