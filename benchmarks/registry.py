@@ -95,9 +95,9 @@ class Benchmark:
 
 def all_benchmarks() -> dict[str, Benchmark]:
     """Every entry by name, in the order in which they run."""
-    from benchmarks import gates, linear, steps, training
+    from benchmarks import gates, linear, log_probs, steps, training
 
-    entries = [linear.BENCHMARK, gates.BENCHMARK, steps.LLAMA, steps.DEBERTA, training.BENCHMARK]
+    entries = [linear.BENCHMARK, log_probs.BENCHMARK, gates.BENCHMARK, steps.LLAMA, steps.DEBERTA, training.BENCHMARK]
     return {entry.name: entry for entry in entries}
 
 

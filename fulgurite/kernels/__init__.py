@@ -2,11 +2,16 @@
 
 from fulgurite.kernels.backend import current_backend, use_backend
 from fulgurite.kernels.gated_lora import gated_lora_linear
+from fulgurite.kernels.log_probs import TokenScores, linear_cross_entropy, linear_log_probs, linear_token_scores
 from fulgurite.kernels.proximal import proximal_adamw_step_, soft_threshold_
 
 __all__ = [
+    "TokenScores",
     "current_backend",
     "gated_lora_linear",
+    "linear_cross_entropy",
+    "linear_log_probs",
+    "linear_token_scores",
     "proximal_adamw_step_",
     "soft_threshold_",
     "use_backend",

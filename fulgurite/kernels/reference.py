@@ -9,8 +9,16 @@ import torch
 import torch.nn.functional as F
 
 from fulgurite.kernels.gated_lora import draw_seed, dropout_scale
+from fulgurite.kernels.log_probs import TokenScores
 
-__all__ = ["gated_lora_linear", "proximal_adamw_step_", "soft_threshold_"]
+__all__ = [
+    "gated_lora_linear",
+    "linear_cross_entropy",
+    "linear_log_probs",
+    "linear_token_scores",
+    "proximal_adamw_step_",
+    "soft_threshold_",
+]
 
 
 def gated_lora_linear(
@@ -29,6 +37,83 @@ def gated_lora_linear(
     if gate is not None:
         low = low * gate.to(x.dtype)
     return F.linear(x, weight, bias) + scaling * (low @ lora_b.to(x.dtype).t())
+
+
+def _log_softmax(hidden, weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling):  # type: ignore[no-untyped-def]
+    """Log-probabilities of the whole vocabulary, (…, V), float32 or wider."""
+    logits = F.linear(hidden, weight, bias)
+    if lora_a is not None:
+        low = hidden @ lora_a.to(hidden.dtype).t()
+        if gate is not None:
+            low = low * gate.to(hidden.dtype)
+        logits = logits + scaling * (low @ lora_b.to(hidden.dtype).t())
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * logit_scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return logits.log_softmax(-1)
+
+
+def linear_log_probs(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    *,
+    lora_a: torch.Tensor | None = None,
+    gate: torch.Tensor | None = None,
+    lora_b: torch.Tensor | None = None,
+    scaling: float = 1.0,
+) -> torch.Tensor:
+    """Twin of :func:`fulgurite.kernels.linear_log_probs`; keeps (…, V)."""
+    scores = _log_softmax(hidden, weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling)
+    ignored = targets == ignore_index
+    found = scores.gather(-1, targets.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1)
+    return found.masked_fill(ignored, 0.0)
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    *,
+    lora_a: torch.Tensor | None = None,
+    gate: torch.Tensor | None = None,
+    lora_b: torch.Tensor | None = None,
+    scaling: float = 1.0,
+) -> torch.Tensor:
+    """Twin of :func:`fulgurite.kernels.linear_cross_entropy`."""
+    branch = {"lora_a": lora_a, "gate": gate, "lora_b": lora_b, "scaling": scaling}
+    found = linear_log_probs(hidden, weight, targets, bias, ignore_index, logit_scale, softcap, **branch)  # type: ignore[arg-type]
+    return -found.sum() / (targets != ignore_index).sum().clamp(min=1)
+
+
+def linear_token_scores(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    *,
+    lora_a: torch.Tensor | None = None,
+    gate: torch.Tensor | None = None,
+    lora_b: torch.Tensor | None = None,
+    scaling: float = 1.0,
+) -> TokenScores:
+    """Twin of :func:`fulgurite.kernels.linear_token_scores`."""
+    scores = _log_softmax(hidden, weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling).detach()
+    ignored = targets == ignore_index
+    found = scores.gather(-1, targets.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1)
+    entropy = -torch.xlogy(scores.exp(), scores.exp()).sum(-1)
+    return TokenScores(found.masked_fill(ignored, 0.0), scores.argmax(-1) == targets, entropy.masked_fill(ignored, 0.0))
 
 
 def soft_threshold_(value: torch.Tensor, threshold: float | torch.Tensor) -> torch.Tensor:
