@@ -8,7 +8,7 @@ from torch import Tensor
 from fulgurite.data.encoding import IGNORE_INDEX
 from fulgurite.data.sampling import Batch
 
-__all__ = ["CausalLMCollator", "RowCollator"]
+__all__ = ["CausalLMCollator", "RowCollator", "Seq2SeqCollator"]
 
 Row = dict[str, Tensor]
 
@@ -23,7 +23,7 @@ def _pad(rows: Sequence[Tensor], value: int, multiple: int) -> Tensor:
 
 
 class _Collator:
-    """What both collators share.
+    """What the collators share.
 
     Args:
         pad_token_id: stands in padded positions.
@@ -37,13 +37,15 @@ class _Collator:
         self.pad_multiple = pad_multiple
 
     def rows(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """The batch of `rows`: input_ids, attention_mask (B, T), token_type_ids where given, labels."""
+        """The batch of `rows`: input_ids, attention_mask (B, T), token_type_ids (B, T) and tag (B,) where given, labels."""
         batch = {
             "input_ids": _pad([row["input_ids"] for row in rows], self.pad_token_id, self.pad_multiple),
             "attention_mask": _pad([torch.ones_like(row["input_ids"]) for row in rows], 0, self.pad_multiple),
         }
         if "token_type_ids" in rows[0]:
             batch["token_type_ids"] = _pad([row["token_type_ids"] for row in rows], 0, self.pad_multiple)
+        if "tag" in rows[0]:
+            batch["tag"] = torch.stack([row["tag"] for row in rows])
         batch["labels"] = self._labels(rows)
         return batch
 
@@ -70,7 +72,18 @@ class RowCollator(_Collator):
 
 
 class CausalLMCollator(_Collator):
-    """Language modelling: labels (B, T) are the input ids, -100 where padded; the model shifts them."""
+    """Language modelling: labels (B, T) are the rows' labels, or the input ids where they have none; -100 where padded.
+
+    The model shifts them.
+    """
 
     def _labels(self, rows: Sequence[Row]) -> Tensor:
-        return _pad([row["input_ids"] for row in rows], IGNORE_INDEX, self.pad_multiple)
+        name = "labels" if "labels" in rows[0] else "input_ids"
+        return _pad([row[name] for row in rows], IGNORE_INDEX, self.pad_multiple)
+
+
+class Seq2SeqCollator(_Collator):
+    """Encoder-decoders: labels (B, T') are the answers, -100 where padded; the model shifts them right."""
+
+    def _labels(self, rows: Sequence[Row]) -> Tensor:
+        return _pad([row["labels"] for row in rows], IGNORE_INDEX, self.pad_multiple)

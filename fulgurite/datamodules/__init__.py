@@ -1,7 +1,23 @@
 """LightningDataModules: one file per family of data sets."""
 
 from fulgurite.datamodules.base import TextDataModule
+from fulgurite.datamodules.conversations import ConversationDataModule
 from fulgurite.datamodules.files import FilesDataModule
 from fulgurite.datamodules.glue import GLUEDataModule
+from fulgurite.datamodules.sft import SFTDataModule
+from fulgurite.datamodules.ultrachat import UltraChatDataModule
+from fulgurite.datamodules.ultrafeedback_critique import UltraCritiqueDataModule
+from fulgurite.datamodules.ultrainteract import UltraInteractDataModule
+from fulgurite.datamodules.ultralink import UltraLinkDataModule
 
-__all__ = ["FilesDataModule", "GLUEDataModule", "TextDataModule"]
+__all__ = [
+    "ConversationDataModule",
+    "FilesDataModule",
+    "GLUEDataModule",
+    "SFTDataModule",
+    "TextDataModule",
+    "UltraChatDataModule",
+    "UltraCritiqueDataModule",
+    "UltraInteractDataModule",
+    "UltraLinkDataModule",
+]

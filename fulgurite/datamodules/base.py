@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from fulgurite.data.cache import cache_key, default_cache_dir, load_or_build
 from fulgurite.data.collate import CausalLMCollator, RowCollator
-from fulgurite.data.encoding import BatchRows, EncodedRows, encode_documents, encode_examples
+from fulgurite.data.encoding import BatchRows, EncodedRows, Rows, encode_documents, encode_examples
 from fulgurite.data.loader import ResumableLoader
 from fulgurite.data.records import Examples
 from fulgurite.data.sampling import WindowSampler
@@ -183,7 +183,7 @@ class TextDataModule(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of training rows in a new order each epoch, with `tokens_in_window`."""
-        encoded = self._need("train", "fit")
+        encoded = self._arranged(self._need("train", "fit"), mixed=True)
         targets = encoded.targets()
         if int(targets.sum()) == 0:
             raise ValueError(f"{type(self).__name__}: no training row has a label; there is nothing to train on")
@@ -245,7 +245,7 @@ class TextDataModule(LightningDataModule):
         encoded = self._rows("test")
         encoded = self._need("val", "predict") if encoded is None else encoded
         # A plain loader: Lightning rebuilds it to keep track of the rows behind each prediction.
-        collate: Callable[[list[Any]], Any] = self._collator().rows
+        collate: Callable[[list[Any]], Any] = self._padding_collator().rows
         return DataLoader(encoded, batch_size=self.eval_batch_size, collate_fn=collate, num_workers=self.num_workers)
 
     def train_subset_dataloader(self, count: int = 1000, seed: int = 42) -> DataLoader[Any]:
@@ -260,14 +260,15 @@ class TextDataModule(LightningDataModule):
         return self._evaluation_loader(encoded.take(order[:count].tolist()), "train")
 
     def _evaluation_loader(self, encoded: EncodedRows, split: str) -> DataLoader[Any]:
-        if int(encoded.targets().sum()) == 0:
+        rows = self._arranged(encoded)
+        if int(rows.targets().sum()) == 0:
             raise ValueError(
                 f"{type(self).__name__}: all labels of the {split} split are hidden, so that it cannot be scored; use "
                 "predict for it, or a split with labels (splits='paper' or 'train' in GLUE)"
             )
         trainer = self.trainer
         sampler = WindowSampler(
-            len(encoded),
+            len(rows),
             self.eval_batch_size,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
@@ -276,7 +277,7 @@ class TextDataModule(LightningDataModule):
         )
         collate: Callable[[Any], Any] = self._collator()
         return DataLoader(
-            BatchRows(encoded),
+            BatchRows(rows),
             batch_size=None,
             sampler=sampler,
             collate_fn=collate,
@@ -292,7 +293,16 @@ class TextDataModule(LightningDataModule):
             raise ValueError(f"{type(self).__name__}: there is no {split} split, which {verb} needs; give one")
         return encoded
 
-    def _collator(self) -> RowCollator | CausalLMCollator:
+    def _arranged(self, encoded: EncodedRows, mixed: bool = False) -> Rows:
+        """The rows as they are batched: here as they are; a subclass packs them, and mixes those of the training loader."""
+        return encoded
+
+    def _collator(self) -> Any:
+        """Makes batches of what `_arranged` returns."""
+        return self._padding_collator()
+
+    def _padding_collator(self) -> Any:
+        """Makes batches of the rows themselves."""
         kind: type[RowCollator | CausalLMCollator]
         kind = CausalLMCollator if self.task_type == "causal_lm" else RowCollator
         pad = self.load_tokenizer().pad_token_id

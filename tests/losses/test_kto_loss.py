@@ -72,7 +72,9 @@ def test_unbalanced_weights_are_reported_with_numbers_that_then_are_silent(unbal
     for option in ("desirable_weight", "undesirable_weight"):
         place = words.index(option)
         assert words[place + 1 : place + 3] == ["to", "between"] and words[place + 4] == "and"
-        for value in (float(words[place + 3]), float(words[place + 5])):
+        low, high = float(words[place + 3]), float(words[place + 5])
+        assert low < high
+        for value in (low, high):
             weights = {"desirable_weight": desirable, "undesirable_weight": undesirable} | {option: value}
             assert kto_weight_warning(n_desirable, n_undesirable, **weights) is None
 

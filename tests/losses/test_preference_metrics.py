@@ -66,10 +66,11 @@ def test_a_label_that_does_not_occur_is_left_out():
 
 
 def test_groups_count_as_all_their_pairs_of_different_score():
-    loss, group = PreferenceLoss("infonca"), torch.tensor([0, 0, 0, -1])
-    scores = torch.tensor([3.0, 1.0, 1.0, 9.0])
-    found = preference_metrics(loss, completions(), group=group, scores=scores)
-    as_pairs = preference_metrics(loss, completions(), pairs=torch.tensor([[0, 1], [0, 2]]))
+    loss, given = PreferenceLoss("infonca"), completions()
+    given = Completions(*(torch.cat((part, part[:1])) for part in (given.log_probs, given.lengths, given.reference)))
+    group, scores = torch.tensor([0, 0, 0, -1, -1]), torch.tensor([3.0, 1.0, 1.0, 9.0, 8.0])
+    found = preference_metrics(loss, given, group=group, scores=scores)
+    as_pairs = preference_metrics(loss, given, pairs=torch.tensor([[0, 1], [0, 2]]))
     assert values(found) == pytest.approx(values(as_pairs)) and found["rewards/chosen"].number.item() == 2
 
 

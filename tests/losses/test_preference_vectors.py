@@ -100,6 +100,13 @@ def test_sft_divides_by_the_completion_or_by_the_batch():
     assert (batch.loss_sum / batch.units).item() == pytest.approx(16 / 12)
 
 
+@pytest.mark.parametrize("nll_over", ["completion", "batch"])
+@pytest.mark.parametrize("name", ["sft", "cpo", "simpo"])
+def test_an_empty_completion_divides_by_no_zero(name, nll_over):
+    parts = PreferenceLoss(name, nll_over=nll_over)(completions([0.0, 0.0], lengths=[0, 0]), pairs=PAIR)
+    assert parts.loss_sum.isfinite()
+
+
 def test_nca_stationary_reward_is_ln_2_and_found_by_descent():
     """Free log-probabilities: the chosen reward settles at ln 2, the rejected one goes on falling."""
     log_probs = torch.tensor([-30.0, -25.0], dtype=torch.float64, requires_grad=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fulgurite.data.playground.conversations import CONVERSATION_ROWS, conversation_rows
 from fulgurite.data.playground.generators import documents
 from fulgurite.data.playground.glue import GLUE_COLUMNS, glue_rows
+from fulgurite.data.playground.preferences import PREFERENCE_ROWS, preference_rows
 
 __all__ = ["BACKBONES", "SCHEMAS", "builtin_rows", "resolve_backbone"]
 
 _BASE = Path(__file__).parent / "base"
 BACKBONES: dict[str, Path] = {"playground": _BASE, "playground-base": _BASE}
-SCHEMAS = (*(f"glue/{task}" for task in GLUE_COLUMNS), "text")
+SCHEMAS = (*(f"glue/{task}" for task in GLUE_COLUMNS), *CONVERSATION_ROWS, *PREFERENCE_ROWS, "text")
 _TEXTS = {"train": 20_000, "validation": 500}
 
 
@@ -33,14 +35,20 @@ def builtin_rows(schema: str, split: str, seed: int = 0, count: int | None = Non
     """Rows of the playground in a published schema.
 
     Args:
-        schema: glue/cola and so on, or text (one column, ``text``).
-        split: a split of that schema; text has train and validation.
+        schema: glue/cola and so on; ultrachat, alpaca and the other schemas of conversations and preferences; or text (one
+            column).
+        split: a split of that schema; text has train and validation, conversations have test too.
         seed: equal seeds give equal rows.
-        count: at most this many rows; for text, exactly this many (None: 20000 for train, 500 for validation).
+        count: at most this many rows; for text and conversations, exactly this many (None: 20000 texts for train and 500
+            for validation; 2000 conversations for train and 200 for validation and test).
     """
     if schema not in SCHEMAS:
         raise ValueError(f"builtin_rows: schema {schema!r}; allowed are {', '.join(SCHEMAS)}; choose one of them.")
     if schema == "text":
         wanted = _TEXTS.get(split, 0) if count is None else count
         return [{"text": text} for text in documents(seed, wanted, split=split)]
+    if schema in PREFERENCE_ROWS:
+        return preference_rows(schema, split, seed, count)
+    if schema in CONVERSATION_ROWS:
+        return conversation_rows(schema, split, seed, count)
     return glue_rows(schema.removeprefix("glue/"), split, seed)[:count]

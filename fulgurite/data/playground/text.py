@@ -142,7 +142,7 @@ def check_text(task: Task, answer: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    words = re.findall(r"[a-z]+", text.lower())
+    words = re.findall(r"[^\W\d_]+", text.lower())
     return " ".join(word for word in words if word not in ("a", "an", "the"))
 
 
