@@ -9,6 +9,7 @@ with the next commands.
 import importlib
 import inspect
 import json
+import math
 import os
 import re
 import sys
@@ -26,7 +27,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 import fulgurite.callbacks
 import fulgurite.datamodules
 import fulgurite.lightning_modules  # noqa: F401  imported so that bare class names are known
-from fulgurite.callbacks import AdapterCheckpoint, RandomState, SamplePrinter, SparsityReport, Throughput
+from fulgurite.callbacks import (
+    AdapterCheckpoint,
+    GenerationSamples,
+    LearningCurve,
+    RandomState,
+    RewardTrend,
+    SamplePrinter,
+    SparsityReport,
+    Throughput,
+)
 from fulgurite.cli_checkpoints import MetricCheckpoint
 from fulgurite.cli_parser import TrainerParser
 from fulgurite.commands.checkpoint_files import find_checkpoint, read_checkpoint
@@ -34,6 +44,17 @@ from fulgurite.console import metrics_table, quiet_lightning, say, shortest
 from fulgurite.lightning_modules import FinetuneModule
 
 __all__ = ["TrainerCLI", "run_trainer_verb"]
+
+_REPORTS = (
+    AdapterCheckpoint,
+    RandomState,
+    Throughput,
+    SparsityReport,
+    LearningCurve,
+    RewardTrend,
+    SamplePrinter,
+    GenerationSamples,
+)
 
 
 class RunConfig(SaveConfigCallback):
@@ -138,7 +159,7 @@ class TrainerCLI(LightningCLI):
         options = self.config_init[self.subcommand]["trainer"]
         given = options.get("callbacks") or []
         callbacks: list[Callback] = list(given) if isinstance(given, list) else [given]
-        for kind in (AdapterCheckpoint, RandomState, Throughput, SparsityReport, SamplePrinter):
+        for kind in _REPORTS:
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(kind())
         root = options["default_root_dir"]
@@ -259,7 +280,8 @@ def _write_predictions(batches: list[Any], names: list[str] | None, file: Path) 
 @rank_zero_only
 def _report_fit(trainer: Trainer) -> None:
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    shown = {name: value for name, value in values.items() if name.startswith(("val_", "train_"))}
+    # A group without a validation row has no loss.
+    shown = {n: v for n, v in values.items() if n.startswith(("val_", "train_")) and not (math.isnan(v) and "/" in n)}
     lines: list[object] = []
     if shown and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         lines.append(metrics_table(f"after step {trainer.global_step}", shown))

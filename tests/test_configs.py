@@ -19,7 +19,12 @@ def test_recipe_runs_two_steps(path, tmp_path, capsys):
     words += ["--trainer.enable_progress_bar", "false", "--model.backbone", "playground", "--data.batch_size", "4"]
     words += ["--data.max_length", "48"]
     content = yaml.safe_load(path.read_text())
-    words += ["--data.path" if content["data"]["class_path"] == "GLUEDataModule" else "--data.train_path", "builtin"]
+    data = content["data"]["class_path"]
+    words += ["--data.train_path" if data == "FilesDataModule" else "--data.path", "builtin"]
+    if data not in ("FilesDataModule", "GLUEDataModule"):  # conversations are never cut
+        words[words.index("48")] = "512"
+        words += ["--data.limit_train", "60", "--trainer.num_sanity_val_steps", "0", "--model.dtype", "float32"]
+        words += ["--trainer.accumulate_grad_batches", "1", "--trainer.val_check_interval", "1.0"]
     if content["model"]["init_args"].get("schedule"):  # stages are counted in epochs
         words = [w for w in words if w not in ("--trainer.max_steps", "2")]
         words += [

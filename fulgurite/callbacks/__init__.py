@@ -1,9 +1,21 @@
-"""Callbacks for any Trainer: adapter checkpoints, random state, throughput, sparsity report, sample printer."""
+"""Callbacks for any Trainer: adapter checkpoints, random state, reports, pictures, and samples of data and answers."""
 
 from fulgurite.callbacks.adapter_checkpoint import AdapterCheckpoint
+from fulgurite.callbacks.generation_samples import GenerationSamples
+from fulgurite.callbacks.learning_curve import LearningCurve
 from fulgurite.callbacks.random_state import RandomState
+from fulgurite.callbacks.reward_trend import RewardTrend
 from fulgurite.callbacks.samples import SamplePrinter
 from fulgurite.callbacks.sparsity import SparsityReport
 from fulgurite.callbacks.throughput import Throughput
 
-__all__ = ["AdapterCheckpoint", "RandomState", "SamplePrinter", "SparsityReport", "Throughput"]
+__all__ = [
+    "AdapterCheckpoint",
+    "GenerationSamples",
+    "LearningCurve",
+    "RandomState",
+    "RewardTrend",
+    "SamplePrinter",
+    "SparsityReport",
+    "Throughput",
+]

@@ -172,8 +172,11 @@ def _count(batch: Any, device: torch.device) -> torch.Tensor:
         return counts
     ids, mask, labels = batch["input_ids"], batch.get("attention_mask"), batch.get("labels")
     counts[0] = ids.numel() if mask is None else mask.sum()
-    counts[2] = ids.shape[0]
-    if isinstance(labels, torch.Tensor):
+    packed, trees = batch.get("cu_seq_lens"), batch.get("lengths")
+    counts[2] = ids.shape[0] if packed is None else packed.numel() - 1
+    if trees is not None:  # completions of a preference batch
+        counts[1], counts[2] = batch["targets"].numel(), trees.numel()
+    elif isinstance(labels, torch.Tensor):
         # Of a causal language model's labels (rows, length) the first has no position before it that predicts it.
         labels = labels[:, 1:] if labels.dim() == 2 else labels
         counts[1] = (~labels.isnan()).sum() if labels.is_floating_point() else (labels != -100).sum()

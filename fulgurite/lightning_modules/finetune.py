@@ -18,7 +18,7 @@ from torch import nn
 from fulgurite.adapters import Adapter, AdapterConfig, attach
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
-from fulgurite.lightning_modules.metrics import MeanLoss, Perplexity, make_metrics
+from fulgurite.lightning_modules.metrics import MeanLoss, TokenMetrics, make_metrics
 from fulgurite.lightning_modules.objectives import Batch, Step, forward_inputs, make_objective
 from fulgurite.models import TASKS, enable_activation_checkpointing, load_backbone
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
@@ -52,6 +52,8 @@ class FinetuneModule(LightningModule):
         kernels: "auto", "triton" or "torch"; default: leave the process's setting alone.
         trust_remote_code: run model code from the checkpoint's repository.
     """
+
+    data_task: str | None = None  # what a datamodule's `task_type` must be where that is not the backbone's task
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class FinetuneModule(LightningModule):
         self.network: nn.Module | None = None
         self.adapter: Adapter | None = None
         self.metric_names: tuple[str, ...] = ()
+        self.chat_template: str | None = None
         self._trained = False
         self._warned = False
 
@@ -100,10 +103,12 @@ class FinetuneModule(LightningModule):
         """Take the number of labels and the metrics from the datamodule, if there is one."""
         data = getattr(self.trainer, "datamodule", None)
         wanted = getattr(data, "task_type", None)
-        if wanted is not None and wanted != self.task and self.task != "seq2seq":
+        mine = self.data_task or self.task
+        if wanted is not None and wanted != mine:
+            way = "" if self.data_task else f"--model.task {wanted}, or "
             raise ValueError(
-                f"{type(self).__name__}: task={self.task!r}, but {type(data).__name__} holds a {wanted} task. "
-                f"Give --model.task {wanted}, or other data."
+                f"{type(self).__name__}: its task is {mine!r}, but {type(data).__name__} holds a {wanted} task. "
+                f"Give {way}other data."
             )
         found = getattr(data, "num_labels", None)
         if self.task == "classification" and found:
@@ -116,6 +121,7 @@ class FinetuneModule(LightningModule):
                     f"{type(self).__name__}: num_labels={self.num_labels}, but {type(data).__name__} has {found} classes "
                     f"({', '.join(map(str, getattr(data, 'label_names', None) or []))}). Drop num_labels, or give other data."
                 )
+        self.chat_template = getattr(data, "chat_template", None) or self.chat_template
         names = getattr(data, "metric_names", None) or self._default_metrics()
         if tuple(names) != self.metric_names:
             self.metric_names = tuple(names)
@@ -123,7 +129,8 @@ class FinetuneModule(LightningModule):
             self.val_metrics = make_metrics(names, labels, "val_")
             self.test_metrics = make_metrics(names, labels, "test_")
             self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
-            self.val_perplexity, self.test_perplexity = Perplexity(), Perplexity()
+            groups = tuple(getattr(data, "tag_names", None) or ())
+            self.val_tokens, self.test_tokens = (TokenMetrics(names, groups, part) for part in ("val_", "test_"))
 
     def configure_model(self) -> None:
         """Load the backbone, put the adapter in, and choose what is trained; once."""
@@ -142,12 +149,16 @@ class FinetuneModule(LightningModule):
             from_scratch=self.from_scratch,
             trust_remote_code=self.trust_remote_code,
         )
+        self._prepare_base(loaded.model)
         if self.adapter_config is not None:
             heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
             self.adapter = attach(loaded.model, self.adapter_config, train=heads)
         if self.gradient_checkpointing:
             enable_activation_checkpointing(loaded.model, self.adapter)
         self.network = loaded.model.train()
+
+    def _prepare_base(self, model: nn.Module) -> None:
+        """A method may change the loaded base before the adapter is attached."""
 
     def forward(self, batch: Batch) -> Any:
         """The network's output for a batch without its labels."""
@@ -196,12 +207,14 @@ class FinetuneModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The number of labels, which the data may have told, travels with the checkpoint."""
+        """What the data told travels with the checkpoint: the number of labels, and the chat template trained with."""
         checkpoint["num_labels"] = self.num_labels
+        checkpoint["chat_template"] = self.chat_template
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint holds this module's adapter and heads, and nothing of another adapter."""
         self.num_labels = self.num_labels or checkpoint.get("num_labels")
+        self.chat_template = self.chat_template or checkpoint.get("chat_template")
         saved = set(checkpoint["state_dict"])
         mine = {f"network.{key}" for key in self._network().state_dict()}
         required = mine
@@ -281,7 +294,7 @@ class FinetuneModule(LightningModule):
             )
 
     def _evaluate(self, batch: Batch, prefix: str) -> None:
-        metrics, loss, perplexity = (getattr(self, prefix + part) for part in ("metrics", "loss", "perplexity"))
+        metrics, loss, tokens = (getattr(self, prefix + part) for part in ("metrics", "loss", "tokens"))
         step = self.objective(self._network(), batch)
         loss.update(step.loss_sum, step.targets)
         if step.predictions.numel():
@@ -289,9 +302,9 @@ class FinetuneModule(LightningModule):
         self._note(f"{prefix}loss", loss, on_step=False, on_epoch=True)
         for name, metric in metrics.items():
             self._note(name, metric, on_step=False, on_epoch=True, prog_bar=True)
-        if "perplexity" in self.metric_names:
-            perplexity.update(step.loss_sum, step.targets)
-            self._note(f"{prefix}perplexity", perplexity, on_step=False, on_epoch=True, prog_bar=True)
+        tokens.update(step)
+        for name, metric in tokens.named().items():
+            self._note(name, metric, on_step=False, on_epoch=True, prog_bar="/" not in name)
 
     def _note(
         self, name: str, value: Any, *, prog_bar: bool = False, on_step: bool = True, on_epoch: bool = False
@@ -302,5 +315,5 @@ class FinetuneModule(LightningModule):
 
     def _default_metrics(self) -> tuple[str, ...]:
         if self.task in ("causal_lm", "seq2seq"):
-            return ("perplexity",)
+            return ("perplexity", "token_accuracy")
         return ("pearson", "spearman") if self.task == "regression" else ("accuracy",)

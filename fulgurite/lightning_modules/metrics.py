@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torchmetrics
 from torchmetrics import classification as tmc
 
-__all__ = ["METRICS", "MeanLoss", "Perplexity", "make_metrics"]
+from fulgurite.lightning_modules.objectives import Step
 
-METRICS = ("accuracy", "f1", "mcc", "pearson", "spearman", "perplexity")
+__all__ = ["METRICS", "TOKEN_METRICS", "MeanLoss", "Perplexity", "TokenMetrics", "make_metrics"]
+
+METRICS = ("accuracy", "f1", "mcc", "pearson", "spearman", "perplexity", "token_accuracy")
+# Updated token by token, outside of the collection that compares predictions with labels.
+TOKEN_METRICS = ("perplexity", "token_accuracy")
 
 
 class MeanLoss(torchmetrics.MeanMetric):
@@ -29,8 +34,44 @@ class Perplexity(MeanLoss):
         return super().compute().exp()
 
 
+class TokenMetrics(torch.nn.Module):
+    """What is measured token by token: perplexity, token accuracy, and the mean loss of each group.
+
+    Args:
+        names: of the metrics wanted, those out of :data:`TOKEN_METRICS`.
+        groups: names of the groups, such as languages; each gets ``loss/<name>``.
+        prefix: put before each name, such as "val_".
+    """
+
+    def __init__(self, names: Sequence[str], groups: Sequence[str], prefix: str) -> None:
+        super().__init__()
+        self.perplexity = Perplexity() if "perplexity" in names else None
+        self.token_accuracy = torchmetrics.MeanMetric() if "token_accuracy" in names else None
+        self.group_losses = torch.nn.ModuleList(MeanLoss() for _ in groups)
+        self.group_names, self.prefix = tuple(groups), prefix
+
+    def update(self, step: Step) -> None:
+        """Take one batch in."""
+        if self.perplexity is not None:
+            self.perplexity.update(step.loss_sum, step.targets)
+        if self.token_accuracy is not None and step.correct is not None and step.correct.numel():
+            self.token_accuracy.update(step.correct.float())
+        if step.groups is None or step.token_losses is None:
+            return
+        for index, metric in enumerate(self.group_losses):
+            mine = step.groups == index
+            cast(MeanLoss, metric).update(step.token_losses[mine].sum(), mine.sum())
+
+    def named(self) -> dict[str, torchmetrics.Metric]:
+        """The metrics by the name they are logged under; the main ones, then the groups'."""
+        found = {"perplexity": self.perplexity, "token_accuracy": self.token_accuracy}
+        result = {self.prefix + name: metric for name, metric in found.items() if metric is not None}
+        losses = {f"{self.prefix}loss/{name}": m for name, m in zip(self.group_names, self.group_losses, strict=True)}
+        return cast("dict[str, torchmetrics.Metric]", result | losses)
+
+
 def make_metrics(names: Sequence[str], num_labels: int, prefix: str) -> torchmetrics.MetricCollection:
-    """Metrics of predicted labels (B,) int64 or values (B,) float against labels of the same shape; perplexity excepted.
+    """Metrics of predicted labels (B,) int64 or values (B,) float against labels of the same shape; those per token excepted.
 
     Args:
         names: out of :data:`METRICS`; f1 is that of class 1 (as GLUE counts it) with two classes, else macro.
@@ -51,4 +92,4 @@ def make_metrics(names: Sequence[str], num_labels: int, prefix: str) -> torchmet
         "pearson": torchmetrics.PearsonCorrCoef,
         "spearman": torchmetrics.SpearmanCorrCoef,
     }
-    return torchmetrics.MetricCollection({n: makers[n]() for n in names if n != "perplexity"}, prefix=prefix)
+    return torchmetrics.MetricCollection({n: makers[n]() for n in names if n not in TOKEN_METRICS}, prefix=prefix)

@@ -13,19 +13,32 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["Batch", "Objective", "Step", "make_objective"]
+__all__ = ["Batch", "Objective", "Step", "forward_inputs", "make_objective"]
 
 Batch = dict[str, torch.Tensor]
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "decoder_input_ids")
 
 
 class Step(NamedTuple):
-    """Loss summed over targets, () float32 or wider; targets, () int64; predictions and labels of the rows that have one."""
+    """What an objective found in one batch.
+
+    Attributes:
+        loss_sum: loss summed over targets, () float32 or wider.
+        targets: number of targets, () int64.
+        predictions: what the metrics compare with ``labels``, both (rows that have a label,); empty for language modelling.
+        labels: see predictions.
+        token_losses: in evaluation of a language model, the loss of each supervised token, (K,) float32 or wider.
+        correct: whether the likeliest token was the right one, (K,) bool.
+        groups: index of each token's group in the datamodule's ``tag_names``, (K,) int64, -1 for none; None without groups.
+    """
 
     loss_sum: torch.Tensor
     targets: torch.Tensor
     predictions: torch.Tensor
     labels: torch.Tensor
+    token_losses: torch.Tensor | None = None
+    correct: torch.Tensor | None = None
+    groups: torch.Tensor | None = None
 
 
 Objective = Callable[[nn.Module, Batch], Step]
@@ -33,7 +46,11 @@ Objective = Callable[[nn.Module, Batch], Step]
 
 def make_objective(task: str) -> Objective:
     """The objective of a task of :data:`fulgurite.models.TASKS`."""
-    return {"classification": classify, "regression": regress, "causal_lm": model_language, "seq2seq": translate}[task]
+    from fulgurite.lightning_modules.language import LanguageModelling
+
+    if task in ("causal_lm", "seq2seq"):
+        return LanguageModelling(shifted=task == "causal_lm")
+    return {"classification": classify, "regression": regress}[task]
 
 
 def forward_inputs(batch: Batch) -> Batch:
@@ -60,27 +77,6 @@ def regress(network: nn.Module, batch: Batch) -> Step:
     )
 
 
-def model_language(network: nn.Module, batch: Batch) -> Step:
-    """Next-token cross-entropy; labels (B, T) int64, -100 where nothing is to be learnt, shifted in here."""
-    logits = _wide(network(**forward_inputs(batch)).logits[:, :-1])
-    return _token_step(logits, batch["labels"][:, 1:])
-
-
-def translate(network: nn.Module, batch: Batch) -> Step:
-    """Token cross-entropy of an encoder-decoder; labels (B, T) int64, -100 for padding, shifted right by the model."""
-    labels = batch["labels"]
-    inputs = forward_inputs(batch)
-    if "decoder_input_ids" not in inputs:
-        inputs["decoder_input_ids"] = network.prepare_decoder_input_ids_from_labels(labels=labels)  # type: ignore[operator]
-    return _token_step(_wide(network(**inputs).logits), labels)
-
-
 def _wide(logits: torch.Tensor) -> torch.Tensor:
     """At least float32: a loss in half precision loses its small differences."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _token_step(logits: torch.Tensor, labels: torch.Tensor) -> Step:
-    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
-    known = labels != -100
-    return Step(loss, known.sum(), logits.detach().argmax(-1)[known], labels[known])

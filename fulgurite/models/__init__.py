@@ -11,7 +11,14 @@ from fulgurite.models.heads import (
     usable_head,
 )
 from fulgurite.models.loading import TASKS, Backbone, load_backbone
-from fulgurite.models.packed_attention import PACKABLE, disable_packing, enable_packing, packed_inputs, prove_packing
+from fulgurite.models.packed_attention import (
+    PACKABLE,
+    disable_packing,
+    enable_packing,
+    enable_trees,
+    packed_inputs,
+    prove_packing,
+)
 
 __all__ = [
     "PACKABLE",
@@ -22,6 +29,7 @@ __all__ = [
     "disable_packing",
     "enable_activation_checkpointing",
     "enable_packing",
+    "enable_trees",
     "find_decoder",
     "head_options",
     "load_backbone",

@@ -1,0 +1,149 @@
+"""Where the rewards went: `rewards.png` with the chosen and the rejected answer's reward over steps, and a table.
+
+A margin alone hides that under DPO the chosen answer's own reward may fall (arXiv 2404.02078, section 4.1, saw it fall
+under DPO and rise under KTO and NCA), so the two are drawn apart, in training and in validation.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.table import Table
+
+from fulgurite.console import say, shortest
+
+__all__ = ["RewardTrend"]
+
+_LINES = {
+    "rewards/chosen": "tab:green",
+    "rewards/rejected": "tab:red",
+    "rewards/desirable": "tab:olive",
+    "rewards/undesirable": "tab:orange",
+}
+_ACCURACY = "rewards/accuracies"
+
+
+class RewardTrend(Callback):
+    """Remembers logged rewards; does nothing where a module logs none.
+
+    Args:
+        folder: where the picture goes; None takes the trainer's default_root_dir
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+        self.seen: dict[str, list[tuple[int, float]]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far, so that a resumed run's picture begins at step 0."""
+        return {"seen": {name: [list(point) for point in points] for name, points in self.seen.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it back.
+
+        Args:
+            state_dict: what state_dict gave
+        """
+        found = state_dict.get("seen", {})
+        self.seen = {name: [(int(step), float(value)) for step, value in points] for name, points in found.items()}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A resumed run forgets what it had seen beyond its checkpoint.
+
+        Args:
+            trainer: the trainer
+            pl_module: its module
+        """
+        step = trainer.global_step
+        self.seen = {name: [p for p in points if p[0] <= step] for name, points in self.seen.items()}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes the training batch's rewards at the logging interval.
+
+        Args:
+            trainer: the trainer
+            pl_module: its module
+            outputs: what the training step returned
+            batch: the batch
+            batch_idx: its position in the epoch
+        """
+        if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+            self._note(trainer, "train_")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the validation's rewards.
+
+        Args:
+            trainer: the trainer
+            pl_module: its module
+        """
+        whole = not trainer.sanity_checking or trainer.num_sanity_val_steps == float("inf")
+        if whole and trainer.state.fn == "fit":
+            self._note(trainer, "val_")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the table and draws the picture, on the first process.
+
+        Args:
+            trainer: the trainer
+            pl_module: its module
+        """
+        if not self.seen or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        table = Table(title="rewards", title_justify="left", title_style="bold")
+        table.add_column("")
+        for column in ("first", "lowest", "highest", "last"):
+            table.add_column(column, justify="right")
+        for name in sorted(self.seen):
+            values = [value for _, value in self.seen[name]]
+            table.add_row(name, *(f"{v:+.4f}" for v in (values[0], min(values), max(values), values[-1])))
+        say(table)
+        path = Path(self.folder or trainer.default_root_dir) / "rewards.png"
+        if _draw(self.seen, path):
+            say(f"picture: {shortest(path)}")
+
+    def _note(self, trainer: Trainer, prefix: str) -> None:
+        for name in (*_LINES, _ACCURACY):
+            value = trainer.callback_metrics.get(prefix + name)
+            if value is not None:
+                points = self.seen.setdefault(prefix + name, [])
+                points[:] = [p for p in points if p[0] != trainer.global_step] + [(trainer.global_step, float(value))]
+
+
+def _draw(seen: dict[str, list[tuple[int, float]]], path: Path) -> bool:
+    """Whether the picture was drawn: without matplotlib it is not."""
+    try:
+        import matplotlib
+    except ImportError:
+        return False
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (rewards, accuracy) = plt.subplots(1, 2, figsize=(9, 3.4))
+    for name, colour in _LINES.items():
+        if points := seen.get("train_" + name):
+            rewards.plot(*zip(*points, strict=True), color=colour, alpha=0.35, linewidth=1)
+        if points := seen.get("val_" + name):
+            rewards.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=name.split("/")[1])
+    rewards.axhline(0.0, color="0.5", linewidth=0.8)
+    rewards.set_title("implicit reward (pale: training batches)")
+    for part, style in (("train_", {"alpha": 0.35}), ("val_", {"marker": "o", "markersize": 3})):
+        if points := seen.get(part + _ACCURACY):
+            accuracy.plot(*zip(*points, strict=True), color="tab:blue", **style)
+    accuracy.set_title("pair accuracy")
+    accuracy.set_ylim(0, 1)
+    for axes in (rewards, accuracy):
+        axes.set_xlabel("optimizer step")
+        axes.grid(alpha=0.3)
+    if rewards.get_legend_handles_labels()[0]:
+        rewards.legend()
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part.png")
+    figure.savefig(unfinished, dpi=110)
+    plt.close(figure)
+    os.replace(unfinished, path)
+    return True
