@@ -16,6 +16,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from fulgurite.console import say
+from fulgurite.data.tree_rows import path_to
 
 __all__ = ["SamplePrinter"]
 
@@ -66,6 +67,10 @@ class SamplePrinter(Callback):
             names: names of the classes
             colours: whether styles will be seen; else supervised text stands between « and »
         """
+        if "owner" in batch:
+            return self._comparison(
+                {k: v.cpu() for k, v in batch.items() if isinstance(v, torch.Tensor)}, tokenizer, colours
+            )
         kept = batch["attention_mask"][0].bool().cpu() if "attention_mask" in batch else None
         ids = batch["input_ids"][0].cpu()
         labels = batch.get("labels")
@@ -93,6 +98,29 @@ class SamplePrinter(Callback):
             text.append(f"\n{int(bright.sum())} of {len(ids)} tokens are trained on", style="italic")
         elif isinstance(labels, torch.Tensor):
             text.append("\nlabel: ").append(_label(labels[0], names), style="bold bright_green" if colours else "")
+        return text
+
+    def _comparison(self, batch: Mapping[str, torch.Tensor], tokenizer: Any, colours: bool) -> Text:
+        """The first pair (or labelled answer) of a batch of trees: its prompt, and the answers that are trained on."""
+        if len(batch["pairs"]):
+            shown = list(zip(("chosen", "rejected"), batch["pairs"][0].tolist(), strict=True))
+        else:
+            first = next((i for i, label in enumerate(batch["desirable"].tolist()) if label >= 0), 0)
+            shown = [({1: "desirable", 0: "undesirable"}.get(int(batch["desirable"][first]), "answer"), first)]
+        text = Text(no_wrap=False)
+        prompt = path_to(batch, int(batch["sources"][batch["owner"] == shown[0][1]][0]))
+        if len(prompt) > self.max_tokens:
+            text.append("… ", style="dim italic")
+        text.append(_decode(tokenizer, prompt[-self.max_tokens :].tolist()), style="dim" if colours else "")
+        for name, completion in shown:
+            ids = batch["targets"][batch["owner"] == completion]
+            piece = _decode(tokenizer, ids[: self.max_tokens].tolist())
+            style = (
+                ("bold bright_red" if name in ("rejected", "undesirable") else "bold bright_green") if colours else ""
+            )
+            text.append(f"\n{name}: ", style="italic").append(piece if colours else f"«{piece}»", style=style)
+            if len(ids) > self.max_tokens:
+                text.append(f" … {len(ids) - self.max_tokens} tokens more", style="dim italic")
         return text
 
 

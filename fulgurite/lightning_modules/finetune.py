@@ -123,7 +123,7 @@ class FinetuneModule(LightningModule):
                 )
         self.chat_template = getattr(data, "chat_template", None) or self.chat_template
         names = getattr(data, "metric_names", None) or self._default_metrics()
-        if tuple(names) != self.metric_names:
+        if tuple(names) != self.metric_names or not hasattr(self, "val_loss"):
             self.metric_names = tuple(names)
             labels = self.num_labels or 1
             self.val_metrics = make_metrics(names, labels, "val_")

@@ -1,0 +1,109 @@
+"""Reference log-probabilities that are computed once, kept on disk by what they are of, and looked up afterwards.
+
+A completion is known by `key`, a 63-bit hash of all token ids on its path, so that another template, tokenizer or row has
+another key; the file says of which weights the figures are. What does not fit is refused, never silently used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+__all__ = ["ReferenceCache", "weights_fingerprint"]
+
+_SAMPLED = 257
+
+
+def weights_fingerprint(model: nn.Module, salt: str = "") -> str:
+    """A sha256 of names, shapes and 257 evenly spaced elements of every base tensor; adapters' tensors are left out.
+
+    Args:
+        model: the reference model.
+        salt: whatever else decides its outputs.
+    """
+    digest = hashlib.sha256(salt.encode())
+    for name, parameter in sorted(model.named_parameters()):
+        if ".branches." in name:
+            continue
+        flat = parameter.detach().flatten()
+        picked = flat[torch.linspace(0, max(len(flat) - 1, 0), min(_SAMPLED, len(flat))).long()]
+        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+        digest.update(picked.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class ReferenceCache:
+    """Log-probabilities by key.
+
+    Args:
+        keys: (N,) int64, any order; equal keys are one completion.
+        values: (N,) float32.
+        fingerprint: of the weights, see :func:`weights_fingerprint`.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, fingerprint: str) -> None:
+        order = keys.argsort()
+        keys, values = keys[order], values[order].float()
+        first = torch.ones_like(keys, dtype=torch.bool)
+        first[1:] = keys[1:] != keys[:-1]
+        self.keys, self.values, self.fingerprint = keys[first], values[first], fingerprint
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def look_up(self, keys: torch.Tensor) -> torch.Tensor | None:
+        """(C,) float32 on the device of ``keys``; None if one of them is not here."""
+        if not len(self.keys):
+            return None
+        wanted = keys.cpu()
+        place = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
+        if not bool((self.keys[place] == wanted).all()):
+            return None
+        return self.values[place].to(keys.device)
+
+    def has(self, keys: Iterable[torch.Tensor]) -> bool:
+        """Whether every key of these tensors is here."""
+        return all(self.look_up(part) is not None for part in keys if len(part))
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, whole or not at all."""
+        from safetensors.torch import save_file
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+        save_file({"keys": self.keys, "values": self.values}, unfinished, metadata={"weights": self.fingerprint})
+        os.replace(unfinished, path)
+
+    @classmethod
+    def load(cls, path: Path, fingerprint: str) -> ReferenceCache:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            fingerprint: of the reference's weights now.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: damaged, or of other weights.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not path.is_file():
+            raise FileNotFoundError(f"ReferenceCache: {path}: no such file; leave reference_cache out to have it made")
+        try:
+            with safe_open(path, "pt") as file:
+                found = (file.metadata() or {}).get("weights", "")
+                keys, values = file.get_tensor("keys"), file.get_tensor("values")
+        except SafetensorError as error:
+            raise ValueError(f"ReferenceCache: {path} is damaged ({error}); delete it to have it made anew") from error
+        if found != fingerprint:
+            raise ValueError(
+                f"ReferenceCache: {path} holds log-probabilities of other weights ({found[:12] or 'unnamed'}) than those of this "
+                f"reference ({fingerprint[:12]}); delete it, or give the model it was made with"
+            )
+        return cls(keys, values, found)
