@@ -33,6 +33,8 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
 }
 DTYPES = ("bfloat16", "float16", "float32")
 RANKS = (16, 32, 64, 128)
+# Constants of a compiled kernel that the table names where they are true.
+_FLAGS = ("GATED", "BIASED", "RAISE", "SOFT", "KNOWN", "GRADIENT", "WEIGHTED", "SCORES", "CAPPED")
 # Rows that take each height of tile (see triton_rules.shrink_tile); K and N of a 7-billion-parameter model.
 ROWS, QUICK_ROWS, FEATURES = (8192, 2048, 512), (8192,), 4096
 # Local data share of one workgroup on gfx942, and shared memory of one block on sm_80 and sm_90: more does not launch.
@@ -95,6 +97,32 @@ def proximal_launches() -> list[tuple[Any, dict[str, Any]]]:
                 triton_proximal.proximal_adamw_step_(*arenas, step, 1e-3, 0.9, 0.999, 1e-8, 0.0, 1e-3, prox)
     finally:
         triton_proximal.proximal_adamw_kernel = kernel
+    return launches
+
+
+def log_probs_launches(dtype: str, vocabulary: int = 32000) -> list[tuple[Any, dict[str, Any]]]:
+    """Statistics with gradient, the backward's gradient alone, and validation's scores; with and without a cap."""
+    import torch
+
+    from fulgurite.kernels import triton_log_probs
+    from fulgurite.kernels.log_probs_blocks import Head, Known, Needs
+
+    narrow, launches = getattr(torch, dtype), []
+    empty = lambda *shape, dtype=narrow: torch.empty(*shape, dtype=dtype, device="meta")  # noqa: E731
+    kernel = triton_log_probs.log_probs_kernel
+    triton_log_probs.log_probs_kernel = _Recorder(kernel, launches)
+    rows, weight, targets = empty(2048, 64), empty(vocabulary, 64), empty(2048, dtype=torch.int64)
+    each = empty(2048, dtype=torch.float32)
+    try:
+        for softcap in (None, 30.0):
+            head = Head(weight, None, None, 1.0, softcap)
+            run = lambda *rest, head=head: triton_log_probs.linear_log_probs(rows, None, head, targets, *rest)  # noqa: E731
+            run(None, None, Needs(rows=True), False)
+            run(None, each, Needs(rows=True, weight=True), False)
+            run(Known(each, each, each), each, Needs(rows=True, weight=True), False)
+            run(None, None, Needs(), True)
+    finally:
+        triton_log_probs.log_probs_kernel = kernel
     return launches
 
 
@@ -174,6 +202,10 @@ def _cases(quick: bool) -> Iterator[tuple[dict[str, Any], Any, dict[str, Any]]]:
     # Sizes of one become constants of the compiled kernel, where code that takes them for tensors would not compile.
     for kernel, arguments in recorded_launches("float32", 1, 1, 0.1, features=1):
         yield {"dtype": "float32", "rank": 1, "dropout": 0.1, "rows": 1}, kernel, arguments
+    for dtype in DTYPES[:1] if quick else DTYPES:
+        for vocabulary in (32000,) if quick else (32000, 1000):
+            for kernel, arguments in log_probs_launches(dtype, vocabulary):
+                yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 2048}, kernel, arguments
     for kernel, arguments in proximal_launches():
         yield {"dtype": "float32", "rank": 0, "dropout": 0.0, "rows": arguments["n"]}, kernel, arguments
 
@@ -190,7 +222,7 @@ def compile_target(target: str, quick: bool) -> list[dict[str, Any]]:
         seen.add(key)
         start = time.perf_counter()
         usage = compile_launch(kernel, arguments, target)
-        flags = [name for name in ("GATED", "BIASED", "RAISE", "SOFT") if arguments.get(name)]
+        flags = [name for name in _FLAGS if arguments.get(name)]
         tile = [arguments.get(name, 0) for name in ("BLOCK_M", "BLOCK_C", "RANK")]
         results.append(
             {

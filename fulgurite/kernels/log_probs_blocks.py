@@ -36,8 +36,9 @@ __all__ = [
     "wide_product",
 ]
 
-# Numbers in a tile and its largest height, measured on two cores with 1 MiB of L2 each: 2^19 to 2^21 are within a tenth.
-_TILE_CPU, _HEIGHT_CPU = 1 << 19, 1024
+# Numbers in a tile and its largest height, measured on two cores with 1 MiB of L2 each: 2^19 to 2^21 are within a tenth. Smaller
+# ones are more meetings of the threads, each of which waits for a turn where other processes want the cores.
+_TILE_CPU, _HEIGHT_CPU = 1 << 20, 1024
 # On a GPU a tile has to fill the device; 2^26 numbers of bfloat16 are 128 MiB.
 _TILE_GPU, _HEIGHT_GPU = 1 << 26, 8192
 # Numbers of E that are kept at once where the head is trained and its gradient is built in the forward.
