@@ -4,20 +4,26 @@ from fulgurite.datamodules.base import TextDataModule
 from fulgurite.datamodules.conversations import ConversationDataModule
 from fulgurite.datamodules.files import FilesDataModule
 from fulgurite.datamodules.glue import GLUEDataModule
+from fulgurite.datamodules.preferences import PreferenceDataModule
 from fulgurite.datamodules.sft import SFTDataModule
 from fulgurite.datamodules.ultrachat import UltraChatDataModule
+from fulgurite.datamodules.ultrafeedback import UltraFeedbackDataModule
 from fulgurite.datamodules.ultrafeedback_critique import UltraCritiqueDataModule
 from fulgurite.datamodules.ultrainteract import UltraInteractDataModule
+from fulgurite.datamodules.ultrainteract_pairs import UltraInteractPairDataModule
 from fulgurite.datamodules.ultralink import UltraLinkDataModule
 
 __all__ = [
     "ConversationDataModule",
     "FilesDataModule",
     "GLUEDataModule",
+    "PreferenceDataModule",
     "SFTDataModule",
     "TextDataModule",
     "UltraChatDataModule",
     "UltraCritiqueDataModule",
+    "UltraFeedbackDataModule",
     "UltraInteractDataModule",
+    "UltraInteractPairDataModule",
     "UltraLinkDataModule",
 ]

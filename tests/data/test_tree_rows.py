@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tree_batches import completions, pairs
 
 from fulgurite.data.conversations import Tally
 from fulgurite.data.packing import best_fit
@@ -16,7 +17,6 @@ from fulgurite.data.preference_pairs import Comparison
 from fulgurite.data.sampling import Batch
 from fulgurite.data.tree_building import baseline_partners, grow_trees, load_trees, save_trees
 from fulgurite.data.tree_rows import PackedTrees, TreeCollator, TreeRows
-from tree_batches import completions, pairs
 
 TAGS = ["maths", "code"]
 
@@ -38,7 +38,9 @@ def dialogues(spool: Spool, generator: random.Random, count: int, turns: int) ->
     for number in range(count):
         prompt = [number + 1, *(generator.randrange(9) for _ in range(generator.randint(1, 6)))]
         for turn in range(generator.randint(1, turns)):
-            chosen, rejected = ([side, *(generator.randrange(4) for _ in range(generator.randint(1, 6)))] for side in (1, 2))
+            chosen, rejected = (
+                [side, *(generator.randrange(4) for _ in range(generator.randint(1, 6)))] for side in (1, 2)
+            )
             about = comparison(
                 len(found),
                 pairs=((0, 1, float(turn)),),
@@ -98,9 +100,7 @@ def test_packed_cut_and_unpacked_rows_hold_the_same(spool: Spool, turns: int) ->
             assert Counter(pair for batch in made for pair in pairs(batch)) == wanted
             assert sum(rows.targets().tolist()) == sum(wanted.values())
             keys[name] = {
-                path: key
-                for batch in made
-                for path, key in zip(completions(batch), batch["key"].tolist(), strict=True)
+                path: key for batch in made for path, key in zip(completions(batch), batch["key"].tolist(), strict=True)
             }
             sizes[name] = int(rows.lengths.sum())
             assert int(rows.lengths.max()) <= budget
@@ -152,7 +152,9 @@ def test_an_answer_in_several_pairs_is_computed_once(spool: Spool) -> None:
 
 def test_an_answer_that_goes_on_elsewhere_ends_at_a_node(spool: Spool) -> None:
     """The rejected answer is a beginning of the next turn's prompt."""
-    first = EncodedComparison(comparison(0, pairs=((0, 1, 0.0),), group="a"), (spool.add([1, 2]), spool.add([1, 3, 4])), (1, 1))
+    first = EncodedComparison(
+        comparison(0, pairs=((0, 1, 0.0),), group="a"), (spool.add([1, 2]), spool.add([1, 3, 4])), (1, 1)
+    )
     second = EncodedComparison(
         comparison(1, pairs=((0, 1, 0.0),), group="a"), (spool.add([1, 3, 4, 5, 6]), spool.add([1, 3, 4, 5, 7])), (4, 4)
     )
@@ -208,7 +210,14 @@ def test_an_answer_labelled_twice_counts_twice_and_is_computed_once(spool: Spool
     item = rows[0]
     assert rows.targets().tolist() == [6, 1, 1] and rows.labels().tolist() == [0, 1, -1]
     found = zip(completions(TreeCollator(0).rows([item])), item["desirable"].tolist(), strict=True)
-    assert [(path[1], label) for (path, _), label in found if label >= 0] == [(0, 1), (1, 0), (0, 1), (2, 0), (1, 1), (2, 0)]
+    assert [(path[1], label) for (path, _), label in found if label >= 0] == [
+        (0, 1),
+        (1, 0),
+        (0, 1),
+        (2, 0),
+        (1, 1),
+        (2, 0),
+    ]
     assert item["kl"].sum() == 3
     assert item["completion_weight"][item["desirable"] >= 0].tolist() == [0.5] * 6
 
@@ -247,6 +256,27 @@ def test_a_pack_that_fills_up_counts_for_nothing(spool: Spool) -> None:
     assert nothing["pairs"].shape == (0, 2) and len(nothing["sources"]) > 0
 
 
+def test_labels_and_groups_that_fill_up_count_for_nothing(spool: Spool) -> None:
+    encoded = labelled(spool, [True, False])
+    rows, _ = build(encoded, spool, 20, partners=baseline_partners(encoded, spool, 10, seed=0))
+    batch = TreeCollator(0)(([rows[0], rows[1]], Batch((0, 1), 1, 1)))
+    assert batch["desirable"].tolist() == [1, -1, -1, -1] and batch["kl"].tolist() == [False, True, False, False]
+    scored = EncodedComparison(comparison(0, scores=(2.0, 1.0)), (spool.add([1, 2]), spool.add([1, 3])), (1, 1))
+    rows, _ = build([scored], spool, 20)
+    batch = TreeCollator(0)(([rows[0]], Batch((0,), 1, 1)))
+    assert batch["group"].tolist() == [-1, -1] and batch["score"].isnan().all()
+
+
+def test_keys_tell_where_an_answer_begins(spool: Spool) -> None:
+    path = spool.add([1, 2, 3, 4])
+    items = [
+        EncodedComparison(comparison(i, labels=((0, True),)), (path,), (start,)) for i, start in enumerate((1, 2, 2))
+    ]
+    rows, _ = build(items, spool, 20)
+    first, second, third = (int(rows.tensors["key"][i]) for i in range(3))
+    assert first != second == third and first >= 0
+
+
 def test_the_file_gives_back_the_trees_and_a_damaged_one_is_an_error(spool: Spool, tmp_path: Path) -> None:
     rows, _ = build(dialogues(spool, random.Random(3), 4, 3), spool, 60)
     rows.metadata = {"a": "b"}
@@ -268,7 +298,7 @@ def test_references_are_found_by_key_and_refused_when_one_is_missing(spool: Spoo
     rows.set_reference(keys[shuffled], values[shuffled])
     batch = TreeCollator(0).rows([rows[0], rows[1]])
     assert batch["reference"].tolist() == torch.searchsorted(keys, batch["key"]).float().tolist()
-    with pytest.raises(ValueError, match="1 of .* completions have no reference"):
+    with pytest.raises(ValueError, match=r"1 of .* completions have no reference"):
         other, _ = build(dialogues(spool, random.Random(4), 1, 1), spool, 60)
         other.set_reference(other.tensors["key"][:1], values[:1])
 

@@ -112,6 +112,15 @@ def test_a_thousand_answers_to_one_prompt_are_cut_in_time() -> None:
 
 
 def test_rows_of_a_group_share_a_tree_if_they_begin_with_its_shortest_prompt() -> None:
-    prompts = [ids(1, 2, 3, 4, 5), ids(1, 2, 3), ids(1, 9), ids(1, 2, 3), ids(1, 9, 4)]
+    first, second = [1, 2, 3] * 10, [1, 2, 4] * 10
+    prompts = [
+        ids(*first, *[5] * 10),
+        ids(*first),
+        ids(*second),
+        ids(*first),
+        ids(*second, 6),
+        ids(*first[:-2], *[7] * 20),
+    ]
     paths = [[ids(*prompt.tolist(), 8, 8)] for prompt in prompts]
-    assert cluster(prompts, paths) == [[2, 4], [1, 3, 0]]
+    assert cluster(prompts, paths) == [[1, 3, 0, 5], [2, 4]]
+    assert cluster(prompts[:1] + prompts[2:3], paths[:1] + paths[2:3]) == [[1], [0]]
