@@ -35,6 +35,7 @@ class MetricCheckpoint(ModelCheckpoint):
             stage: fit, validate, test or predict
         """
         names = getattr(getattr(trainer, "datamodule", None), "metric_names", None) or ()
+        names = names or getattr(pl_module, "metric_names", ())
         validates = getattr(trainer, "limit_val_batches", 1.0) != 0
         if self.monitor is None and names and validates:
             self.monitor = f"val_{names[0]}"

@@ -157,6 +157,11 @@ class FinetuneModule(LightningModule):
             enable_activation_checkpointing(loaded.model, self.adapter)
         self.network = loaded.model.train()
 
+    @property
+    def backbone_folder(self) -> str:
+        """The folder or hub id that a playground name stands for."""
+        return resolve_backbone(self.backbone)
+
     def _prepare_base(self, model: nn.Module) -> None:
         """A method may change the loaded base before the adapter is attached."""
 

@@ -14,6 +14,7 @@ from fulgurite.lightning_modules.objectives import Step
 __all__ = ["METRICS", "TOKEN_METRICS", "MeanLoss", "Perplexity", "TokenMetrics", "make_metrics"]
 
 METRICS = ("accuracy", "f1", "mcc", "pearson", "spearman", "perplexity", "token_accuracy")
+PAIR_METRIC = "rewards/accuracies"  # of preference modules, which keep it themselves
 # Updated token by token, outside of the collection that compares predictions with labels.
 TOKEN_METRICS = ("perplexity", "token_accuracy")
 
@@ -81,6 +82,7 @@ def make_metrics(names: Sequence[str], num_labels: int, prefix: str) -> torchmet
     Raises:
         ValueError: an unknown name.
     """
+    names = [name for name in names if name != PAIR_METRIC]
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise ValueError(f"make_metrics: {unknown[0]!r} is unknown; allowed are {', '.join(METRICS)}.")

@@ -212,7 +212,8 @@ class PreferenceModule(FinetuneModule):
         margin = given.pop("margin", None)
         parts = self.loss(completions, weight=weight, **({} if margin is None else {"margin": margin}), **given)
         shown = {key: value for key, value in given.items() if key != "pairs"}
-        pairs = batch["pairs"] if batch["pairs"].numel() else None
+        # A rank whose share only fills up a batch has none.
+        pairs = batch["pairs"] if batch["pairs"].numel() or self.loss.kind == "pairs" else None
         detached = Completions(completions.log_probs.detach(), batch["lengths"], reference)
         self._last_metrics = preference_metrics(self.loss, detached, pairs=pairs, **shown)
         empty = batch["targets"][:0]
@@ -264,7 +265,7 @@ class PreferenceModule(FinetuneModule):
         metrics.reset()
 
     def _default_metrics(self) -> tuple[str, ...]:
-        return ()
+        return ("rewards/accuracies",)
 
 
 def merge_adapter(model: nn.Module, folder: str) -> None:

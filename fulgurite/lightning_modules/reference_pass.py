@@ -39,7 +39,7 @@ def cached_reference(module: PreferenceModule) -> ReferenceCache | None:
         known: ReferenceCache | None = None
         if module.reference_cache is not None or path.is_file():
             known = ReferenceCache.load(path, fingerprint)
-            if known.has(batch["key"] for loader in loaders for batch in loader):
+            if _everywhere(module, known.has(batch["key"] for loader in loaders for batch in loader)):
                 rank_zero_info(f"reference log-probabilities of {len(known)} completions: {path}")
                 return known
             if module.reference_cache is not None:
@@ -76,6 +76,15 @@ def _path(module: PreferenceModule, data: Any, fingerprint: str) -> Path:
         return Path(module.reference_cache)
     name = hashlib.sha256(f"{fingerprint}".encode()).hexdigest()[:32]
     return Path(data.cache_dir) / "reference" / f"{name}.safetensors"
+
+
+def _everywhere(module: PreferenceModule, mine: bool) -> bool:
+    """Whether it is so on every rank; all must go the same way, because the pass ends with a gathering."""
+    if module.trainer.world_size == 1:
+        return mine
+    answers: list[Any] = [None] * module.trainer.world_size
+    torch.distributed.all_gather_object(answers, mine)
+    return all(answers)
 
 
 @torch.no_grad()
