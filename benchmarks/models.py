@@ -48,6 +48,7 @@ class ModelCase:
     dtype: torch.dtype
     device: str = "cpu"
     hidden: int = 768
+    vocabulary: int = VOCABULARY
 
     @property
     def targets(self) -> str:
@@ -72,16 +73,16 @@ def make_base(case: ModelCase) -> Base:
     import transformers
 
     torch.manual_seed(0)
-    tokens = torch.randint(5, VOCABULARY, (case.batch, case.length))
+    tokens = torch.randint(5, case.vocabulary, (case.batch, case.length))
     if case.kind == "llama":
         config = transformers.LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=case.hidden, intermediate_size=case.hidden * 8 // 3,
+            vocab_size=case.vocabulary, hidden_size=case.hidden, intermediate_size=case.hidden * 8 // 3,
             num_hidden_layers=case.layers, num_attention_heads=case.hidden // 64, use_cache=False,
         )  # fmt: skip
         model, labels = transformers.LlamaForCausalLM(config), tokens
     else:
         config = transformers.DebertaV2Config(
-            vocab_size=VOCABULARY, hidden_size=case.hidden, intermediate_size=4 * case.hidden,
+            vocab_size=case.vocabulary, hidden_size=case.hidden, intermediate_size=4 * case.hidden,
             num_hidden_layers=case.layers, num_attention_heads=case.hidden // 64, relative_attention=True,
             pos_att_type=["p2c", "c2p"], share_att_key=True, norm_rel_ebd="layer_norm", position_buckets=256,
             position_biased_input=False, max_relative_positions=-1, type_vocab_size=0,

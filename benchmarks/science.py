@@ -18,15 +18,20 @@ from typing import Any
 
 import torch
 
-from benchmarks import sora_sst2, thresholds
+from benchmarks import sft_trl, sora_sst2, thresholds
 
 __all__ = ["main"]
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDIES: dict[str, Callable[[Path], dict[str, Any]]] = {"thresholds": thresholds.run, "sora_sst2": sora_sst2.run}
+STUDIES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "thresholds": thresholds.run,
+    "sora_sst2": sora_sst2.run,
+    "sft_trl": sft_trl.run,
+}
 REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "thresholds": thresholds.report,
     "sora_sst2": sora_sst2.report,
+    "sft_trl": sft_trl.report,
 }
 
 

@@ -151,7 +151,9 @@ def _train_trl(model_folder: Path, rows: Path, dtype: str, scratch: Path) -> _Cl
             if logs and "loss" in logs:
                 clock.losses.append(float(logs["loss"]))
 
-    adapter = LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapter = LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     trainer = Timed(
         model=model,
         args=config,
