@@ -1,4 +1,4 @@
-"""``preference_step``: one DPO step with LoRA over pairs that share tokens: as a tree, pair by pair, and as TRL's DPOTrainer does it.
+"""``preference_step``: one DPO step with LoRA over pairs that share tokens: as a tree, pair by pair, and as TRL takes it.
 
 Shapes: one UltraInteract tree (five turns of a right and a wrong action of 200 tokens after a prompt of 300, an observation of 100
 after each wrong one), and one prompt of 200 with four answers of 200 and all six pairs. The reference's log-probabilities are

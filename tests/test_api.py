@@ -9,8 +9,12 @@ import pytest
 
 PUBLIC = {
     "fulgurite.kernels": [
+        "TokenScores",
         "current_backend",
         "gated_lora_linear",
+        "linear_cross_entropy",
+        "linear_log_probs",
+        "linear_token_scores",
         "proximal_adamw_step_",
         "soft_threshold_",
         "use_backend",
@@ -26,11 +30,80 @@ PUBLIC = {
         "load_adapter",
         "read_adapter_config",
     ],
-    "fulgurite.optim": ["LR_SHAPES", "ProximalAdamW", "StagedSchedule", "threshold_stages"],
-    "fulgurite.models": ["TASKS", "Backbone", "enable_activation_checkpointing", "load_backbone"],
-    "fulgurite.lightning_modules": ["ClassificationModule", "FinetuneModule", "SFTModule", "SoRAModule"],
-    "fulgurite.datamodules": ["FilesDataModule", "GLUEDataModule", "TextDataModule"],
-    "fulgurite.callbacks": ["AdapterCheckpoint", "RandomState", "SamplePrinter", "SparsityReport", "Throughput"],
+    "fulgurite.optim": [
+        "LR_SHAPES",
+        "ProximalAdamW",
+        "StagedSchedule",
+        "threshold_stages",
+    ],
+    "fulgurite.losses": [
+        "Completions",
+        "LossParts",
+        "Mean",
+        "PREFERENCE_LOSSES",
+        "PreferenceLoss",
+        "RewardLoss",
+        "kl_baseline",
+        "kto_weight_warning",
+        "means",
+        "preference_metrics",
+    ],
+    "fulgurite.models": [
+        "Backbone",
+        "HeadBranch",
+        "OutputHead",
+        "PACKABLE",
+        "TASKS",
+        "disable_packing",
+        "enable_activation_checkpointing",
+        "enable_packing",
+        "enable_trees",
+        "find_decoder",
+        "head_options",
+        "load_backbone",
+        "output_head",
+        "packed_inputs",
+        "prove_head",
+        "prove_packing",
+        "usable_head",
+    ],
+    "fulgurite.evaluation": [
+        "GenerationSettings",
+        "LoadedModel",
+        "generate_text",
+        "load_for_generation",
+    ],
+    "fulgurite.lightning_modules": [
+        "ClassificationModule",
+        "FinetuneModule",
+        "PreferenceModule",
+        "SFTModule",
+        "SoRAModule",
+    ],
+    "fulgurite.datamodules": [
+        "ConversationDataModule",
+        "FilesDataModule",
+        "GLUEDataModule",
+        "PreferenceDataModule",
+        "SFTDataModule",
+        "TextDataModule",
+        "UltraChatDataModule",
+        "UltraCritiqueDataModule",
+        "UltraFeedbackDataModule",
+        "UltraInteractDataModule",
+        "UltraInteractPairDataModule",
+        "UltraLinkDataModule",
+    ],
+    "fulgurite.callbacks": [
+        "AdapterCheckpoint",
+        "GenerationSamples",
+        "LearningCurve",
+        "RandomState",
+        "RewardTrend",
+        "SamplePrinter",
+        "SparsityReport",
+        "Throughput",
+    ],
 }
 
 SIGNATURES = {
@@ -45,6 +118,18 @@ SIGNATURES = {
     "fulgurite.adapters.Adapter.export_peft": "self folder rank_pattern=False base_model=None task_type=None",
     "fulgurite.adapters.Adapter.param_groups": "self lr weight_decay=0.0 gate_lr=None head_lr=None",
     "fulgurite.optim.ProximalAdamW": "params lr=0.001 betas=(0.9, 0.999) eps=1e-08 weight_decay=0.01 foreach=None fused=None",
+    "fulgurite.kernels.linear_log_probs": (
+        "hidden weight targets bias=None ignore_index=-100 logit_scale=1.0 softcap=None lora_a=None gate=None "
+        "lora_b=None scaling=1.0"
+    ),
+    "fulgurite.kernels.linear_cross_entropy": (
+        "hidden weight targets bias=None ignore_index=-100 logit_scale=1.0 softcap=None lora_a=None gate=None "
+        "lora_b=None scaling=1.0"
+    ),
+    "fulgurite.losses.PreferenceLoss": (
+        "names weights=None beta=0.1 label_smoothing=0.0 gamma_ratio=0.5 cpo_alpha=1.0 desirable_weight=1.0 "
+        "undesirable_weight=1.0 temperature=0.0001 length_normalise=True nll_over='completion'"
+    ),
 }
 
 OPTIONS = {
@@ -64,6 +149,27 @@ OPTIONS = {
     "fulgurite.datamodules.GLUEDataModule": (
         "task path revision splits mismatched tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir "
         "limit_train pad_multiple"
+    ),
+    "fulgurite.lightning_modules.PreferenceModule": (
+        "backbone loss loss_weights adapter init_adapter reference_model cache_reference reference_cache beta "
+        "label_smoothing gamma_ratio cpo_alpha desirable_weight undesirable_weight temperature use_margin learning_rate "
+        "gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels "
+        "trust_remote_code"
+    ),
+    "fulgurite.datamodules.SFTDataModule": (
+        "path val_path test_path schema columns template supervise task_type packing too_long on_bad_row val_fraction "
+        "weights mixing revision tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir limit_train "
+        "pad_multiple"
+    ),
+    "fulgurite.datamodules.UltraLinkDataModule": (
+        "languages path val_path test_path schema columns template supervise task_type packing too_long on_bad_row "
+        "val_fraction weights mixing revision tokenizer batch_size eval_batch_size max_length num_workers seed "
+        "cache_dir limit_train pad_multiple"
+    ),
+    "fulgurite.datamodules.PreferenceDataModule": (
+        "path val_path test_path schema columns as_chat template objective_kind pair_rule ties score trees packing "
+        "token_budget on_bad_row val_fraction revision tokenizer batch_size eval_batch_size max_length num_workers seed "
+        "cache_dir limit_train pad_multiple"
     ),
 }
 
@@ -88,7 +194,8 @@ def test_public_names(package):
     undocumented = [
         name
         for name in module.__all__
-        if name not in ("LR_SHAPES", "TASKS") and not inspect.getdoc(getattr(module, name))
+        if name not in ("LR_SHAPES", "PACKABLE", "PREFERENCE_LOSSES", "TASKS")
+        and not inspect.getdoc(getattr(module, name))
     ]
     assert not undocumented
 
