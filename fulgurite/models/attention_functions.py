@@ -1,24 +1,26 @@
-"""Attention of packed rows: causal, and no segment sees another.
+"""Attention of packed rows: causal, and no segment sees another but, in a tree, its ancestors.
 
-    out_i = Σ_j p_ij v_j,   p_i = softmax_j (cap(s · q_i·k_j) + slope_h · (j − i)),   j ≤ i, i − j < window, same segment
+    out_i = Σ_j p_ij v_j,   p_i = softmax_j (cap(s · q_i·k_j) − slope_h · distance(i, j)),   over the j that i sees
 
-with the parts that an architecture has: scale s, Gemma 2's cap, a sliding window, BLOOM's slopes (ALiBi). Distances are
-taken inside the segment, so they are exact however far into the pack it lies.
+with the parts that an architecture has: scale s, Gemma 2's cap, a sliding window, BLOOM's slopes (ALiBi). Who sees whom at
+which distance says :mod:`fulgurite.models.segments`; distances are taken inside the segment, or along the path of a tree, so
+they are exact however far into the pack it lies.
 
-The structure travels as the model's `attention_mask`: a (1, 1, 1, S + 1) int32 tensor of the segments' boundaries. It is
-the one argument that every architecture hands to its attention (BLOOM and older models drop keywords that they do not
-know), masks of four dimensions pass through transformers as they are, so that no T × T mask is built, and activation
-checkpointing keeps it. Batches whose mask is anything else get the attention that the model had before.
+The structure travels as the model's `attention_mask`, a small int32 tensor of four dimensions. It is the one argument that
+every architecture hands to its attention (BLOOM and older models drop keywords that they do not know), masks of four
+dimensions pass through transformers as they are, so that no T × T mask is built, and activation checkpointing keeps it.
+Batches whose mask is anything else get the attention that the model had before.
 
-On the CPU the loop over segments costs Σ tᵢ². On CUDA flash-attn's varlen kernel or compiled flex attention take over, each
-only after its first result agreed with the loop's. A tree of segments fits in here: then a segment's keys are those of the
-segments on its path before its own, and the mask is aligned to the lower right.
+On the CPU the loop over chains costs Σ tᵢ² of packed rows; trees go without masks where the layer has neither cap, slopes
+nor a window that any path exceeds (:mod:`fulgurite.models.tree_attention`). On CUDA flash-attn's varlen kernel (which knows
+no trees) or compiled flex attention take over, each only after its first result agreed with the loop's.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -26,7 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["PREFIX", "Rule", "Segments", "attend", "packed_structure", "register"]
+from fulgurite.models.segments import Segments, packed_structure
+from fulgurite.models.tree_attention import applicable, attend_tree
+
+__all__ = ["PREFIX", "Rule", "attend", "register"]
 
 PREFIX = "fulgurite_"
 _BASES = ("sdpa", "eager")
@@ -45,59 +50,6 @@ class Rule(NamedTuple):
     slopes: torch.Tensor | None = None
 
 
-class Segments:
-    """The segments of one packed row.
-
-    Args:
-        boundaries: (S + 1,) int32 from 0 to T, ascending.
-
-    Attributes:
-        lengths: tokens of each segment; no zeros.
-        windows: if a list, every layer notes its sliding window there (for proofs).
-    """
-
-    def __init__(self, boundaries: torch.Tensor) -> None:
-        self.boundaries = boundaries.to(torch.int32)
-        # On a GPU the one synchronisation of a forward.
-        self.lengths = [length for length in boundaries.diff().tolist() if length]
-        self.windows: list[int | None] | None = None
-        self._masks: dict[int | None, Any] = {}
-
-    def carrier(self) -> torch.Tensor:
-        """The `attention_mask` that stands for this structure."""
-        mask = self.boundaries.view(1, 1, 1, -1)
-        # Spares each layer the way back from the tensor; where a wrapper copies the tensor it is read again.
-        mask._fulgurite_segments = self  # type: ignore[attr-defined]
-        return mask
-
-    def block_mask(self, window: int | None) -> Any:
-        """Flex attention's mask, made once per window."""
-        if window not in self._masks:
-            from torch.nn.attention.flex_attention import create_block_mask
-
-            tokens, device = int(sum(self.lengths)), self.boundaries.device
-            index = torch.arange(tokens, device=device, dtype=torch.int32)
-            owner = torch.searchsorted(self.boundaries, index, right=True)
-
-            def sees(batch: Any, head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-                same = (owner[query] == owner[key]) & (query >= key)
-                return same if window is None else same & (query - key < window)
-
-            make = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask
-            self._masks[window] = make(sees, None, None, tokens, tokens, device=device)
-        return self._masks[window]
-
-
-def packed_structure(attention_mask: Any) -> Segments | None:
-    """The structure that an attention mask carries, or None if it is an ordinary mask."""
-    if not isinstance(attention_mask, torch.Tensor) or attention_mask.dtype != torch.int32:
-        return None
-    if attention_mask.dim() != 4 or attention_mask.shape[:3] != (1, 1, 1):
-        return None
-    known = getattr(attention_mask, "_fulgurite_segments", None)
-    return known if known is not None else Segments(attention_mask.flatten())
-
-
 def register() -> None:
     """Make "fulgurite_sdpa" and "fulgurite_eager" known to transformers, with masks for batches that are not packed."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -114,7 +66,7 @@ def register() -> None:
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, rule: Rule) -> torch.Tensor:
-    """Attention within segments.
+    """Attention within segments, or along the paths of a tree.
 
     Args:
         query: (1, H, T, D).
@@ -126,34 +78,72 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments
     Returns:
         (1, T, H, D').
     """
-    if query.shape[0] != 1 or query.shape[2] != key.shape[2] or query.shape[2] != sum(segments.lengths):
+    if query.shape[0] != 1 or query.shape[2] != key.shape[2] or query.shape[2] != segments.tokens:
         raise ValueError(
-            f"attend: queries {tuple(query.shape)} and keys {tuple(key.shape)} for {sum(segments.lengths)} packed tokens; "
+            f"attend: queries {tuple(query.shape)} and keys {tuple(key.shape)} for {segments.tokens} packed tokens; "
             "a packed batch is a single row, goes through the model without a cache, and its boundaries end where it ends"
         )
+    if segments.order is None or segments.inverse is None:
+        return _in_preorder(query, key, value, segments, rule)
+    query, key, value = (tensor.index_select(2, segments.order) for tensor in (query, key, value))
+    return _in_preorder(query, key, value, segments, rule).index_select(1, segments.inverse)
+
+
+def _in_preorder(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, rule: Rule
+) -> torch.Tensor:
     if query.device.type == "cuda":
-        fast = _fast_way(query, key, rule)
+        fast = _fast_way(query, key, rule, segments)
         if fast is not None and _agrees(fast, query, key, value, segments, rule):
             return fast(query, key, value, segments, rule)
-    return _by_segment(query, key, value, segments, rule)
+    elif segments.parents is not None and _unmasked(segments, rule):
+        query, key, value = map(_autocast, (query, key, value))
+        if applicable(query, key, value):
+            return attend_tree(query, key, value, segments, rule.scaling)
+    return _by_chain(query, key, value, segments, rule)
 
 
-def _by_segment(
+def _by_chain(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, rule: Rule
 ) -> torch.Tensor:
     # split, not slices: its backward is one concatenation, that of a slice a tensor of zeros as long as the pack.
-    parts = zip(*(tensor.split(segments.lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    return torch.cat([_one_segment(q, k, v, rule).transpose(1, 2) for q, k, v in parts], dim=1)
+    queries, keys, values = (tensor.split(segments.lengths, dim=2) for tensor in (query, key, value))
+    outputs = []
+    for start, stop, path in segments.chains:
+        seen = [own for a, b in path for own in range(a, b)]
+        if rule.window is not None:  # the chain's first token looks farthest back
+            reach = segments.depths[start] - rule.window + 1
+            seen = [own for own in seen if segments.depths[own] + segments.lengths[own] > reach]
+        seen += range(start, stop)
+        parts = _joined(queries[start:stop]), _joined([keys[i] for i in seen]), _joined([values[i] for i in seen])
+        outputs.append(_one_chain(*parts, rule).transpose(1, 2))
+    return torch.cat(outputs, dim=1)
 
 
-def _one_segment(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: Rule) -> torch.Tensor:
-    """(1, H, t, D), (1, G, t, D), (1, G, t, D') -> (1, H, t, D')."""
-    length, groups = query.shape[2], query.shape[1] // key.shape[1]
-    window = rule.window if rule.window is not None and length > rule.window else None
+def _unmasked(segments: Segments, rule: Rule) -> bool:
+    reach = rule.window is None or rule.window >= segments.longest_path
+    return reach and rule.dropout == 0 and rule.slopes is None and rule.softcap is None
+
+
+def _autocast(tensor: torch.Tensor) -> torch.Tensor:
+    """What autocast on the CPU makes of an argument of scaled_dot_product_attention."""
+    if torch.is_autocast_enabled("cpu") and tensor.dtype != torch.float64:
+        return tensor.to(torch.get_autocast_dtype("cpu"))
+    return tensor
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=2)
+
+
+def _one_chain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: Rule) -> torch.Tensor:
+    """(1, H, t, D), (1, G, u, D), (1, G, u, D') -> (1, H, t, D'); the last t of the u ≥ t keys are the queries' own."""
+    length, seen, groups = query.shape[2], key.shape[2], query.shape[1] // key.shape[1]
+    window = rule.window if rule.window is not None and seen > rule.window else None
     mask = None
-    if window is not None or rule.slopes is not None or rule.softcap is not None:
-        index = torch.arange(length, device=query.device)
-        distance = index[:, None] - index
+    if seen > length or window is not None or rule.slopes is not None or rule.softcap is not None:
+        index = torch.arange(seen, device=query.device)
+        distance = index[seen - length :, None] - index
         mask = distance >= 0
         if window is not None:
             mask &= distance < window
@@ -203,7 +193,7 @@ def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments
 
 
 def _flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, rule: Rule) -> torch.Tensor:
-    from torch.nn.attention.flex_attention import flex_attention
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     softcap = rule.softcap
 
@@ -211,13 +201,15 @@ def _flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments:
         assert softcap is not None
         return softcap * torch.tanh(score / softcap)
 
-    function = _compiled(flex_attention) if query.device.type == "cuda" else flex_attention
+    function, make = flex_attention, create_block_mask
+    if query.device.type == "cuda":
+        function, make = _compiled(flex_attention), _compiled(create_block_mask)
     out = function(
         query,
         key,
         value,
         score_mod=None if softcap is None else cap,
-        block_mask=segments.block_mask(rule.window),
+        block_mask=segments.block_mask(rule.window, make),
         scale=rule.scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
@@ -236,10 +228,10 @@ def _flash_installed() -> bool:
     return find_spec("flash_attn") is not None
 
 
-def _fast_way(query: torch.Tensor, key: torch.Tensor, rule: Rule) -> Any:
+def _fast_way(query: torch.Tensor, key: torch.Tensor, rule: Rule, segments: Segments) -> Any:
     if rule.slopes is not None:
         return None
-    if query.dtype in _HALF and query.shape[-1] <= 256 and _flash_installed():
+    if segments.parents is None and query.dtype in _HALF and query.shape[-1] <= 256 and _flash_installed():
         return _flash
     return _flex if rule.dropout == 0 else None  # flex attention has no dropout
 
@@ -248,13 +240,21 @@ def _agrees(
     fast: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, rule: Rule
 ) -> bool:
     """Whether the fast way gave what the loop gives when it was first used in this setting (relative 0.03; in float32 0.005)."""
-    form = (query.shape[1], key.shape[1], query.shape[3], value.shape[3], rule.window, rule.softcap)
+    form = (
+        query.shape[1],
+        key.shape[1],
+        query.shape[3],
+        value.shape[3],
+        rule.window,
+        rule.softcap,
+        segments.parents is None,
+    )
     setting = (fast.__name__, query.device, query.dtype, *form)
     if setting not in _agreed:
         plain = rule._replace(dropout=0.0)
         try:
             with torch.no_grad():
-                wanted = _by_segment(query, key, value, segments, plain).float()
+                wanted = _by_chain(query, key, value, segments, plain).float()
                 found = fast(query, key, value, segments, plain).float()
             error = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
             _agreed[setting] = error <= (0.03 if query.dtype in _HALF else 0.005)
@@ -262,7 +262,7 @@ def _agrees(
         except Exception as failure:
             _agreed[setting], reason = False, f"{type(failure).__name__}: {failure}"
         if not _agreed[setting]:
-            _log.warning("packed attention: %s is not used, a loop over segments is: %s", fast.__name__[1:], reason)
+            _log.warning("packed attention: %s is not used, a loop over chains is: %s", fast.__name__[1:], reason)
     return _agreed[setting]
 
 

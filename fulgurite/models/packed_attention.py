@@ -1,10 +1,11 @@
 """Packing for transformers' causal language models: which can do it, how they are set up, and the proof.
 
-Architectures of the table were tested: log-probabilities and gradients of a packed row equal those of its segments alone.
-All the same each model is proved before it is used, because a wrong mask gives wrong numbers without an error and versions
-of transformers differ: two short segments, without gradient, and each layer has to show that its sliding window, which two
-short segments cannot reach, arrives at the attention. The table is trusted only where the model cannot run where it is
-(on the meta device, or quantised for a GPU). What fails is refused by name.
+Architectures of the table were tested: log-probabilities and gradients of a packed row equal those of its segments alone,
+and those of a tree's branches equal those of each path alone. All the same each model is proved before it is used, because
+a wrong mask gives wrong numbers without an error and versions of transformers differ: a few short segments, without
+gradient, and each layer has to show that its sliding window, which short segments cannot reach, arrives at the attention.
+The table is trusted only where the model cannot run where it is (on the meta device, or quantised for a GPU). What fails is
+refused by name.
 
 Rotary embeddings that stretch with the longest row of a batch ("dynamic", "longrope") look at the longest segment, as they
 look at the longest row of a padded batch.
@@ -12,15 +13,17 @@ look at the longest row of a padded batch.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
-from fulgurite.models.attention_functions import PREFIX, Segments, register
+from fulgurite.models.attention_functions import PREFIX, register
 from fulgurite.models.heads import evaluating, rounding
+from fulgurite.models.segments import Segments
 
-__all__ = ["PACKABLE", "disable_packing", "enable_packing", "packed_inputs", "prove_packing"]
+__all__ = ["PACKABLE", "disable_packing", "enable_packing", "enable_trees", "packed_inputs", "prove_packing"]
 
 PACKABLE = (
     "bloom",
@@ -36,8 +39,13 @@ PACKABLE = (
     "qwen2",
     "qwen3",
 )
-_PROOF_LENGTHS = (5, 7)
 _WAY_OUT = "set packing to false"
+_NO_TREES = "set trees to false"
+# Lengths and parents of the segments that prove a model, and the paths that are compared.
+_Structure = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
+_ROWS: _Structure = ((5, 7), (-1, -1), ((0,), (1,)))
+# Two trees; a branch within a branch; the longest path is not first, so that tokens have to be brought in order.
+_TREES: _Structure = ((4, 2, 3, 4, 2, 3), (-1, 0, 0, 2, 1, -1), ((0, 2, 3), (0, 1, 4), (5,)))
 
 
 def enable_packing(model: nn.Module) -> None:
@@ -91,6 +99,24 @@ def enable_packing(model: nn.Module) -> None:
         raise
 
 
+def enable_trees(model: nn.Module) -> None:
+    """Make a model understand packed batches whose segments have parents. May be repeated.
+
+    Args:
+        model: as for :func:`enable_packing`, which is called first; attention "sdpa" or "eager".
+
+    Raises:
+        ValueError: the architecture cannot do it; packing without trees still goes on if the model can do that.
+    """
+    enable_packing(model)
+    if _flash(model.config):
+        raise ValueError(
+            f"enable_trees: {type(model).__name__} runs with flash attention, which knows no trees. Load it with "
+            f"attn_implementation='sdpa', or {_NO_TREES}."
+        )
+    _prove(model, "enable_trees", _TREES, "computes the branches of a tree otherwise than each path alone", _NO_TREES)
+
+
 def disable_packing(model: nn.Module) -> None:
     """Undo :func:`enable_packing`.
 
@@ -111,7 +137,8 @@ def packed_inputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str,
 
     Args:
         model: after :func:`enable_packing`.
-        batch: of `PackedCollator`: input_ids and position_ids (1, T), cu_seq_lens (S + 1,) from 0 to T.
+        batch: of `PackedCollator` or `TreeCollator`: input_ids and position_ids (1, T), cu_seq_lens (S + 1,) from 0 to T;
+            after :func:`enable_trees` also parents (S,), each before its children, -1 for roots.
     """
     config: Any = model.config
     if not config._attn_implementation.startswith(PREFIX) and not _flash(config):
@@ -120,12 +147,18 @@ def packed_inputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str,
         )
     missing = [key for key in ("input_ids", "position_ids", "cu_seq_lens") if key not in batch]
     if missing:
-        raise ValueError(f"packed_inputs: the batch has no {', '.join(missing)}; make it with PackedCollator.")
+        raise ValueError(
+            f"packed_inputs: the batch has no {', '.join(missing)}; make it with PackedCollator or TreeCollator."
+        )
     inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
     if config.model_type != "bloom":  # knows no positions but ALiBi's, and warns
         inputs["position_ids"] = batch["position_ids"]
     if not _flash(config):
-        return inputs | {"attention_mask": Segments(batch["cu_seq_lens"]).carrier()}
+        return inputs | {"attention_mask": Segments(batch["cu_seq_lens"], batch.get("parents")).carrier()}
+    if "parents" in batch and bool((batch["parents"] >= 0).any()):
+        raise ValueError(
+            f"packed_inputs: {type(model).__name__} runs with flash attention, which knows no trees; {_NO_TREES}."
+        )
     boundaries = batch["cu_seq_lens"].to(torch.int32)
     longest = int(boundaries.diff().max())
     return inputs | {
@@ -149,51 +182,68 @@ def prove_packing(model: nn.Module) -> None:
     Raises:
         ValueError: they differ, or the model has layers of which two short segments prove nothing.
     """
+    _prove(model, "enable_packing", _ROWS, "lets packed rows see one another", _WAY_OUT)
+
+
+def _prove(model: nn.Module, caller: str, structure: _Structure, wrong: str, way_out: str) -> None:
     name = type(model).__name__
     config: Any = model.config
     windows = _expected_windows(name, config)
-    generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
     if device.type == "meta" and config.model_type in PACKABLE:
         return
-    vocabulary = config.get_text_config().vocab_size
-    rows = [torch.randint(vocabulary, (1, length), generator=generator).to(device) for length in _PROOF_LENGTHS]
-    ends = torch.tensor([0, *_PROOF_LENGTHS], device=device).cumsum(0)
-    positions = torch.cat([torch.arange(length, device=device) for length in _PROOF_LENGTHS])[None]
-    batch = {"input_ids": torch.cat(rows, 1), "position_ids": positions, "cu_seq_lens": ends.int()}
+    batch, paths = _proof_batch(structure, config.get_text_config().vocab_size, device)
     inputs = packed_inputs(model, batch)
     segments = getattr(inputs["attention_mask"], "_fulgurite_segments", None)
     if segments is not None:
         segments.windows = []
     with torch.no_grad(), evaluating(model):
         try:
+            rows = [batch["input_ids"][:, path] for path in paths]
             alone = torch.cat([model(input_ids=row, use_cache=False).logits.double() for row in rows], 1)
         except Exception as error:
             if config.model_type in PACKABLE and type(model).__module__.startswith("transformers."):
                 return  # it does not run where it is, packed or not
-            raise ValueError(
-                f"enable_packing: {name} does not run here, so packing was not proved; {_WAY_OUT}."
-            ) from error
+            raise ValueError(f"{caller}: {name} does not run here, so packing was not proved; {way_out}.") from error
         try:
-            packed = model(**inputs).logits.double()
+            packed = model(**inputs).logits.double()[:, torch.cat(paths)]
         except Exception as error:
             raise ValueError(
-                f"enable_packing: {name} cannot take packed rows ({type(error).__name__}: {error}); {_WAY_OUT}, or try a newer "
+                f"{caller}: {name} cannot take packed rows ({type(error).__name__}: {error}); {way_out}, or try a newer "
                 "transformers."
             ) from error
     epsilon = rounding(next(model.parameters()))
     error_size = float((packed - alone).abs().max() / alone.abs().max().clamp(min=1e-30))
     if not error_size <= max(1e-4, 8 * epsilon if epsilon > 1e-6 else 0.0):
-        raise ValueError(
-            f"enable_packing: {name} lets packed rows see one another (its logits change by {error_size:.1g} of the largest); "
-            f"{_WAY_OUT}."
-        )
+        raise ValueError(f"{caller}: {name} {wrong} (its logits change by {error_size:.1g} of the largest); {way_out}.")
     if segments is not None and segments.windows != windows:
         raise ValueError(
-            f"enable_packing: of {name}'s {len(windows)} layers {len(segments.windows)} reached the packed attention, with "
+            f"{caller}: of {name}'s {len(windows)} layers {len(segments.windows)} reached the packed attention, with "
             f"windows {sorted({window or 0 for window in segments.windows})} instead of "
-            f"{sorted({window or 0 for window in windows})} (0: none); {_WAY_OUT}."
+            f"{sorted({window or 0 for window in windows})} (0: none); {way_out}."
         )
+
+
+def _proof_batch(
+    structure: _Structure, vocabulary: int, device: torch.device
+) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """A batch of random tokens, and the places of each path's tokens."""
+    lengths, parents, paths = structure
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.tensor([0, *lengths]).cumsum(0)
+    places = [torch.arange(start, stop, device=device) for start, stop in pairwise(ends)]
+    routes = [torch.cat([places[own] for own in path]) for path in paths]
+    positions = torch.zeros(int(ends[-1]), dtype=torch.int64, device=device)
+    for route in routes:
+        positions[route] = torch.arange(len(route), device=device)
+    batch = {
+        "input_ids": torch.randint(vocabulary, (1, len(positions)), generator=generator).to(device),
+        "position_ids": positions[None],
+        "cu_seq_lens": ends.to(device, torch.int32),
+    }
+    if max(parents) >= 0:
+        batch["parents"] = torch.tensor(parents, dtype=torch.int32, device=device)
+    return batch, routes
 
 
 def _expected_windows(name: str, config: Any) -> list[int | None]:

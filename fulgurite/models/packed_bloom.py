@@ -1,8 +1,8 @@
 """BLOOM on packed rows. Its attention is no replaceable function, so its two classes are swapped for these, in place.
 
 ALiBi adds slope_h · j to the scores, with j counted from the start of the row. Far into a pack that is a large number in
-which small differences drown; here it is slope_h · (j − i) within the segment. Parameters and keys stay what they were,
-and batches that are not packed take the classes' own way.
+which small differences drown; here it is slope_h · (j − i) within the segment, and along the path of a tree. Parameters and
+keys stay what they were, and batches that are not packed take the classes' own way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from transformers.models.bloom.modeling_bloom import BloomAttention, BloomModel
 
-from fulgurite.models.attention_functions import Rule, attend, packed_structure
+from fulgurite.models.attention_functions import Rule, attend
+from fulgurite.models.segments import packed_structure
 
 __all__ = ["PackedBloomAttention", "PackedBloomModel", "swap_bloom", "unswap_bloom"]
 

@@ -13,7 +13,7 @@ from tiny import DECODERS, VOCABULARY, WINDOW, build
 from fulgurite.adapters import LoRA, SoRA, attach
 from fulgurite.data.packing import PackedCollator
 from fulgurite.models import enable_activation_checkpointing, load_backbone
-from fulgurite.models.attention_functions import Rule, Segments, _by_segment, _flex, attend, packed_structure
+from fulgurite.models.attention_functions import Rule, _by_chain, _flex, attend
 from fulgurite.models.heads import find_decoder
 from fulgurite.models.packed_attention import (
     PACKABLE,
@@ -22,6 +22,7 @@ from fulgurite.models.packed_attention import (
     packed_inputs,
     prove_packing,
 )
+from fulgurite.models.segments import Segments, packed_structure
 
 LENGTHS = (3, WINDOW + 9, 1, WINDOW, 2 * WINDOW + 7, 5)  # shorter than the sliding window, as long as it, and longer
 
@@ -258,7 +259,7 @@ def test_proof_sees_attention_that_leaks(monkeypatch):
     model = build("llama")
 
     def leaky(query, key, value, segments, rule):
-        return _by_segment(query, key, value, Segments(torch.tensor([0, query.shape[2]])), rule)
+        return _by_chain(query, key, value, Segments(torch.tensor([0, query.shape[2]])), rule)
 
     monkeypatch.setattr("fulgurite.models.attention_functions.attend", leaky)
     with pytest.raises(ValueError, match=r"LlamaForCausalLM lets packed rows see one another.*packing to false"):
