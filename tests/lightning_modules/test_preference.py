@@ -92,7 +92,9 @@ def test_every_kind_of_loss_learns_the_preference(make_trainer, tmp_path, loss, 
     seed_everything(0)
     schema = {"schema": "ultrafeedback"} if kind == "groups" else {}
     rows = data(tmp_path, objective_kind=kind, limit_train=200, val_fraction=0.1, **schema)
-    trained = module(loss=loss, loss_weights=[1.0, 0.2] if len(loss) == 2 else None, learning_rate=3e-3, temperature=1.0)
+    trained = module(
+        loss=loss, loss_weights=[1.0, 0.2] if len(loss) == 2 else None, learning_rate=3e-3, temperature=1.0
+    )
     trainer = make_trainer(max_epochs=2, num_sanity_val_steps=0)
     trainer.fit(trained, rows)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
