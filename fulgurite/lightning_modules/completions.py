@@ -61,7 +61,8 @@ class CompletionLogProbs:
         if network not in self._ready:
             enable_packing(network)
             self._ready.add(network)
-        if "parents" in batch and network not in self._with_trees:
+        # Rows of their own are trees without parents, which attention by segment is enough for.
+        if "parents" in batch and network not in self._with_trees and bool((batch["parents"] >= 0).any()):
             enable_trees(network)
             self._with_trees.add(network)
         return packed_inputs(network, batch)
