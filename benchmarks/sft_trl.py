@@ -21,7 +21,7 @@ from typing import Any
 
 __all__ = ["report", "run"]
 
-ROWS, LENGTH, RANK, STEPS, ROUNDS = 500, 512, 16, 16, 3
+ROWS, LENGTH, RANK, STEPS, ROUNDS = 500, 512, 16, 16, 2
 CONTENDERS = ("TRL", "fulgurite")
 
 
