@@ -18,6 +18,7 @@ COMMANDS = [
     for line in re.findall(r"^fulgurite .*$|(?<=`)fulgurite [a-z]+ --[^`]+(?=`)", README, re.M)
 ]
 SHORT = "--trainer.max_steps 2 --trainer.limit_val_batches 1 --trainer.enable_progress_bar false --trainer.logger false".split()
+RUNS = {"configs/quickstart.yaml": "quickstart", "configs/sft_tiny_llama.yaml": "sft-tiny-llama"}
 PLAYGROUND = {
     "configs/glue/rte_schedule.yaml": "--model.backbone playground --data.path builtin --data.max_length 32".split()
 }
@@ -25,9 +26,11 @@ PLAYGROUND = {
 
 def shortened(command: str, root: Path) -> list[str]:
     """The words behind ``fulgurite``, with short runs and the run's folder under ``root``."""
-    words = shlex.split(command.replace("runs/quickstart", str(root / "quickstart")))[1:]
-    name = "quickstart" if "configs/quickstart.yaml" in words else "other"
+    for name in RUNS.values():
+        command = command.replace(f"runs/{name}", str(root / name))
+    words = shlex.split(command)[1:]
     config = next((word for word in words if word.startswith("configs/")), "")
+    name = RUNS.get(config, "other")
     if words[0] in ("fit", "test"):
         words += ["--trainer.default_root_dir", str(root / name), "--trainer.accelerator", "cpu"]
     if words[0] == "fit" and "rte_schedule" in config:
@@ -37,6 +40,8 @@ def shortened(command: str, root: Path) -> list[str]:
         steps = "4" if "--ckpt_path" in words else "2"
         words += ["--trainer.max_steps", steps, *SHORT[2:]]
         words += ["--data.documents", "200"] if "playground_base" in config else []
+        words += ["--data.limit_train", "60", "--data.max_length", "512"] if "sft/" in config else []
+        words += ["--trainer.num_sanity_val_steps", "0"] if "sft" in config or "preference" in config else []
     elif words[0] == "test":
         words += [
             "--trainer.limit_test_batches",
@@ -57,7 +62,7 @@ def test_commands_of_the_readme_run_in_order(tmp_path, monkeypatch, capsys):
             continue
         assert main(shortened(command, tmp_path)) == 0, (command, capsys.readouterr())
         ran.append(command.split()[1])
-    assert set(ran) == {"fit", "test", "export"} and len(ran) >= 8
+    assert set(ran) == {"fit", "test", "export", "generate"} and len(ran) >= 11
     assert "max |merged − adapter|" in capsys.readouterr().out
     assert (tmp_path / "quickstart" / "peft" / "adapter_config.json").is_file()
 
