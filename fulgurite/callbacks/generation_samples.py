@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
+from rich.text import Text
 
 from fulgurite.console import say
 from fulgurite.data.answers import end_tokens
@@ -62,7 +63,8 @@ class GenerationSamples(Callback):
         for ids, reference in prompts(self.count):
             answer = tokenizer.decode(self._generate(network, tokenizer, ids), skip_special_tokens=True)
             prompt = tokenizer.decode(ids, skip_special_tokens=False)
-            table.add_row(_end(prompt), _start(answer), _start(reference))
+            # Text, not markup: [/INST] is no closing tag.
+            table.add_row(Text(_end(prompt)), Text(_start(answer)), Text(_start(reference)))
             row = {"step": trainer.global_step, "prompt": prompt, "generated": answer, "reference": reference}
             lines.append(json.dumps(row, ensure_ascii=False))
         if not lines:

@@ -152,3 +152,14 @@ def test_two_processes_equal_one_with_packing(tmp_path):
     assert two[0]["weights"] == pytest.approx(one["weights"], rel=1e-9)
     assert two[0]["metrics"] == pytest.approx(one["metrics"], rel=1e-6, nan_ok=True)
     assert two[1]["metrics"] == pytest.approx(two[0]["metrics"], nan_ok=True)
+
+
+def test_samples_of_a_template_in_brackets_are_text_not_markup(make_trainer, tmp_path, capsys):
+    from fulgurite.callbacks import GenerationSamples
+
+    data = SFTDataModule(**OPTIONS, template="mistral", batch_size=8)
+    samples = GenerationSamples(count=1, max_new_tokens=4, folder=str(tmp_path))
+    make_trainer(samples).validate(module(), data)
+    assert "[/INST]" in capsys.readouterr().out
+    (line,) = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert "[/INST]" in json.loads(line)["prompt"] and json.loads(line)["reference"]
