@@ -5,13 +5,13 @@ step 0. Shorter sanity checks say nothing about the data and are left out.
 """
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 
+from fulgurite.callbacks.picture import panels, save
 from fulgurite.console import say, shortest
 
 __all__ = ["LearningCurve"]
@@ -100,8 +100,8 @@ class LearningCurve(Callback):
             return
         say(self._table())
         path = Path(self.folder or trainer.default_root_dir) / "learning_curve.png"
-        if _draw(self.train, self.validations, path):
-            say(f"picture: {shortest(path)}")
+        _draw(self.train, self.validations, path)
+        say(f"picture: {shortest(path)}")
 
     def _table(self) -> Table:
         names = list(self.validations[-1][1])
@@ -118,32 +118,15 @@ class LearningCurve(Callback):
         return table
 
 
-def _draw(train: list[tuple[int, float]], validations: list[tuple[int, dict[str, float]]], path: Path) -> bool:
-    """Whether the picture was drawn: without matplotlib it is not."""
-    try:
-        import matplotlib
-    except ImportError:
-        return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+def _draw(train: list[tuple[int, float]], validations: list[tuple[int, dict[str, float]]], path: Path) -> None:
     names = [n for n in validations[-1][1] if n != "val_loss" and "/" not in n][: _PANELS - 1]
-    figure, grid = plt.subplots(1, 1 + len(names), figsize=(4.2 * (1 + len(names)), 3.2), squeeze=False)
-    first = grid[0][0]
+    figure, row = panels(1 + len(names))
     if train:
-        first.plot(*zip(*train, strict=True), color="0.7", linewidth=1, label="training")
-    for axes, name in zip(grid[0], ["val_loss", *names], strict=True):
+        row[0].plot(*zip(*train, strict=True), color="0.7", linewidth=1, label="training")
+    for axes, name in zip(row, ["val_loss", *names], strict=True):
         points = [(step, values[name]) for step, values in validations if math.isfinite(values.get(name, math.nan))]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label="validation")
         axes.set_title(name.removeprefix("val_").replace("_", " "))
-        axes.set_xlabel("optimizer step")
-        axes.grid(alpha=0.3)
-    first.legend()
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part.png")
-    figure.savefig(unfinished, dpi=110)
-    plt.close(figure)
-    os.replace(unfinished, path)
-    return True
+    row[0].legend()
+    save(figure, path)

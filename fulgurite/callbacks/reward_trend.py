@@ -4,13 +4,13 @@ A margin alone hides that under DPO the chosen answer's own reward may fall (arX
 under DPO and rise under KTO and NCA), so the two are drawn apart, in training and in validation.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 
+from fulgurite.callbacks.picture import panels, save
 from fulgurite.console import say, shortest
 
 __all__ = ["RewardTrend"]
@@ -102,8 +102,8 @@ class RewardTrend(Callback):
             table.add_row(name, *(f"{v:+.4f}" for v in (values[0], min(values), max(values), values[-1])))
         say(table)
         path = Path(self.folder or trainer.default_root_dir) / "rewards.png"
-        if _draw(self.seen, path):
-            say(f"picture: {shortest(path)}")
+        _draw(self.seen, path)
+        say(f"picture: {shortest(path)}")
 
     def _note(self, trainer: Trainer, prefix: str) -> None:
         for name in (*_LINES, _ACCURACY):
@@ -113,16 +113,8 @@ class RewardTrend(Callback):
                 points[:] = [p for p in points if p[0] != trainer.global_step] + [(trainer.global_step, float(value))]
 
 
-def _draw(seen: dict[str, list[tuple[int, float]]], path: Path) -> bool:
-    """Whether the picture was drawn: without matplotlib it is not."""
-    try:
-        import matplotlib
-    except ImportError:
-        return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (rewards, accuracy) = plt.subplots(1, 2, figsize=(9, 3.4))
+def _draw(seen: dict[str, list[tuple[int, float]]], path: Path) -> None:
+    figure, (rewards, accuracy) = panels(2)
     for name, colour in _LINES.items():
         if points := seen.get("train_" + name):
             rewards.plot(*zip(*points, strict=True), color=colour, alpha=0.35, linewidth=1)
@@ -130,20 +122,12 @@ def _draw(seen: dict[str, list[tuple[int, float]]], path: Path) -> bool:
             rewards.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=name.split("/")[1])
     rewards.axhline(0.0, color="0.5", linewidth=0.8)
     rewards.set_title("implicit reward (pale: training batches)")
-    for part, style in (("train_", {"alpha": 0.35}), ("val_", {"marker": "o", "markersize": 3})):
-        if points := seen.get(part + _ACCURACY):
-            accuracy.plot(*zip(*points, strict=True), color="tab:blue", **style)
+    if points := seen.get("train_" + _ACCURACY):
+        accuracy.plot(*zip(*points, strict=True), color="tab:blue", alpha=0.35)
+    if points := seen.get("val_" + _ACCURACY):
+        accuracy.plot(*zip(*points, strict=True), color="tab:blue", marker="o", markersize=3)
     accuracy.set_title("pair accuracy")
     accuracy.set_ylim(0, 1)
-    for axes in (rewards, accuracy):
-        axes.set_xlabel("optimizer step")
-        axes.grid(alpha=0.3)
     if rewards.get_legend_handles_labels()[0]:
         rewards.legend()
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part.png")
-    figure.savefig(unfinished, dpi=110)
-    plt.close(figure)
-    os.replace(unfinished, path)
-    return True
+    save(figure, path)

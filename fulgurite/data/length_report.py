@@ -171,10 +171,8 @@ def draw_histogram(reports: Sequence[LengthReport], file: Path) -> bool:
         reports: one per split.
         file: where to.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
+    from matplotlib.figure import Figure
+
     # A Figure of its own, not pyplot's: no global state, no window system.
     figure = Figure(figsize=(7.2, 2.6 * len(reports) + 0.6), layout="constrained", dpi=150)
     for axes, report in zip(figure.subplots(len(reports), 1, squeeze=False)[:, 0], reports, strict=True):
