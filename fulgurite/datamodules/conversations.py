@@ -91,6 +91,7 @@ class ConversationDataModule(TextDataModule):
     hub_path: str | None = None
     hub_revision: str | None = None
     builtin_schema = "ultrachat_200k"
+    used_for = "sft"  # which files and hub splits are this module's: those of conversations, or "prefs"
 
     def __init__(
         self,
@@ -244,6 +245,7 @@ class ConversationDataModule(TextDataModule):
                 builtin=builtin,
                 revision=self.revision,
                 only_split=given is not None,
+                use=self.used_for,
             ):
                 found.append(replace(source, group=name if short.count(name) < 2 else path))
         return found
@@ -262,14 +264,10 @@ class ConversationDataModule(TextDataModule):
     def _load_or_encode(self, split: str, sources: list[RowSource], part: str) -> MappedRows:
         tokenizer = self.load_tokenizer()
         limit = self.limit_train if split == "train" else None
-        for source in sources:
-            if source.name not in self._fingerprints:
-                self._fingerprints[source.name] = source.fingerprint()
         how = [
             [_FORMAT, self.task_type, self.max_length, self.supervise, self.too_long, self.on_bad_row],
             [self.schema, self.columns, self.tags and sorted(self.tags), self.critique_prompt, len(self.paths) > 1],
-            [tokenizer_fingerprint(tokenizer), getattr(tokenizer, "chat_template", None)],
-            [[Path(source.name).name, source.group, self._fingerprints[source.name]] for source in sources],
+            *self._identity(tokenizer, sources),
             [part, self.val_fraction if part != "all" else None, limit, self.seed if limit else None],
         ]
         path = self.cache_dir / "conversations" / f"{cache_key(how)}.safetensors"
@@ -294,6 +292,16 @@ class ConversationDataModule(TextDataModule):
                 writer.finish({"tally": json.dumps(tally.state()), "schemas": json.dumps(reader.schemas)})
 
         return load_or_write(path, write)
+
+    def _identity(self, tokenizer: PreTrainedTokenizerBase, sources: Sequence[RowSource]) -> list[Any]:
+        """What a cache entry was made of: tokenizer, template, and the bytes of the files."""
+        for source in sources:
+            if source.name not in self._fingerprints:
+                self._fingerprints[source.name] = source.fingerprint()
+        return [
+            [tokenizer_fingerprint(tokenizer), getattr(tokenizer, "chat_template", None)],
+            [[Path(source.name).name, source.group, self._fingerprints[source.name]] for source in sources],
+        ]
 
     def _kept(self, reader: ConversationReader, part: str, limit: int | None) -> Tensor | None:
         """Which conversations are encoded; a reading of its own, before that of the encoding, where it takes one."""

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fulgurite.data.cache import cache_key
-from fulgurite.data.conversation_sources import find_sources
 from fulgurite.data.conversations import Finding, Tally
 from fulgurite.data.encoding import Rows
 from fulgurite.data.length_report import LengthReport, length_report
@@ -33,7 +32,6 @@ from fulgurite.data.preference_readers import PreferenceReader
 from fulgurite.data.preferences import Labelled
 from fulgurite.data.streaming import RowSource
 from fulgurite.data.token_store import numbered
-from fulgurite.data.tokenizers import tokenizer_fingerprint
 from fulgurite.data.tree_building import baseline_partners, grow_trees, load_trees, save_trees
 from fulgurite.data.tree_packing import pack_trees
 from fulgurite.data.tree_report import tree_report
@@ -84,6 +82,7 @@ class PreferenceDataModule(ConversationDataModule):
     """
 
     builtin_schema = "ultrafeedback_binarized"
+    used_for = "prefs"
 
     def __init__(
         self,
@@ -221,23 +220,6 @@ class PreferenceDataModule(ConversationDataModule):
         packed = encoded if isinstance(encoded, PackedTrees) else self._packed(encoded, chosen)
         return super()._evaluation_loader(packed, split)  # type: ignore[arg-type]
 
-    def _sources(self, split: str) -> list[RowSource]:
-        given = {"val": self.val_path, "test": self.test_path}.get(split)
-        builtin = self.builtin_schema if self.schema == "auto" else self.schema
-        return [
-            source
-            for path in (self.paths if given is None else [given])
-            for source in find_sources(
-                path,
-                split,
-                owner=type(self).__name__,
-                builtin=builtin,
-                revision=self.revision,
-                only_split=given is not None,
-                use="prefs",
-            )
-        ]
-
     def _reader(self, sources: Sequence[RowSource]) -> Any:
         return PreferenceReader(
             sources,
@@ -251,17 +233,12 @@ class PreferenceDataModule(ConversationDataModule):
         )
 
     def _load_or_encode(self, split: str, sources: list[RowSource], part: str) -> Any:
-        tokenizer = self.load_tokenizer()
         limit = self.limit_train if split == "train" else None
-        for source in sources:
-            if source.name not in self._fingerprints:
-                self._fingerprints[source.name] = source.fingerprint()
         how = [
             ["preference", _FORMAT, self.max_length, self.token_budget, self.on_bad_row, self.seed],
             [self._given_kind, self.pair_rule, self.ties, self.score, self.trees, self.as_chat],
             [self.schema, self.columns, self.tags and sorted(self.tags), len(self.paths) > 1],
-            [tokenizer_fingerprint(tokenizer), getattr(tokenizer, "chat_template", None)],
-            [[Path(source.name).name, self._fingerprints[source.name]] for source in sources],
+            *self._identity(self.load_tokenizer(), sources),
             [part, self.val_fraction if part != "all" else None, limit],
         ]
         path = self.cache_dir / "preferences" / f"{cache_key(how)}.safetensors"
@@ -280,13 +257,12 @@ class PreferenceDataModule(ConversationDataModule):
         records: Any = iter(self._shown(numbered(reader, keep), f"encoding {split}"))
         first = next(records, None)
         kind = self._given_kind or ("labels" if isinstance(first, Labelled) else "pairs")
-        tally, read = Tally(), 0
+        tally = Tally()
         with tempfile.TemporaryDirectory() as folder, Spool(Path(folder)) as spool:
             encoder = ComparisonEncoder(self.load_tokenizer(), self.max_length, spool, tally)
             encoded: list[EncodedComparison] = []
             records = chain([] if first is None else [first], records)
             while chunk := list(islice(records, _CHUNK)):
-                read += len(chunk)
                 compared = [compare(record, kind, self.pair_rule, self.ties, self.seed) for record in chunk]
                 for item in compared:
                     if isinstance(item, Finding):

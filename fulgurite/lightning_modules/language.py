@@ -11,15 +11,15 @@ In evaluation the loss, hit and group of every token come along, for perplexity,
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fulgurite.kernels import linear_cross_entropy, linear_token_scores
-from fulgurite.lightning_modules.objectives import Batch, Step, forward_inputs
-from fulgurite.models import enable_packing, find_decoder, head_options, packed_inputs, usable_head
+from fulgurite.lightning_modules.decoding import Decoding
+from fulgurite.lightning_modules.objectives import Batch, Step
+from fulgurite.models import head_options
 
 __all__ = ["LanguageModelling"]
 
@@ -32,58 +32,39 @@ class LanguageModelling:
     Args:
         shifted: labels (B, T) stand at their own token and are predicted one position earlier (a causal model); False: they
             are the decoder's targets, which the model shifts right itself (an encoder-decoder).
-
-    A packed batch carries ``cu_seq_lens`` (see :class:`fulgurite.data.packing.PackedCollator`); the first one asks
-    :func:`fulgurite.models.enable_packing` whether this architecture keeps segments apart.
     """
 
     def __init__(self, shifted: bool = True) -> None:
         self.shifted = shifted
-        self._proved: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-        self._packs: WeakSet[nn.Module] = WeakSet()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What was proved of a network is proved again in another process: weak references do not travel.
-        return {"shifted": self.shifted}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self._decoding = Decoding()
 
     def __call__(self, network: nn.Module, batch: Batch) -> Step:
         """Loss over the batch's supervised tokens."""
         targets = self._align(batch["labels"], targets=True)
         supervised = targets != IGNORE
         wanted = targets[supervised]
-        inputs = self._inputs(network, batch)
-        head = usable_head(network, self._proved)
-        if head is None:
-            losses, correct = self._from_logits(self._align(network(**inputs).logits)[supervised], wanted)
-            total = losses.sum()
-        else:
-            states = self._align(find_decoder(network)(**inputs).last_hidden_state)[supervised]
-            options = head_options(head)
-            if torch.is_grad_enabled():
-                loss = linear_cross_entropy(states, head.weight, wanted, **options) * len(wanted)
-                return Step(loss, supervised.sum(), wanted[:0], wanted[:0])
-            scores = linear_token_scores(states, head.weight, wanted, **options)
-            losses, correct = -scores.log_probs, scores.correct
-            total = losses.sum()
+        states, head = self._decoding.states(network, self._inputs(network, batch))
+        states = self._align(states)[supervised]
         if torch.is_grad_enabled():
-            return Step(total, supervised.sum(), wanted[:0], wanted[:0])
+            if head is None:
+                loss = self._from_logits(states, wanted)[0].sum()
+            else:
+                loss = linear_cross_entropy(states, head.weight, wanted, **head_options(head)) * len(wanted)
+            return Step(loss, supervised.sum(), wanted[:0], wanted[:0])
+        if head is None:
+            losses, correct = self._from_logits(states, wanted)
+        else:
+            scores = linear_token_scores(states, head.weight, wanted, **head_options(head))
+            losses, correct = -scores.log_probs, scores.correct
         groups = self._groups(batch, supervised)
-        return Step(total, supervised.sum(), wanted[:0], wanted[:0], losses, correct, groups)
+        return Step(losses.sum(), supervised.sum(), wanted[:0], wanted[:0], losses, correct, groups)
 
     def _inputs(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
-        if "cu_seq_lens" not in batch:
-            inputs: dict[str, Any] = {**forward_inputs(batch), "use_cache": False}
-            if not self.shifted and "decoder_input_ids" not in inputs:
-                make: Any = network.prepare_decoder_input_ids_from_labels
-                inputs["decoder_input_ids"] = make(labels=batch["labels"])
-            return inputs
-        if network not in self._packs:
-            enable_packing(network)
-            self._packs.add(network)
-        return packed_inputs(network, batch)
+        inputs = self._decoding.inputs(network, batch)
+        if not self.shifted and "decoder_input_ids" not in inputs:
+            make: Any = network.prepare_decoder_input_ids_from_labels
+            inputs["decoder_input_ids"] = make(labels=batch["labels"])
+        return inputs
 
     def _align(self, states: torch.Tensor, targets: bool = False) -> torch.Tensor:
         """Positions that predict, or the targets they predict, of (B, T, ...)."""

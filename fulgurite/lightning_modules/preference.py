@@ -133,9 +133,8 @@ class PreferenceModule(FinetuneModule):
         self.log_probs = CompletionLogProbs()
         self.objective = self._preference_step
         self._cache: ReferenceCache | None = None
-        self._reference: list[
-            nn.Module
-        ] = []  # in a list: a frozen second model is no submodule, so no checkpoint holds it
+        # In a list: a frozen second model is no submodule, so no checkpoint holds it.
+        self._reference: list[nn.Module] = []
 
     def setup(self, stage: str) -> None:
         """Metrics of preference learning; the data must offer what the loss reads."""
@@ -147,9 +146,7 @@ class PreferenceModule(FinetuneModule):
                 f"Give --data.objective_kind {self.loss.kind}, or another loss."
             )
         if not isinstance(getattr(self, "val_preferences", None), PreferenceMetrics):
-            self.train_preferences, self.val_preferences, self.test_preferences = (
-                PreferenceMetrics() for _ in ("train", "val", "test")
-            )
+            self.val_preferences, self.test_preferences = PreferenceMetrics(), PreferenceMetrics()
 
     def _build(self) -> None:
         super()._build()
@@ -207,15 +204,12 @@ class PreferenceModule(FinetuneModule):
     def _preference_step(self, network: nn.Module, batch: Batch) -> Step:
         reference = self.reference_log_probs(batch) if self.loss.needs_reference else None
         completions = Completions(self.log_probs(network, batch), batch["lengths"], reference)
-        given = self._units(batch, completions)
-        weight = given.pop("weight")
-        margin = given.pop("margin", None)
-        parts = self.loss(completions, weight=weight, **({} if margin is None else {"margin": margin}), **given)
-        shown = {key: value for key, value in given.items() if key != "pairs"}
+        units = self._units(batch, completions)
+        parts = self.loss(completions, **units)
+        shown = {name: value for name, value in units.items() if name not in ("pairs", "margin", "weight")}
         # A rank whose share only fills up a batch has none.
         pairs = batch["pairs"] if batch["pairs"].numel() or self.loss.kind == "pairs" else None
-        detached = Completions(completions.log_probs.detach(), batch["lengths"], reference)
-        self._last_metrics = preference_metrics(self.loss, detached, pairs=pairs, **shown)
+        self._last_metrics = preference_metrics(self.loss, completions, pairs=pairs, **shown)
         empty = batch["targets"][:0]
         return Step(parts.loss_sum, parts.units, empty, empty)
 
@@ -225,9 +219,7 @@ class PreferenceModule(FinetuneModule):
             margin = {"margin": batch["pair_margin"]} if self.use_margin else {}
             return {"pairs": batch["pairs"], "weight": batch["pair_weight"], **margin}
         if self.loss.kind == "groups":
-            group = batch["group"]
-            weight = torch.ones(int(group.max()) + 1 if group.numel() else 0, device=group.device)
-            return {"group": group, "scores": batch["score"], "weight": weight}
+            return {"group": batch["group"], "scores": batch["score"]}
         assert completions.reference is not None
         baseline = kl_baseline(completions.log_probs, completions.reference, batch["kl"])
         total, number = baseline.total, baseline.number

@@ -31,7 +31,9 @@ def weights_fingerprint(model: nn.Module, salt: str = "") -> str:
         if ".branches." in name:
             continue
         flat = parameter.detach().flatten()
-        picked = flat[torch.linspace(0, max(len(flat) - 1, 0), min(_SAMPLED, len(flat))).long()]
+        count = min(_SAMPLED, len(flat))
+        # Whole numbers: float32 cannot name the elements of a tensor of more than 2^24.
+        picked = flat[torch.arange(count) * (len(flat) - 1) // max(count - 1, 1)]
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         digest.update(picked.float().cpu().numpy().tobytes())
     return digest.hexdigest()
