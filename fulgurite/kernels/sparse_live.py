@@ -1,7 +1,7 @@
 """Live weights: a tensor holds base + δ at the trained positions, and base everywhere else.
 
-The write goes through ``tensor.data``, which has a version counter of its own: a policy forward, a reference forward with the base values
-put back, and a backward through the first may follow each other (arXiv 2306.02320 has no such writes: it trains dense tensors under a mask).
+The write goes through ``tensor.data``, which has a version counter of its own: a policy forward, a reference forward with the
+base values put back, and a backward through the first may follow each other.
 """
 
 from __future__ import annotations
