@@ -19,7 +19,7 @@ from functools import cached_property
 
 import torch
 
-__all__ = ["METHODS", "UNION_ROWS", "SparsePlan", "UnionColumns", "check_positions", "plan_sparse_delta"]
+__all__ = ["METHODS", "UNION_ROWS", "SparsePlan", "UnionColumns", "check_positions", "plan_sparse_delta", "union_columns"]
 
 METHODS = ("dots", "sampled", "union", "dense")
 # The figures below are read off benchmarks/results/sparse_gradient_*.json (python -m benchmarks.run sparse_gradient).
@@ -112,7 +112,7 @@ class SparsePlan:
     @cached_property
     def union(self) -> UnionColumns:
         """The pattern as Triton's kernel reads it; made at first use and kept with the plan."""
-        return _union(self)
+        return union_columns(self.starts, self.columns, self.size[1])
 
 
 def plan_sparse_delta(index: torch.Tensor, shape: tuple[int, ...]) -> SparsePlan:
@@ -173,24 +173,24 @@ def _compacted(ids: torch.Tensor, count: int) -> tuple[torch.Tensor | None, torc
     return used, torch.searchsorted(used, ids), used.numel()
 
 
-def _union(plan: SparsePlan) -> UnionColumns:
-    device, n = plan.columns.device, plan.columns.numel()
-    counts = plan.starts.diff()
-    row = torch.repeat_interleave(counts, output_size=n).long()
-    rows, width = counts.numel(), max(1, plan.size[1])
+def union_columns(starts: torch.Tensor, columns: torch.Tensor, width: int) -> UnionColumns:
+    """The pattern of compressed sparse rows as the union kernel reads it; ``width`` columns in all."""
+    device, n, rows = columns.device, columns.shape[0], starts.shape[0] - 1
+    row = torch.repeat_interleave(starts.diff(), output_size=n).long()
+    width = max(1, width)
     blocks = -(-rows // UNION_ROWS)
     # Block and column of each entry as one number; rows ascend within equal ones, because the sort is stable.
-    key, by_column = torch.sort((row // UNION_ROWS) * width + plan.columns, stable=True)
+    key, by_column = torch.sort((row // UNION_ROWS) * width + columns, stable=True)
     distinct, place, entries = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
     bits = torch.zeros(distinct.numel(), dtype=torch.int64, device=device)
     # Every bit of a column is set once, so that their sum is their union.
     bits.index_add_(0, place, torch.ones_like(row) << (row[by_column] % UNION_ROWS))
     order = torch.empty(n, dtype=torch.int32, device=device)
     order[by_column] = torch.arange(n, dtype=torch.int32, device=device)
-    starts = torch.searchsorted(distinct, torch.arange(blocks + 1, device=device) * width)
-    widest = int(starts.diff().max()) if blocks else 0
+    edges = torch.searchsorted(distinct, torch.arange(blocks + 1, device=device) * width)
+    widest = int(edges.diff().max()) if blocks else 0
     return UnionColumns(
-        starts.to(torch.int32),
+        edges.to(torch.int32),
         (distinct % width).to(torch.int32),
         bits,
         (entries.cumsum(0) - entries).to(torch.int32),
