@@ -149,6 +149,26 @@ def sparse_launches(dtype: str, rows: int = 8192, features: int = FEATURES) -> l
     return launches
 
 
+def live_launches() -> list[tuple[Any, dict[str, Any]]]:
+    """AdamW on δ with the writes into live weights of each dtype."""
+    import torch
+
+    from fulgurite.kernels import LiveWeights, triton_sparse_live
+
+    launches: list[tuple[Any, dict[str, Any]]] = []
+    kernel = triton_sparse_live.sparse_adamw_kernel
+    triton_sparse_live.sparse_adamw_kernel = _Recorder(kernel, launches)
+    try:
+        for dtype in DTYPES:
+            weight, n = torch.zeros(64, 64, dtype=getattr(torch, dtype)), 1024
+            live = LiveWeights([weight], [torch.arange(n)], [weight.view(-1)[:n]])
+            arenas = [torch.zeros(n) for _ in range(4)]
+            triton_sparse_live.sparse_adamw_step_(*arenas, live, 1.0, 1e-3, 0.9, 0.999, 1e-8, 0.01)
+    finally:
+        triton_sparse_live.sparse_adamw_kernel = kernel
+    return launches
+
+
 def triton_proximal_rules() -> tuple[str, ...]:
     """The rules of the proximal step."""
     from fulgurite.kernels.proximal import PROX_RULES
@@ -234,6 +254,9 @@ def _cases(quick: bool) -> Iterator[tuple[dict[str, Any], Any, dict[str, Any]]]:
                 yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 2048}, kernel, arguments
         for kernel, arguments in sparse_launches(dtype):
             yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": arguments["token_count"]}, kernel, arguments
+    for kernel, arguments in live_launches():
+        dtype = str(arguments["base_ptr"].dtype).removeprefix("torch.")
+        yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 1024}, kernel, arguments
     for kernel, arguments in proximal_launches():
         yield {"dtype": "float32", "rank": 0, "dropout": 0.0, "rows": arguments["n"]}, kernel, arguments
 

@@ -19,7 +19,15 @@ from functools import cached_property
 
 import torch
 
-__all__ = ["METHODS", "UNION_ROWS", "SparsePlan", "UnionColumns", "check_positions", "plan_sparse_delta", "union_columns"]
+__all__ = [
+    "METHODS",
+    "UNION_ROWS",
+    "SparsePlan",
+    "UnionColumns",
+    "check_positions",
+    "plan_sparse_delta",
+    "union_columns",
+]
 
 METHODS = ("dots", "sampled", "union", "dense")
 # The figures below are read off benchmarks/results/sparse_gradient_*.json (python -m benchmarks.run sparse_gradient).

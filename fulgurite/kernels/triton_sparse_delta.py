@@ -1,11 +1,11 @@
 """Selected entries of G = leftᵀ right in Triton: per 64 rows one product with the columns that any of them selected.
 
 left (M, rows) is read where it lies; right (M, columns) is transposed a chunk of tokens at a time, so that a gathered column
-is one contiguous run and the chunk stays in the L2 cache. A program multiplies 64 rows of leftᵀ with up to 64 gathered columns and adds
-the selected entries of its tile to the result. Which they are stands in one word per column, a bit per row; an entry's
-place is the number of entries before its column plus the bits below its own. Nothing of the weight's size exists, every sum has
-a fixed order, and no two programs add to the same number. Arithmetic behind it: uniform masks of up to about 0.5 % let 64
-rows share so few columns that this beats the dense product (see UNION_UP_TO in :mod:`fulgurite.kernels.sparse_plan`).
+is one contiguous run and the chunk stays in the L2 cache. A program multiplies 64 rows of leftᵀ with up to 64 gathered
+columns and adds the selected entries of its tile to the result. Which they are stands in one word per column, a bit per row;
+an entry's place is the number of entries before its column plus the bits below its own. Nothing of the weight's size exists,
+every sum has a fixed order, and no two programs add to the same number. Uniform masks of up to about 0.5 % let 64 rows share
+so few columns that this should beat the dense product (UNION_UP_TO in :mod:`fulgurite.kernels.sparse_plan`).
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -107,7 +107,7 @@ def union_kernel(
                 acc,
                 input_precision=PRECISION,
             )
-        bit = (locals.to(tl.int64)[:, None] + tl.zeros((BLOCK_R, BLOCK_U), tl.int64))
+        bit = locals.to(tl.int64)[:, None] + tl.zeros((BLOCK_R, BLOCK_U), tl.int64)
         word = tl.load(bits_ptr + places, known, other=0)[None, :] + tl.zeros((BLOCK_R, BLOCK_U), tl.int64)
         chosen = ((word >> bit) & 1) == 1
         slots = tl.load(first_ptr + places, known, other=0)[None, :] + _bits_below(word, bit)
@@ -176,7 +176,11 @@ def launch(left: torch.Tensor, right: torch.Tensor, union: UnionColumns) -> torc
     schema="(Tensor left, Tensor right, Tensor starts, Tensor columns, Tensor[] union, int widest) -> Tensor",
 )
 def _entries_op(left, right, starts, columns, union: list[Any], widest: int):  # type: ignore[no-untyped-def]
-    known = UnionColumns(*union, widest) if union else union_columns(starts, columns, right.shape[1])
+    if union:
+        made, chosen, bits, first, order = union
+        known = UnionColumns(made, chosen, bits, first, order, widest)
+    else:
+        known = union_columns(starts, columns, right.shape[1])
     return launch(left, right, known)
 
 

@@ -73,7 +73,14 @@ def relative(value, truth):
 
 
 # Shapes and counts that take every method: dots, sampled and dense, each with and without rows and columns left out.
-CASES = [((5, 7), 3, 4), ((2, 9, 33), 17, 200), ((1, 8), 8, 40), ((4, 3, 2, 96), 200, 300), ((700, 64), 80, 60), ((600, 130), 70, 900)]
+CASES = [
+    ((5, 7), 3, 4),
+    ((2, 9, 33), 17, 200),
+    ((1, 8), 8, 40),
+    ((4, 3, 2, 96), 200, 300),
+    ((700, 64), 80, 60),
+    ((600, 130), 70, 900),
+]
 
 
 @pytest.mark.parametrize("dtype", list(SLACK), ids=str)
@@ -160,9 +167,11 @@ class Allocations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
-                if tensor.untyped_storage().data_ptr() not in self.known:
-                    self.largest = max(self.largest, tensor.untyped_storage().nbytes() // tensor.element_size())
+            if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+                continue
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.known:
+                self.largest = max(self.largest, storage.nbytes() // tensor.element_size())
         return result
 
 
@@ -284,7 +293,9 @@ def test_embedding(dtype, padding_idx, n):
     y.backward(dy)
     exact = torch.zeros(n, dtype=torch.float64, requires_grad=True)
     reference.sparse_delta_embedding(ids, table.double(), exact, index, padding_idx).backward(dy.double())
-    torch.testing.assert_close(delta.grad.double(), exact.grad, rtol=1e-5, atol=1e-9 if dtype == torch.float64 else 1e-5)
+    torch.testing.assert_close(
+        delta.grad.double(), exact.grad, rtol=1e-5, atol=1e-9 if dtype == torch.float64 else 1e-5
+    )
 
 
 def test_the_table_of_an_embedding_is_never_made_again():

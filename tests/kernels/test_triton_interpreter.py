@@ -38,7 +38,12 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
 
 
-FILES = ["test_triton_gated_lora.py", "test_triton_log_probs.py", "test_triton_proximal.py", "test_triton_sparse_delta.py"]
+FILES = [
+    "test_triton_gated_lora.py",
+    "test_triton_log_probs.py",
+    "test_triton_proximal.py",
+    "test_triton_sparse_delta.py",
+]
 
 
 @pytest.mark.slow
