@@ -74,6 +74,11 @@ class SparseAdapter(Adapter):
             for key in branch.index
         }
 
+    @property
+    def tied_layers(self) -> list[AdaptedLayer]:
+        """Layers whose tensor is tied to one that another layer owns here."""
+        return [cast(AdaptedLayer, self.model.get_submodule(name)) for name in self.tied_names]
+
     def sync(self) -> None:
         """Write base + δ into the weights; the optimizer hook does it behind every step."""
         for layer in self._modules:
@@ -234,7 +239,7 @@ class SparseAdapter(Adapter):
             self.settle()
         for layer in self._modules:
             layer.live = tuple(n for n in layer.live if n != self.name)
-        tied = [cast(AdaptedLayer, self.model.get_submodule(name)) for name in self.tied_names]
+        tied = self.tied_layers
         super()._take_off()
         for layer in tied:
             if isinstance(layer, AdaptedLayer):
