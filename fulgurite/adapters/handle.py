@@ -7,7 +7,7 @@ they are trained, merged and stored.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -260,6 +260,14 @@ class Adapter:
             for hook in site.load_hooks:
                 hook.remove()
             del self.model.__dict__["_fulgurite_site"]
+
+    def prepare_load(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Call with a checkpoint's state dict before its keys are compared with the model's (APET: are the positions the same?).
+
+        Args:
+            state_dict: of the model or a module around it.
+            prefix: of the model's keys in it.
+        """
 
     def settle(self) -> None:
         """Called when the active adapters have changed."""
