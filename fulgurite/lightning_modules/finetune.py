@@ -152,7 +152,7 @@ class FinetuneModule(LightningModule):
         self._prepare_base(loaded.model)
         if self.adapter_config is not None:
             heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
-            self.adapter = attach(loaded.model, self.adapter_config, train=heads)
+            self.adapter = attach(loaded.model, self.adapter_config, train=heads, **self._positions(loaded.model, heads))
         if self.gradient_checkpointing:
             enable_activation_checkpointing(loaded.model, self.adapter)
         self.network = loaded.model.train()
@@ -164,6 +164,10 @@ class FinetuneModule(LightningModule):
 
     def _prepare_base(self, model: nn.Module) -> None:
         """A method may change the loaded base before the adapter is attached."""
+
+    def _positions(self, model: nn.Module, heads: tuple[str, ...]) -> dict[str, Any]:
+        """A method that chooses APET's positions by data gives attach()'s ``positions`` or ``scores`` here."""
+        return {}
 
     def forward(self, batch: Batch) -> Any:
         """The network's output for a batch without its labels."""
@@ -220,12 +224,15 @@ class FinetuneModule(LightningModule):
         """Check that the checkpoint holds this module's adapter and heads, and nothing of another adapter."""
         self.num_labels = self.num_labels or checkpoint.get("num_labels")
         self.chat_template = self.chat_template or checkpoint.get("chat_template")
+        network = self._network()
+        if self.adapter is not None:
+            self.adapter.prepare_load(checkpoint["state_dict"], "network.")
         saved = set(checkpoint["state_dict"])
-        mine = {f"network.{key}" for key in self._network().state_dict()}
+        mine = {f"network.{key}" for key in network.state_dict()}
         required = mine
         if self.adapter is not None:
             required = mine - {f"network.{key}" for key in self.adapter.frozen_keys()}
-            required -= {f"network.{key}" for key, _ in self._network().named_buffers()}
+            required -= {f"network.{key}" for key, _ in network.named_buffers()}
         foreign = {key for key in saved if ".branches." in key} - mine
         if missing := sorted(required - saved) or sorted(foreign):
             raise ValueError(
