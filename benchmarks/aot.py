@@ -141,8 +141,9 @@ def sparse_launches(dtype: str, rows: int = 8192, features: int = FEATURES) -> l
     triton_sparse_delta.union_kernel = _Recorder(kernel, launches)
     try:
         for widest in (10, 30, 254):
-            u = blocks * widest
-            union = UnionColumns(empty(blocks + 1), empty(u), empty(u, dtype=torch.int64), empty(u), empty(n), widest)
+            wide = min(widest, features)
+            u = blocks * wide
+            union = UnionColumns(empty(blocks + 1), empty(u), empty(u, dtype=torch.int64), empty(u), empty(n), wide)
             triton_sparse_delta.launch(*sides, union)
     finally:
         triton_sparse_delta.union_kernel = kernel
