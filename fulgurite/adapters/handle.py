@@ -80,6 +80,11 @@ class Adapter:
         """The gates of all layers, (r,) each; empty for adapters that have none."""
         return []
 
+    @property
+    def live_layers(self) -> list[AdaptedLayer]:
+        """Layers whose own weights this adapter writes; none for adapters that stand beside them."""
+        return []
+
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Within the block the model computes without this adapter: the frozen base, if it is the only one.
@@ -234,7 +239,7 @@ class Adapter:
     def trained_keys(self) -> list[str]:
         """Keys of ``model.state_dict()`` without which a checkpoint is not this adapter's."""
         heads = [f"{name}.{key}" for name, head in self.heads.items() for key, _ in head.named_parameters()]
-        return [f"{name}.branches.{self.name}.{key}" for name, key in self._branch_keys()] + heads
+        return [f"{name}.branches.{self.name}.{key}".lstrip(".") for name, key in self._branch_keys()] + heads
 
     def frozen_keys(self) -> set[str]:
         """Keys of ``model.state_dict()`` that are frozen base parameters: what an adapter checkpoint leaves out."""

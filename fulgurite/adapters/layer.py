@@ -70,7 +70,22 @@ class Site:
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """``context_fn`` for torch.utils.checkpoint: recompute with the adapters that were active in the forward."""
-        return nullcontext(), self.using(self.active)
+        return nullcontext(), self._recomputing(self.active)
+
+    @contextmanager
+    def _recomputing(self, names: tuple[str, ...]) -> Iterator[None]:
+        """As :meth:`using` inside a backward, which may have put single layers into another state than the active adapters'."""
+        layers = [layer for adapter in self.adapters.values() for layer in adapter.live_layers]
+        held = [(layer, layer.live) for layer in layers]
+        before = self.active
+        self.activate(names)
+        try:
+            yield
+        finally:
+            self.active = before
+            for layer, live in held:
+                if layer.live != live:
+                    layer.write(live)
 
 
 class AdaptedLayer(nn.Module):

@@ -69,6 +69,11 @@ class SparseAdapter(Adapter):
         return {name: cast(SparseBranch, layer.branches[self.name]) for name, layer in self.layers.items()}
 
     @property
+    def live_layers(self) -> list[AdaptedLayer]:
+        """The layers that have trained scalars."""
+        return self._modules
+
+    @property
     def positions(self) -> dict[str, torch.Tensor]:
         """Flat positions per parameter name, sorted int64."""
         return {f"{name}.{key}" if name else key: index for name, key, index in self._tensors("index")}

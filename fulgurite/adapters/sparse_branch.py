@@ -128,6 +128,9 @@ class SparseBranch(nn.Module):
         }
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": {}}  # a plan belongs to one index tensor, which copies have their own of
+
     def extra_repr(self) -> str:
         return ", ".join(f"{key}: {len(index):,} of {list(self.shapes[key])}" for key, index in self.index.items())
 
