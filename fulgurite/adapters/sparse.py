@@ -242,7 +242,9 @@ class SparseAdapter(Adapter):
             ValueError: other positions, although the same configuration should give the same.
         """
         tail = f"branches.{self.name}._extra_state"
-        saved = {key: int(value[0]) for key, value in state_dict.items() if key.startswith(prefix) and key.endswith(tail)}
+        saved = {
+            key: int(value[0]) for key, value in state_dict.items() if key.startswith(prefix) and key.endswith(tail)
+        }
         mine = {
             f"{prefix}{name}.{tail}" if name else prefix + tail: branch.fingerprint()
             for name, branch in self.branches.items()

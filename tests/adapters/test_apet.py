@@ -75,7 +75,9 @@ def test_unselected_scalars_do_not_move_by_a_bit_and_selected_ones_hold_base_plu
     optimizer = torch.optim.AdamW(adapter.param_groups(lr=1e-2, weight_decay=0.1))
     for step in range(5):
         optimizer.zero_grad()
-        model(torch.randint(0, 11, (3, 7), generator=torch.Generator().manual_seed(step))).float().square().mean().backward()
+        model(
+            torch.randint(0, 11, (3, 7), generator=torch.Generator().manual_seed(step))
+        ).float().square().mean().backward()
         optimizer.step()
     moved = 0
     for name, p in model.named_parameters():
@@ -222,7 +224,9 @@ def test_policy_and_reference_in_one_step(inside, checkpointed):
     found_reference, found = steps(model, adapter, x, inside)
     torch.testing.assert_close(found_reference, reference)
     torch.testing.assert_close(found, expected)
-    assert same_bits(model, bits(tuned(base, adapter))), "behind the backward the active adapters are in the weights again"
+    assert same_bits(model, bits(tuned(base, adapter))), (
+        "behind the backward the active adapters are in the weights again"
+    )
 
 
 def test_a_reference_with_gradients_in_the_same_backward():
