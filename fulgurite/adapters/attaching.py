@@ -163,6 +163,7 @@ def _before_loading(model: nn.Module, state_dict: dict[str, Any], prefix: str, *
     """Adapter checkpoints leave the frozen base out; with this they load strictly, and a missing adapter key still raises."""
     for adapter in model.__dict__["_fulgurite_site"].adapters.values():
         if isinstance(adapter, SparseAdapter):
+            adapter.prepare_load(state_dict, prefix)
             adapter.read_base(state_dict, prefix)
     for key, p in model.named_parameters(remove_duplicate=False):
         if not p.requires_grad:

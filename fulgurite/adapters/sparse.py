@@ -243,13 +243,15 @@ class SparseAdapter(Adapter):
         """
         tail = f"branches.{self.name}._extra_state"
         saved = {
-            key: int(value[0]) for key, value in state_dict.items() if key.startswith(prefix) and key.endswith(tail)
+            key: int(value[0])
+            for key, value in state_dict.items()
+            if key.startswith(prefix) and f".{key}".endswith(f".{tail}")
         }
         mine = {
             f"{prefix}{name}.{tail}" if name else prefix + tail: branch.fingerprint()
             for name, branch in self.branches.items()
         }
-        if not saved or saved == mine:
+        if all(mine.get(key) == value for key, value in saved.items()):
             return
         positions = positions_in(state_dict, prefix, self.name) if self.config.selection == "gradient" else None
         if positions is not None:
