@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from fulgurite.adapters.config import AdapterConfig
-from fulgurite.adapters.layer import AdaptedLayer, Site, take_branch
+from fulgurite.adapters.layer import AdaptedLayer, take_branch
+from fulgurite.adapters.site import Site
 
 __all__ = ["Adapter", "RankRow"]
 

@@ -64,8 +64,8 @@ def _refuse_others(adapter: SparseAdapter) -> None:
         total = sum(len(adapter.branches[name].index[key]) for name, key in others)
         name, key = others[0]
         raise ValueError(
-            f"export_shira: {total:,} trained scalars in {len(others)} tensors do not lie in the weight of a linear layer of its own, "
-            f"the first in {name}.{key}; PEFT's SHiRA has no place for them. Export merged weights, or train with "
+            f"export_shira: {total:,} trained scalars in {len(others)} tensors do not lie in the weight of a linear layer of its "
+            f"own, the first in {name}.{key}; PEFT's SHiRA has no place for them. Export merged weights, or train with "
             "APET(targets='all-linear')."
         )
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_apet import bits, move, same_bits
-from toys import Mixed, Toy, difference
 from torch import nn
+from toys import Mixed, Toy, bits, difference, move, same_bits
 
 from fulgurite.adapters import APET, LoRA, attach, find_adapters, fisher_scores, load_adapter, positions_in
 
@@ -135,7 +134,7 @@ def test_adapter_only_state_dicts_bring_the_live_weights_back(around):
 
 
 def test_whole_state_dicts_load_into_the_same_and_into_another_base():
-    base, model, adapter = trained(APET(budget=100))
+    base, model, _ = trained(APET(budget=100))
     state = {k: v.clone() for k, v in model.state_dict().items()}
     clean = bits(base)
     again = attach(base, APET(budget=100))
@@ -173,7 +172,7 @@ def test_a_changed_mask_on_resume_is_one_clear_error():
     for config in (APET(budget=100, seed=1), APET(budget=99), APET(budget=100, targets=r".*weight")):
         other = attach(Toy(), config)
         before = {k: v.clone() for k, v in other.deltas.items()}
-        with pytest.raises(ValueError, match="trained at other positions.*budget, selection, seed, targets, mask"):
+        with pytest.raises(ValueError, match=r"trained at other positions.*budget, selection, seed, targets, mask"):
             other.prepare_load(state, "")
         with pytest.raises(ValueError, match="trained at other positions"):
             other.model.load_state_dict(state)
@@ -191,7 +190,7 @@ def test_positions_chosen_by_data_are_adopted_from_the_state_dict():
     other.prepare_load(state, "network.")
     nn.ModuleDict({"network": other.model}).load_state_dict(state)
     assert torch.equal(other.model(X), model(X))
-    _, seeded, by_seed = trained(APET(budget=100))
+    _, seeded, _ = trained(APET(budget=100))
     assert positions_in(seeded.state_dict(), "", "default") is None
 
 
@@ -220,7 +219,7 @@ def test_shira_export_refuses_what_peft_has_no_place_for(tmp_path):
     with pytest.raises(ValueError, match=r"0 needs r=8, but 1 \(24x3\) holds at most r=2"):
         full.export_shira(tmp_path / "b")
     tied = attach(Mixed(), APET(budget=30, targets=r"out\.weight"))
-    with pytest.raises(ValueError, match="embedding.weight"):
+    with pytest.raises(ValueError, match=r"embedding\.weight"):
         tied.export_shira(tmp_path / "c")
     assert not (tmp_path / "a").exists() and not (tmp_path / "c").exists()
 
