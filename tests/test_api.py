@@ -9,6 +9,7 @@ import pytest
 
 PUBLIC = {
     "fulgurite.kernels": [
+        "LiveWeights",
         "SparsePlan",
         "TokenScores",
         "current_backend",
@@ -20,6 +21,7 @@ PUBLIC = {
         "plan_sparse_delta",
         "proximal_adamw_step_",
         "soft_threshold_",
+        "sparse_adamw_step_",
         "sparse_delta_embedding",
         "sparse_delta_linear",
         "use_backend",
@@ -123,6 +125,8 @@ SIGNATURES = {
     "fulgurite.kernels.live_values": "tensor delta index",
     "fulgurite.kernels.plan_sparse_delta": "index shape",
     "fulgurite.kernels.soft_threshold_": "value threshold",
+    "fulgurite.kernels.sparse_adamw_step_": ("delta grad exp_avg exp_avg_sq live step lr beta1 beta2 eps weight_decay"),
+    "fulgurite.kernels.LiveWeights": "tensors indexes bases",
     "fulgurite.kernels.sparse_delta_embedding": "ids weight delta index padding_idx=None",
     "fulgurite.kernels.sparse_delta_linear": "x weight bias delta index transposed=False plan=None",
     "fulgurite.kernels.write_live_": "tensor index base delta=None",
