@@ -24,6 +24,9 @@ from fulgurite.adapters.targets import find_targets, match_modules
 
 __all__ = ["attach", "find_adapters"]
 
+# Selections that only the same data, file or weights (in the same dtype) would give again: their positions are stored.
+_BY_VALUES = ("gradient", "magnitude", "mask")
+
 
 def attach(
     model: nn.Module,
@@ -75,7 +78,7 @@ def attach(
     adapter: Adapter
     if isinstance(config, APET):
         eligible, chosen = plan
-        stores = positions is not None or config.storage == "indices" or config.selection in ("gradient", "mask")
+        stores = positions is not None or config.storage == "indices" or config.selection in _BY_VALUES
         adapter = SparseAdapter(model, name, config, eligible, list(heads), tuple(train), stores)
     else:
         adapter = _put_low_rank(model, config, name, site, found, list(heads), tuple(train))

@@ -133,6 +133,11 @@ class Adapter:
                 groups.append({"name": label, "params": params, "lr": rate, "weight_decay": decay})
         return groups
 
+    @property
+    def fits_peft(self) -> bool:
+        """Whether :meth:`export_peft` has a layout for it."""
+        return True
+
     def penalty(self) -> torch.Tensor | float:
         """A term that the config adds to the loss; 0.0 where it has none."""
         return 0.0

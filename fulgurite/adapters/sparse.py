@@ -196,6 +196,13 @@ class SparseAdapter(Adapter):
         """
         self.export_shira(folder, base_model=base_model, task_type=task_type)
 
+    @property
+    def fits_peft(self) -> bool:
+        """Whether every trained scalar lies in the weight of a linear layer of its own, as SHiRA's layout demands."""
+        from fulgurite.adapters import shira_export
+
+        return not shira_export.misfits(self)
+
     def export_shira(self, folder: str | Path, *, base_model: str | None = None, task_type: str | None = None) -> None:
         """Write a folder that stock PEFT loads as SHiRA, where every trained scalar lies in the weight of a linear layer.
 

@@ -71,10 +71,7 @@ class SparseBranch(nn.Module):
     def write(self, tensors: Mapping[str, nn.Parameter | None], live: bool, alone: bool = True) -> None:
         """Put base + δ (or base) into the tensors; ``alone`` if no other adapter's δ is in them."""
         for key, index in self.index.items():
-            tensor = tensors[key]
-            assert tensor is not None
-            if type(tensor) is not nn.Parameter:
-                refuse_sharded(f"{self.layer}.{key}", tensor)
+            tensor = self._whole(tensors, key)
             base = self.base[key].to(tensor.dtype) if alone or not live else tensor.data.view(-1)[index]
             write_live_(tensor, index, base, self.delta(key).data if live else None)
             self._written[key] = self.delta(key)._version
@@ -87,9 +84,18 @@ class SparseBranch(nn.Module):
     def read_base(self, tensors: Mapping[str, nn.Parameter | None]) -> None:
         """Take the base values from the tensors as they are: nobody's δ may be in them."""
         for key, index in self.index.items():
-            tensor = tensors[key]
-            assert tensor is not None
-            self.base[key] = tensor.data.view(-1)[index]
+            tensor = self._whole(tensors, key)
+            with torch.inference_mode(
+                False
+            ):  # the first forward may be a validation's; these values are kept for longer
+                self.base[key] = tensor.data.view(-1)[index]
+
+    def _whole(self, tensors: Mapping[str, nn.Parameter | None], key: str) -> nn.Parameter:
+        tensor = tensors[key]
+        assert tensor is not None
+        if type(tensor) is not nn.Parameter:
+            refuse_sharded(f"{self.layer}.{key}", tensor)
+        return tensor
 
     def fingerprint(self) -> int:
         """A hash of the positions of all tensors, 63 bits."""

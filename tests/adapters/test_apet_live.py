@@ -192,7 +192,7 @@ def test_compiled_model_gives_the_same_gradients():
     (model(x) - 1).square().mean().backward()
     eager = [delta.grad.clone() for delta in adapter.deltas.values()]
     model.zero_grad()
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     optimizer = torch.optim.SGD(adapter.param_groups(lr=0.1))
     loss = (compiled(x) - 1).square().mean()
     loss.backward()

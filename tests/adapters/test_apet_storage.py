@@ -36,7 +36,7 @@ def trained(config, **options):
         (APET(budget=100), {}, False),
         (APET(budget=100, storage="indices"), {}, True),
         (APET(budget=100, selection="per_module", seed=3), {"train": ("head",)}, False),
-        (APET(budget=100, selection="magnitude"), {}, False),
+        (APET(budget=100, selection="magnitude"), {}, True),
         (APET(budget=100, selection="gradient"), {}, True),
         (APET(selection="mask"), {"positions": MASK}, True),
         (APET(budget=3), {"positions": MASK}, True),
