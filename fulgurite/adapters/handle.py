@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from fulgurite.adapters.config import AdapterConfig
-from fulgurite.adapters.layer import AdaptedLayer, Site, take_branch
+from fulgurite.adapters.layer import AdaptedLayer, take_branch
+from fulgurite.adapters.site import Site
 
 __all__ = ["Adapter", "RankRow"]
 
@@ -80,6 +81,11 @@ class Adapter:
         """The gates of all layers, (r,) each; empty for adapters that have none."""
         return []
 
+    @property
+    def live_layers(self) -> list[AdaptedLayer]:
+        """Layers whose own weights this adapter writes; none for adapters that stand beside them."""
+        return []
+
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Within the block the model computes without this adapter: the frozen base, if it is the only one.
@@ -126,6 +132,11 @@ class Adapter:
                 rate = lr if head_lr is None else head_lr
                 groups.append({"name": label, "params": params, "lr": rate, "weight_decay": decay})
         return groups
+
+    @property
+    def fits_peft(self) -> bool:
+        """Whether :meth:`export_peft` has a layout for it."""
+        return True
 
     def penalty(self) -> torch.Tensor | float:
         """A term that the config adds to the loss; 0.0 where it has none."""
@@ -234,7 +245,7 @@ class Adapter:
     def trained_keys(self) -> list[str]:
         """Keys of ``model.state_dict()`` without which a checkpoint is not this adapter's."""
         heads = [f"{name}.{key}" for name, head in self.heads.items() for key, _ in head.named_parameters()]
-        return [f"{name}.branches.{self.name}.{key}" for name, key in self._branch_keys()] + heads
+        return [f"{name}.branches.{self.name}.{key}".lstrip(".") for name, key in self._branch_keys()] + heads
 
     def frozen_keys(self) -> set[str]:
         """Keys of ``model.state_dict()`` that are frozen base parameters: what an adapter checkpoint leaves out."""

@@ -152,7 +152,7 @@ class FinetuneModule(LightningModule):
         self._prepare_base(loaded.model)
         if self.adapter_config is not None:
             heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
-            self.adapter = attach(loaded.model, self.adapter_config, train=heads, **self._positions(loaded.model, heads))
+            self.adapter = attach(loaded.model, self.adapter_config, train=heads)
         if self.gradient_checkpointing:
             enable_activation_checkpointing(loaded.model, self.adapter)
         self.network = loaded.model.train()
@@ -164,10 +164,6 @@ class FinetuneModule(LightningModule):
 
     def _prepare_base(self, model: nn.Module) -> None:
         """A method may change the loaded base before the adapter is attached."""
-
-    def _positions(self, model: nn.Module, heads: tuple[str, ...]) -> dict[str, Any]:
-        """A method that chooses APET's positions by data gives attach()'s ``positions`` or ``scores`` here."""
-        return {}
 
     def forward(self, batch: Batch) -> Any:
         """The network's output for a batch without its labels."""
