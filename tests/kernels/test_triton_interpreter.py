@@ -43,6 +43,7 @@ FILES = [
     "test_triton_log_probs.py",
     "test_triton_proximal.py",
     "test_triton_sparse_delta.py",
+    "test_triton_sparse_live.py",
 ]
 
 
