@@ -32,9 +32,11 @@ class _SparseDeltaLinear(torch.autograd.Function):
     """x (M, K); weight (N, K), or (K, N) if transposed; bias (N) or None; delta (n,) -> (M, N)."""
 
     @staticmethod
-    def forward(ctx: Any, x, weight, bias, delta, plan, transposed, dtype):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, x, weight, bias, delta, plan, transposed, dtype, product):  # type: ignore[no-untyped-def]
         need_x, need_delta = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
-        ctx.save_for_backward(weight if need_x else None, _kept(x, plan, transposed) if need_delta else None)
+        kept = _kept(x, plan, transposed) if need_delta else None
+        ctx.product = product if kept is x else None
+        ctx.save_for_backward(weight if need_x else None, None if ctx.product is not None else kept)
         ctx.plan, ctx.transposed, ctx.delta_dtype = plan, transposed, delta.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
         return _forward(x, weight, bias, transposed, dtype)
@@ -47,15 +49,36 @@ class _SparseDeltaLinear(torch.autograd.Function):
         dbias = dy.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
         ddelta = None
         if ctx.needs_input_grad[3]:
+            if ctx.product is not None:
+                kept = (ctx.product._saved_self * ctx.product._saved_other).flatten(0, -2).to(dy.dtype)
             left, right = (kept, dy) if ctx.transposed else (dy, kept)
             ddelta = selected_entries(left, right, ctx.plan).to(ctx.delta_dtype)
-        return dx, None, dbias, ddelta, None, None, None
+        return dx, None, dbias, ddelta, None, None, None, None
 
 
 def _kept(x: torch.Tensor, plan: SparsePlan, transposed: bool) -> torch.Tensor:
     """What ∂delta needs of x: its columns where they are few, so that the layer keeps hardly more than a frozen one."""
     ids = plan.row_ids if transposed else plan.column_ids
     return narrowed(x, ids) if keeps_few(ids, x.shape[1]) else x
+
+
+def _product(x: torch.Tensor) -> Any:
+    """The node of the multiplication that made x, if autograd keeps both factors anyway: x need not be kept beside them.
+
+    A gated MLP's ``down(silu(gate) * up)`` is one; its x is the widest of the block. None where x is something else, and where
+    hooks keep the saved tensors (activation checkpointing, offloading): those give each one back a single time.
+    """
+    if torch.compiler.is_compiling():  # it cannot trace nodes, and chooses itself what to recompute
+        return None
+    node = x.grad_fn
+    if node is None or node.name() != "MulBackward0" or x.dim() < 2:
+        return None
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if hooks is None or hooks(False) is not None:
+        return None
+    factors: list[Any] = [node._saved_self, node._saved_other]  # type: ignore[attr-defined]
+    alike = all(isinstance(f, torch.Tensor) and f.shape == x.shape and f.dtype == x.dtype for f in factors)
+    return node if alike else None
 
 
 def _forward(
@@ -97,13 +120,16 @@ def sparse_delta_linear(
     Dtypes: x and weight share one dtype outside autocast, which casts both (in the backward again: no cast copy is kept).
     The gradient of ``delta`` is summed in float32 and comes back in delta's dtype.
 
+    Memory: x is kept for the backward; only its selected columns where they are few, and nothing where x is a product whose
+    factors autograd keeps anyway (multiplied again in the backward).
+
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, named; a plan of another index.
     """
     plan = _checked_plan("sparse_delta_linear", weight, delta, index, plan)
     _check_linear(x, weight, bias, transposed)
     device = x.device.type
-    dtype = x.dtype
+    dtype, product = x.dtype, _product(x)
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         x = x.to(dtype)
@@ -114,7 +140,7 @@ def sparse_delta_linear(
         )
     flat = x.reshape(-1, x.shape[-1])
     with torch.autocast(device, enabled=False):
-        y = _SparseDeltaLinear.apply(flat, weight.detach(), bias, delta, plan, transposed, dtype)
+        y = _SparseDeltaLinear.apply(flat, weight.detach(), bias, delta, plan, transposed, dtype, product)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
