@@ -16,6 +16,7 @@ through that rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,12 +33,12 @@ class _SparseDeltaLinear(torch.autograd.Function):
     """x (M, K); weight (N, K), or (K, N) if transposed; bias (N) or None; delta (n,) -> (M, N)."""
 
     @staticmethod
-    def forward(ctx: Any, x, weight, bias, delta, plan, transposed, dtype, product):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, x, weight, bias, delta, plan, transposed, dtype, recipe):  # type: ignore[no-untyped-def]
         need_x, need_delta = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
         kept = _kept(x, plan, transposed) if need_delta else None
-        ctx.product = product if kept is x else None
-        ctx.save_for_backward(weight if need_x else None, None if ctx.product is not None else kept)
-        ctx.plan, ctx.transposed, ctx.delta_dtype = plan, transposed, delta.dtype
+        ctx.recipe = recipe if kept is x else None
+        ctx.save_for_backward(weight if need_x else None, None if ctx.recipe is not None else kept)
+        ctx.plan, ctx.transposed, ctx.delta_dtype, ctx.width = plan, transposed, delta.dtype, x.shape[1]
         ctx.bias_dtype = None if bias is None else bias.dtype
         return _forward(x, weight, bias, transposed, dtype)
 
@@ -49,8 +50,8 @@ class _SparseDeltaLinear(torch.autograd.Function):
         dbias = dy.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
         ddelta = None
         if ctx.needs_input_grad[3]:
-            if ctx.product is not None:
-                kept = (ctx.product._saved_self * ctx.product._saved_other).flatten(0, -2).to(dy.dtype)
+            if ctx.recipe is not None:
+                kept = ctx.recipe().reshape(-1, ctx.width).to(dy.dtype)
             left, right = (kept, dy) if ctx.transposed else (dy, kept)
             ddelta = selected_entries(left, right, ctx.plan).to(ctx.delta_dtype)
         return dx, None, dbias, ddelta, None, None, None, None
@@ -62,23 +63,45 @@ def _kept(x: torch.Tensor, plan: SparsePlan, transposed: bool) -> torch.Tensor:
     return narrowed(x, ids) if keeps_few(ids, x.shape[1]) else x
 
 
-def _product(x: torch.Tensor) -> Any:
-    """The node of the multiplication that made x, if autograd keeps both factors anyway: x need not be kept beside them.
+def _recipe(x: torch.Tensor) -> Callable[[], torch.Tensor] | None:
+    """How to compute x again from what autograd keeps anyway, if x is a product: then x need not be kept beside its factors.
 
-    A gated MLP's ``down(silu(gate) * up)`` is one; its x is the widest of the block. None where x is something else, and where
-    hooks keep the saved tensors (activation checkpointing, offloading): those give each one back a single time.
+    The widest input of a gated MLP, silu(gate) * up, is one, and so is what RMSNorm gives, w * (h / rms), where w is frozen.
+    None where x is something else, and where hooks keep the saved tensors (activation checkpointing, offloading): those give
+    each one back a single time.
     """
     if torch.compiler.is_compiling():  # it cannot trace nodes, and chooses itself what to recompute
         return None
-    node = x.grad_fn
-    if node is None or node.name() != "MulBackward0" or x.dim() < 2:
-        return None
     hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    if hooks is None or hooks(False) is not None:
+    if x.grad_fn is None or hooks is None or hooks(False) is not None:
         return None
-    factors: list[Any] = [node._saved_self, node._saved_other]  # type: ignore[attr-defined]
-    alike = all(isinstance(f, torch.Tensor) and f.shape == x.shape and f.dtype == x.dtype for f in factors)
-    return node if alike else None
+    return _product(x.grad_fn, x.shape, x.dtype, x.device, 2)
+
+
+def _product(
+    node: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device, depth: int
+) -> Callable[[], torch.Tensor] | None:
+    if node is None or not depth:
+        return None
+    if node.name() == "ToCopyBackward0":
+        wide = _product(node.next_functions[0][0], shape, torch.float32, device, depth)
+        return None if wide is None or dtype.itemsize > 4 else lambda: wide().to(dtype)
+    if node.name() != "MulBackward0":
+        return None
+    # A factor is kept for the gradient of the other one; one that nobody needs has to be a product itself.
+    factors = node._saved_self, node._saved_other
+    kept = [f for f in factors if f is not None]
+    if any(f.device != device or f.dtype != dtype or torch.broadcast_shapes(f.shape, shape) != shape for f in kept):
+        return None
+    if len(kept) == 2:
+        full = torch.broadcast_shapes(*(f.shape for f in kept)) == shape
+        return (lambda: node._saved_self * node._saved_other) if full else None
+    inner = _product(node.next_functions[factors.index(None)][0], shape, dtype, device, depth - 1)
+    if inner is None or not kept:
+        return None
+    if factors[0] is None:
+        return lambda: inner() * node._saved_other
+    return lambda: node._saved_self * inner()
 
 
 def _forward(
@@ -129,7 +152,7 @@ def sparse_delta_linear(
     plan = _checked_plan("sparse_delta_linear", weight, delta, index, plan)
     _check_linear(x, weight, bias, transposed)
     device = x.device.type
-    dtype, product = x.dtype, _product(x)
+    dtype, recipe = x.dtype, _recipe(x)
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         x = x.to(dtype)
@@ -140,7 +163,7 @@ def sparse_delta_linear(
         )
     flat = x.reshape(-1, x.shape[-1])
     with torch.autocast(device, enabled=False):
-        y = _SparseDeltaLinear.apply(flat, weight.detach(), bias, delta, plan, transposed, dtype, product)
+        y = _SparseDeltaLinear.apply(flat, weight.detach(), bias, delta, plan, transposed, dtype, recipe)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

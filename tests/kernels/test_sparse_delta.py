@@ -422,7 +422,7 @@ def test_a_product_is_not_kept_but_multiplied_again(dtype, hooked):
     plan = plan_sparse_delta(t["index"], tuple(t["weight"].shape))
     hooks = _Kept() if hooked else None
     y = _gated(t["x"], t["weight"], t["delta"], t["index"], plan, hooks)
-    assert (y.grad_fn.next_functions[0][0].product is None) == hooked
+    assert (y.grad_fn.next_functions[0][0].recipe is None) == hooked
     if hooked:
         assert hooks.bytes >= t["x"].numel() * t["x"].element_size()
     grads = torch.autograd.grad(y.square().sum(), [t["x"], t["delta"]])
@@ -453,3 +453,29 @@ def test_a_product_behind_activation_checkpointing_and_autocast():
         y = block(t["x"])
     (rough,) = torch.autograd.grad(y.float().square().sum(), [t["delta"]])
     assert (rough - expected[1]).norm() < 0.03 * expected[1].norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_norm_gives_is_not_kept_either(dtype):
+    t = make((2, 5, 24), 16, 200, dtype, bias=False)
+    plan = plan_sparse_delta(t["index"], tuple(t["weight"].shape))
+    scale = torch.linspace(0.5, 2, 24).to(dtype)
+
+    def normed(x):
+        wide = x.float()
+        return scale * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+
+    y = sparse_delta_linear(normed(t["x"]), t["weight"], None, t["delta"], t["index"], plan=plan)
+    recipe = y.grad_fn.next_functions[0][0].recipe
+    assert torch.equal(recipe(), normed(t["x"]))
+    given = normed(t["x"]).detach().requires_grad_()
+    kept = sparse_delta_linear(given, t["weight"], None, t["delta"], t["index"], plan=plan)
+    assert kept.grad_fn.next_functions[0][0].recipe is None
+    for mine, theirs in zip(
+        torch.autograd.grad(y.square().sum(), [t["delta"]]), torch.autograd.grad(kept.square().sum(), [t["delta"]])
+    ):
+        assert torch.equal(mine, theirs)
+    # What a product is of something that was not kept, or of a number in another dtype, is kept as it is.
+    for other in (t["x"] + 1, torch.relu(t["x"]) + 1, (t["x"] + 1) * scale):
+        z = sparse_delta_linear(other, t["weight"], None, t["delta"], t["index"], plan=plan)
+        assert z.grad_fn.next_functions[0][0].recipe is None
