@@ -9,15 +9,21 @@ import pytest
 
 PUBLIC = {
     "fulgurite.kernels": [
+        "SparsePlan",
         "TokenScores",
         "current_backend",
         "gated_lora_linear",
         "linear_cross_entropy",
         "linear_log_probs",
         "linear_token_scores",
+        "live_values",
+        "plan_sparse_delta",
         "proximal_adamw_step_",
         "soft_threshold_",
+        "sparse_delta_embedding",
+        "sparse_delta_linear",
         "use_backend",
+        "write_live_",
     ],
     "fulgurite.adapters": [
         "Adapter",
@@ -108,7 +114,12 @@ PUBLIC = {
 
 SIGNATURES = {
     "fulgurite.kernels.gated_lora_linear": "x weight bias lora_a gate lora_b scaling dropout=0.0",
+    "fulgurite.kernels.live_values": "tensor delta index",
+    "fulgurite.kernels.plan_sparse_delta": "index shape",
     "fulgurite.kernels.soft_threshold_": "value threshold",
+    "fulgurite.kernels.sparse_delta_embedding": "ids weight delta index padding_idx=None",
+    "fulgurite.kernels.sparse_delta_linear": "x weight bias delta index transposed=False plan=None",
+    "fulgurite.kernels.write_live_": "tensor index base delta=None",
     "fulgurite.kernels.use_backend": "name",
     "fulgurite.adapters.attach": "model config train=() name='default' check_forward=True",
     "fulgurite.adapters.load_adapter": "model folder name=None",

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from fulgurite.adapters.branch import Clock, LowRankBranch
-from fulgurite.adapters.config import AdapterConfig, LoRA, SoRA
+from fulgurite.adapters.config import APET, AdapterConfig, LoRA, SoRA
+from fulgurite.adapters.eligible import Eligible, find_eligible
 from fulgurite.adapters.handle import Adapter
-from fulgurite.adapters.layer import Site, features, put_branch
+from fulgurite.adapters.layer import Site, features, put_branch, tie
+from fulgurite.adapters.low_rank import LowRankAdapter
+from fulgurite.adapters.selection import select
+from fulgurite.adapters.sparse import SparseAdapter
+from fulgurite.adapters.sparse_branch import SparseBranch
 from fulgurite.adapters.targets import find_targets, match_modules
 
 __all__ = ["attach", "find_adapters"]
@@ -24,30 +31,69 @@ def attach(
     train: tuple[str, ...] | list[str] = (),
     name: str = "default",
     check_forward: bool = True,
+    positions: Mapping[str, torch.Tensor] | None = None,
+    scores: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]] | None = None,
 ) -> Adapter:
     """Put an adapter into ``model`` and freeze everything else.
 
     Args:
         model: any module; its base keys, Parameters and hooks stay as they are.
-        config: ``LoRA(...)`` or ``SoRA(...)``.
+        config: ``LoRA(...)``, ``SoRA(...)`` or ``APET(...)``.
         train: regexes (whole qualified names) of modules that are trained fully, such as a new head; saved with the adapter.
         name: several adapters may be attached under different names; all are active unless told otherwise.
         check_forward: after the first forward, raise if an adapted layer was never called. Switch it off for models that
-            rightly skip layers (experts without tokens).
+            rightly skip layers (experts without tokens). APET, which lies in the weights, does not need it.
+        positions: for APET, the trained scalars by hand: per parameter name a bool mask of its shape, or flat int64 positions.
+        scores: for APET's "gradient": what :func:`fisher_scores` gives, or a score per parameter name.
 
     Returns:
         The handle.
 
     Raises:
         ValueError: a name that is taken, targets that match nothing or bypass their forward, a rank above a layer's size, a
-            tied or quantised layer that cannot carry the adapter.
+            tied or quantised layer that cannot carry the adapter; for APET a budget of 0 or above what is eligible, a mask that does
+            not fit, a sharded parameter.
     """
     site: Site = model.__dict__.get("_fulgurite_site") or Site()
     if name in site.adapters:
         raise ValueError(f"attach: an adapter named {name!r} is attached already; detach it, or give another name=.")
-    if not isinstance(config, (LoRA, SoRA)):
-        raise ValueError(f"attach: config is {type(config).__name__}; allowed are LoRA and SoRA.")
-    found = find_targets(model, config.targets, tuple(train))
+    if not isinstance(config, (LoRA, SoRA, APET)):
+        raise ValueError(f"attach: config is {type(config).__name__}; allowed are LoRA, SoRA and APET.")
+    if not isinstance(config, APET) and (positions is not None or scores is not None):
+        raise ValueError(f"attach: positions= and scores= are APET's; {type(config).__name__} has none.")
+    heads = match_modules(model, tuple(train))
+    if isinstance(config, APET):
+        plan = _plan_sparse(model, config, tuple(train), positions, scores)
+    else:
+        found = _low_rank_targets(model, config, tuple(train))
+    if not site.adapters:
+        site.required_grad = {key: p.requires_grad for key, p in model.named_parameters()}
+        for p in model.parameters():
+            p.requires_grad_(False)
+    model.__dict__["_fulgurite_site"] = site
+    adapter: Adapter
+    if isinstance(config, APET):
+        adapter = _put_sparse(model, config, name, site, plan, list(heads), tuple(train), positions is not None)
+    else:
+        adapter = _put_low_rank(model, config, name, site, found, list(heads), tuple(train))
+    for head in heads.values():
+        head.requires_grad_(True)
+    site.adapters[name] = adapter
+    site.activate((*site.active, name))
+    if len(site.adapters) == 1:
+        site.load_hooks = [
+            model.register_load_state_dict_pre_hook(_before_loading),
+            model.register_load_state_dict_post_hook(_after_loading),
+        ]
+    if isinstance(adapter, LowRankAdapter):
+        _keep_fast_path_away(model, adapter.layer_names)
+        if check_forward:
+            _FirstForward(adapter)
+    return adapter
+
+
+def _low_rank_targets(model: nn.Module, config: LoRA | SoRA, train: tuple[str, ...]) -> dict[str, nn.Module]:
+    found = find_targets(model, config.targets, train)
     too_small = [
         f"{n} ({k}x{m})" for n, layer in found.items() for k, m in [features(layer)] if config.rank > min(k, m)
     ]
@@ -56,27 +102,67 @@ def attach(
             f"attach: rank={config.rank} is larger than {too_small[0]}; the rank may be at most the smaller side of every "
             f"adapted layer ({len(too_small)} of {len(found)} are too small). Lower the rank, or leave them out by targets=."
         )
-    heads = match_modules(model, tuple(train))
-    if not site.adapters:
-        site.required_grad = {key: p.requires_grad for key, p in model.named_parameters()}
-        for p in model.parameters():
-            p.requires_grad_(False)
-    model.__dict__["_fulgurite_site"] = site
+    return found
+
+
+def _put_low_rank(
+    model: nn.Module,
+    config: LoRA | SoRA,
+    name: str,
+    site: Site,
+    found: dict[str, nn.Module],
+    heads: list[str],
+    train: tuple[str, ...],
+) -> LowRankAdapter:
     clock = Clock()
     for layer in found.values():
         k, n = features(layer)
         put_branch(layer, name, LowRankBranch(k, n, config, clock, _device(layer)), site)
-    for head in heads.values():
-        head.requires_grad_(True)
-    adapter = Adapter(model, name, config, list(found), list(heads), tuple(train), clock)
-    site.adapters[name] = adapter
-    site.active = (*site.active, name)
-    _keep_fast_path_away(model, list(found))
-    if len(site.adapters) == 1:
-        site.load_hook = model.register_load_state_dict_pre_hook(_fill_in_base)
-    if check_forward:
-        _FirstForward(adapter)
-    return adapter
+    return LowRankAdapter(model, name, config, list(found), heads, train, clock)
+
+
+def _plan_sparse(
+    model: nn.Module,
+    config: APET,
+    train: tuple[str, ...],
+    positions: Mapping[str, torch.Tensor] | None,
+    scores: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]] | None,
+) -> tuple[list[Eligible], dict[str, torch.Tensor]]:
+    site = model.__dict__.get("_fulgurite_site")
+    with site.using(()) if site is not None else nullcontext():
+        eligible = find_eligible(model, config.targets, train)
+        return eligible, select(model, config, eligible, positions, scores)
+
+
+def _put_sparse(
+    model: nn.Module,
+    config: APET,
+    name: str,
+    site: Site,
+    plan: tuple[list[Eligible], dict[str, torch.Tensor]],
+    heads: list[str],
+    train: tuple[str, ...],
+    by_hand: bool,
+) -> SparseAdapter:
+    eligible, chosen = plan
+    stores = by_hand or config.storage == "indices" or config.selection in ("gradient", "mask")
+    by_layer: dict[str, list[Eligible]] = {}
+    for tensor in eligible:
+        if tensor.name in chosen:
+            by_layer.setdefault(tensor.layer, []).append(tensor)
+    tied: list[str] = []
+    with site.using(()):  # base values are those under every other adapter
+        for layer_name, tensors in by_layer.items():
+            layer = model.get_submodule(layer_name)
+            parameters = {t.key: cast(nn.Parameter, layer._parameters[t.key]) for t in tensors}
+            branch = SparseBranch(layer_name, parameters, {t.key: chosen[t.name] for t in tensors}, stores)
+            owner = put_branch(layer, name, branch, site)
+            for tensor in tensors:
+                for other, key in tensor.tied:
+                    tie(model.get_submodule(other), key, owner, tensor.key, site)
+                    tied.append(other)
+    total = sum(tensor.numel for tensor in eligible)
+    return SparseAdapter(model, name, config, list(by_layer), tied, heads, train, total)
 
 
 def find_adapters(module: nn.Module) -> list[Adapter]:
@@ -101,11 +187,20 @@ def _keep_fast_path_away(model: nn.Module, names: list[str]) -> None:
             model.get_submodule(name).register_forward_pre_hook(_no_op)
 
 
-def _fill_in_base(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _before_loading(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Adapter checkpoints leave the frozen base out; with this they load strictly, and a missing adapter key still raises."""
+    for adapter in model.__dict__["_fulgurite_site"].adapters.values():
+        if isinstance(adapter, SparseAdapter):
+            adapter.read_base(state_dict, prefix)
     for key, p in model.named_parameters(remove_duplicate=False):
         if not p.requires_grad:
             state_dict.setdefault(prefix + key, p.detach())
+
+
+def _after_loading(model: nn.Module, incompatible_keys: Any) -> None:
+    """δ has come back: write it into the weights."""
+    for adapter in model.__dict__["_fulgurite_site"].adapters.values():
+        adapter.sync()
 
 
 def _no_op(module: nn.Module, args: Any) -> None:

@@ -19,12 +19,14 @@ from fulgurite.adapters.storage import write_files
 
 if TYPE_CHECKING:
     from fulgurite.adapters.branch import LowRankBranch
-    from fulgurite.adapters.handle import Adapter
+    from fulgurite.adapters.low_rank import LowRankAdapter
 
 __all__ = ["export"]
 
 
-def export(adapter: Adapter, folder: Path, rank_pattern: bool, base_model: str | None, task_type: str | None) -> None:
+def export(
+    adapter: LowRankAdapter, folder: Path, rank_pattern: bool, base_model: str | None, task_type: str | None
+) -> None:
     """See :meth:`fulgurite.adapters.Adapter.export_peft`.
 
     Raises:
@@ -105,7 +107,7 @@ def _anchored(name: str) -> str:
     return "^" + name.replace(".", r"\.")
 
 
-def _targets(adapter: Adapter, names: list[str]) -> list[str]:
+def _targets(adapter: LowRankAdapter, names: list[str]) -> list[str]:
     """Last parts of the names (what readers expect) if they select exactly these modules, else the whole names."""
     short = sorted({name.rpartition(".")[2] for name in names})
     chosen = set(names)

@@ -10,14 +10,18 @@ import torch.nn.functional as F
 
 from fulgurite.kernels.gated_lora import draw_seed, dropout_scale
 from fulgurite.kernels.log_probs import TokenScores
+from fulgurite.kernels.sparse_plan import SparsePlan
 
 __all__ = [
     "gated_lora_linear",
     "linear_cross_entropy",
     "linear_log_probs",
     "linear_token_scores",
+    "live_values",
     "proximal_adamw_step_",
     "soft_threshold_",
+    "sparse_delta_embedding",
+    "sparse_delta_linear",
 ]
 
 
@@ -153,3 +157,31 @@ def proximal_adamw_step_(
         param[param > threshold] -= threshold
         param[param < -threshold] += threshold
         param[param.abs() < threshold] = 0.0
+
+
+def live_values(tensor: torch.Tensor, delta: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Twin of :func:`fulgurite.kernels.live_values`: a copy of the tensor, of which the entries at ``index`` depend on delta."""
+    values = delta + (tensor.detach().reshape(-1)[index].to(delta.dtype) - delta.detach())
+    return tensor.detach().reshape(-1).index_put((index,), values.to(tensor.dtype)).view(tensor.shape)
+
+
+def sparse_delta_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    delta: torch.Tensor,
+    index: torch.Tensor,
+    *,
+    transposed: bool = False,
+    plan: SparsePlan | None = None,
+) -> torch.Tensor:
+    """Twin of :func:`fulgurite.kernels.sparse_delta_linear`; clones the weight and computes its gradient whole."""
+    live = live_values(weight, delta, index)
+    return F.linear(x, live.t() if transposed else live, bias)
+
+
+def sparse_delta_embedding(
+    ids: torch.Tensor, weight: torch.Tensor, delta: torch.Tensor, index: torch.Tensor, padding_idx: int | None = None
+) -> torch.Tensor:
+    """Twin of :func:`fulgurite.kernels.sparse_delta_embedding`."""
+    return F.embedding(ids, live_values(weight, delta, index), padding_idx)

@@ -1,0 +1,265 @@
+"""Handle of APET (arXiv 2306.02320): n trained scalars δ at any positions, live in the weights, exact to undo.
+
+W at the positions holds base + δ, rounded once to W's dtype; δ and its optimizer state are float32. A hook that every optimizer of torch
+calls behind its step (fused, foreach and custom ones) writes the new values; after changing δ in any other way call
+:meth:`SparseAdapter.sync`. A model's ``state_dict()`` holds the live weights (so that it is the tuned model for whoever ignores the
+``branches`` keys), δ, and a hash of the positions or the positions themselves.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from fulgurite.adapters import sparse_storage
+from fulgurite.adapters.config import APET
+from fulgurite.adapters.handle import Adapter
+from fulgurite.adapters.layer import AdaptedLayer, release
+from fulgurite.adapters.sparse_branch import SparseBranch
+
+__all__ = ["SparseAdapter"]
+
+
+class SparseAdapter(Adapter):
+    """See :class:`fulgurite.adapters.Adapter`.
+
+    ``merge()`` only stops training: the weights hold base + δ already. ``unmerge()`` goes on training; ``disabled()`` and ``detach()``
+    put the n base values back, bit for bit. Weights that a backward needs are those of its forward, also inside ``disabled()`` and
+    with activation checkpointing; under torch.compile the backward has to run with the adapters of the forward.
+
+    Attributes:
+        eligible: number of scalars that the positions were chosen from.
+    """
+
+    config: APET
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        config: APET,
+        layer_names: list[str],
+        tied_names: list[str],
+        head_names: list[str],
+        train: tuple[str, ...],
+        eligible: int,
+    ) -> None:
+        super().__init__(model, name, config, layer_names, head_names, train)
+        self.tied_names, self.eligible = tied_names, eligible
+        self._modules = [cast(AdaptedLayer, model.get_submodule(name)) for name in layer_names]
+        self._listen()
+
+    @property
+    def branches(self) -> dict[str, SparseBranch]:
+        """This adapter's branch of each layer that has trained scalars, by the layer's qualified name."""
+        return {name: cast(SparseBranch, layer.branches[self.name]) for name, layer in self.layers.items()}
+
+    @property
+    def positions(self) -> dict[str, torch.Tensor]:
+        """Flat positions per parameter name, sorted int64."""
+        return {f"{name}.{key}" if name else key: index for name, key, index in self._tensors("index")}
+
+    @property
+    def deltas(self) -> dict[str, nn.Parameter]:
+        """δ per parameter name, (n,) each."""
+        return {
+            f"{name}.{key}" if name else key: branch.delta(key)
+            for name, branch in self.branches.items()
+            for key in branch.index
+        }
+
+    def sync(self) -> None:
+        """Write base + δ into the weights; the optimizer hook does it behind every step."""
+        for layer in self._modules:
+            layer.write(layer.wanted())
+
+    def settle(self) -> None:
+        """Bring the weights in line with the active adapters."""
+        for layer in self._modules:
+            if layer.live != layer.wanted():
+                layer.write(layer.wanted())
+
+    def merge(self, reversible: bool = False) -> int:
+        """Leave δ in the weights and stop training it; the weights do not change.
+
+        Args:
+            reversible: keep the base values (n of them), so that :meth:`unmerge` is possible.
+
+        Returns:
+            Bytes of the base values (0 if not reversible).
+
+        Raises:
+            RuntimeError: it is merged already, or switched off.
+        """
+        if any(self.name in layer.merged for layer in self._modules):
+            raise RuntimeError(f"merge: adapter {self.name!r} is merged already; call unmerge() first.")
+        self.sync()
+        kept = 0
+        for layer, branch in zip(self._modules, self.branches.values(), strict=True):
+            base = torch.cat([value.reshape(-1) for value in branch.base.values()])
+            layer.merged[self.name] = base if reversible else None
+            kept += base.numel() * base.element_size() if reversible else 0
+        self.settle()
+        return kept
+
+    def unmerge(self) -> None:
+        """Go on training δ; the base itself comes back, bit for bit, with ``disabled()`` or ``detach()``.
+
+        Raises:
+            RuntimeError: not merged, or merged without ``reversible=True``.
+        """
+        for name, layer in self.layers.items():
+            if self.name not in layer.merged:
+                raise RuntimeError(f"unmerge: adapter {self.name!r} is not merged (at {name}).")
+            if layer.merged[self.name] is None:
+                raise RuntimeError(
+                    f"unmerge: adapter {self.name!r} was merged without reversible=True: the base values are given up. Load "
+                    "the base again."
+                )
+        for layer in self._modules:
+            del layer.merged[self.name]
+        self.settle()
+
+    def export_peft(
+        self,
+        folder: str | Path,
+        *,
+        rank_pattern: bool = False,
+        base_model: str | None = None,
+        task_type: str | None = None,
+    ) -> None:
+        """Write a folder in PEFT's SHiRA layout; see :meth:`export_shira`.
+
+        Args:
+            folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
+            rank_pattern: of no meaning here.
+            base_model: hub id or path of the base, for ``base_model_name_or_path``.
+            task_type: PEFT's task type, such as "SEQ_CLS" or "CAUSAL_LM"; None leaves it open.
+        """
+        self.export_shira(folder, base_model=base_model, task_type=task_type)
+
+    def export_shira(self, folder: str | Path, *, base_model: str | None = None, task_type: str | None = None) -> None:
+        """Write a folder that stock PEFT loads as SHiRA, where every trained scalar lies in the weight of a linear layer.
+
+        Args:
+            folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
+            base_model: hub id or path of the base, for ``base_model_name_or_path``.
+            task_type: PEFT's task type; None leaves it open.
+
+        Raises:
+            ValueError: scalars outside of linear layers' weights, named.
+        """
+        from fulgurite.adapters import shira_export
+
+        shira_export.export(self, Path(folder), base_model, task_type)
+
+    def summary(self) -> list[tuple[str, str]]:
+        """(what, figure) for people: scalars, tensors and how they were chosen."""
+        deltas = self.deltas
+        count = sum(delta.numel() for delta in deltas.values())
+        share = 100 * count / max(self.eligible, 1)
+        return [
+            ("trained scalars", f"{count:,} of {self.eligible:,} eligible ({share:.3g} %)"),
+            ("in tensors", f"{len(deltas)} of {len(self.layer_names)} modules, selection {self.config.selection}"),
+        ]
+
+    def description(self) -> dict[str, Any]:
+        """See :mod:`fulgurite.adapters.sparse_storage`."""
+        return sparse_storage.describe(self)
+
+    def check_description(self, description: dict[str, Any], folder: Path) -> None:
+        """Raise a ValueError if the folder was made for other tensors or other positions."""
+        sparse_storage.check(self, description, folder)
+
+    def stored_tensors(self) -> dict[str, torch.Tensor]:
+        """δ, and positions where they are stored, by parameter name."""
+        return sparse_storage.tensors(self)
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take the values that :meth:`stored_tensors` gave, and write them into the weights."""
+        for name, delta in self.deltas.items():
+            delta.data.copy_(tensors[f"{name}.delta"])
+        self.sync()
+
+    def read_base(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Before a state dict is loaded that brings weights: learn the base values under them.
+
+        Weights that come with δ are live ones. If they are this base with that δ, the kept base values stay as they are; else the
+        base is what remains when δ is taken off (in float32, exact to the last rounding). Weights without δ are a base.
+        """
+        for name, layer in self.layers.items():
+            branch = cast(SparseBranch, layer.branches[self.name])
+            stem = f"{prefix}{name}." if name else prefix
+            for key, index in branch.index.items():
+                weight, mine = state_dict.get(stem + key), layer._parameters[key]
+                if not isinstance(weight, torch.Tensor) or mine is None or tuple(weight.shape) != branch.shapes[key]:
+                    continue
+                values = weight.detach().reshape(-1)[index.to(weight.device)].to(index.device, mine.dtype)
+                delta = state_dict.get(f"{stem}branches.{self.name}.delta_{key}")
+                if isinstance(delta, torch.Tensor) and delta.shape == index.shape:
+                    delta = delta.detach().to(index.device, branch.delta(key).dtype)
+                    base = branch.base[key].to(mine.dtype)
+                    same = (base.to(delta.dtype) + delta).to(mine.dtype) == values
+                    values = torch.where(same, base, (values.to(delta.dtype) - delta).to(mine.dtype))
+                branch.base[key] = values.clone()
+
+    def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
+        return [{"name": "sparse", "params": list(self.deltas.values()), "lr": lr, "weight_decay": weight_decay}]
+
+    def _own_parameters(self) -> int:
+        return sum(delta.numel() for delta in self.deltas.values())
+
+    def _branch_keys(self) -> list[tuple[str, str]]:
+        return [(name, f"delta_{key}") for name, key, _ in self._tensors("index")]
+
+    def _tensors(self, attribute: str) -> list[tuple[str, str, torch.Tensor]]:
+        return [
+            (name, key, value)
+            for name, branch in self.branches.items()
+            for key, value in getattr(branch, attribute).items()
+        ]
+
+    def _take_off(self) -> None:
+        site = self.site
+        merged = any(self.name in layer.merged for layer in self._modules)
+        if not merged:
+            site.active = tuple(n for n in site.active if n != self.name)
+            self.settle()
+        for layer in self._modules:
+            layer.live = tuple(n for n in layer.live if n != self.name)
+        tied = [cast(AdaptedLayer, self.model.get_submodule(name)) for name in self.tied_names]
+        super()._take_off()
+        for layer in tied:
+            if isinstance(layer, AdaptedLayer):
+                release(layer)
+        self._hook.remove()
+
+    def _listen(self) -> None:
+        """Hear of every optimizer's steps, without keeping the model alive."""
+        me = weakref.ref(self)
+
+        def stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            adapter = me()
+            if adapter is not None and adapter._is_trained_by(optimizer):
+                adapter.sync()
+
+        self._hook = register_optimizer_step_post_hook(stepped)
+        weakref.finalize(self, self._hook.remove)
+
+    def _is_trained_by(self, optimizer: torch.optim.Optimizer) -> bool:
+        mine = {id(p) for layer in self._modules for p in layer.branches[self.name].parameters()}
+        return any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_hook": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._listen()
