@@ -154,10 +154,15 @@ class FinetuneModule(LightningModule):
         self._prepare_base(loaded.model)
         if self.adapter_config is not None:
             heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
-            self.adapter = attach(loaded.model, self.adapter_config, train=heads)
+            self.adapter = self._attach(loaded.model, heads)
         if self.gradient_checkpointing:
             enable_activation_checkpointing(loaded.model, self.adapter)
         self.network = loaded.model.train()
+
+    def _attach(self, model: nn.Module, heads: tuple[str, ...]) -> Adapter:
+        """Put the adapter in; heads: regexes of the modules that are trained fully."""
+        assert self.adapter_config is not None
+        return attach(model, self.adapter_config, train=heads)
 
     @property
     def backbone_folder(self) -> str:
