@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,12 +15,15 @@ from fulgurite.adapters.branch import Clock, LowRankBranch
 from fulgurite.adapters.config import APET, AdapterConfig, LoRA, SoRA
 from fulgurite.adapters.eligible import Eligible, find_eligible
 from fulgurite.adapters.handle import Adapter
+<<<<<<< HEAD
 from fulgurite.adapters.inserted import inserted_layers, put_inserted
 from fulgurite.adapters.layer import Site, features, put_branch, tie
+=======
+from fulgurite.adapters.layer import Site, features, put_branch
+>>>>>>> wt/apet
 from fulgurite.adapters.low_rank import LowRankAdapter
 from fulgurite.adapters.selection import select
 from fulgurite.adapters.sparse import SparseAdapter
-from fulgurite.adapters.sparse_branch import SparseBranch
 from fulgurite.adapters.targets import find_targets, match_modules
 
 __all__ = ["attach", "find_adapters"]
@@ -81,15 +84,23 @@ def attach(
     model.__dict__["_fulgurite_site"] = site
     adapter: Adapter
     if isinstance(config, APET):
+<<<<<<< HEAD
         adapter = _put_sparse(model, config, name, site, plan, list(heads), tuple(train), positions is not None)
     elif isinstance(config, (Bottleneck, SoftPrompt)):
         adapter = put_inserted(model, config, name, site, layers, list(heads), tuple(train))
+=======
+        eligible, chosen = plan
+        stores = positions is not None or config.storage == "indices" or config.selection in ("gradient", "mask")
+        adapter = SparseAdapter(model, name, config, eligible, list(heads), tuple(train), stores)
+>>>>>>> wt/apet
     else:
         adapter = _put_low_rank(model, config, name, site, found, list(heads), tuple(train))
     for head in heads.values():
         head.requires_grad_(True)
     site.adapters[name] = adapter
-    site.activate((*site.active, name))
+    site.active = (*site.active, name)
+    if isinstance(adapter, SparseAdapter):
+        adapter.place(chosen)
     if len(site.adapters) == 1:
         site.load_hooks = [
             model.register_load_state_dict_pre_hook(_before_loading),
@@ -142,37 +153,6 @@ def _plan_sparse(
     with site.using(()) if site is not None else nullcontext():
         eligible = find_eligible(model, config.targets, train)
         return eligible, select(model, config, eligible, positions, scores)
-
-
-def _put_sparse(
-    model: nn.Module,
-    config: APET,
-    name: str,
-    site: Site,
-    plan: tuple[list[Eligible], dict[str, torch.Tensor]],
-    heads: list[str],
-    train: tuple[str, ...],
-    by_hand: bool,
-) -> SparseAdapter:
-    eligible, chosen = plan
-    stores = by_hand or config.storage == "indices" or config.selection in ("gradient", "mask")
-    by_layer: dict[str, list[Eligible]] = {}
-    for tensor in eligible:
-        if tensor.name in chosen:
-            by_layer.setdefault(tensor.layer, []).append(tensor)
-    tied: list[str] = []
-    with site.using(()):  # base values are those under every other adapter
-        for layer_name, tensors in by_layer.items():
-            layer = model.get_submodule(layer_name)
-            parameters = {t.key: cast(nn.Parameter, layer._parameters[t.key]) for t in tensors}
-            branch = SparseBranch(layer_name, parameters, {t.key: chosen[t.name] for t in tensors}, stores)
-            owner = put_branch(layer, name, branch, site)
-            for tensor in tensors:
-                for other, key in tensor.tied:
-                    tie(model.get_submodule(other), key, owner, tensor.key, site)
-                    tied.append(other)
-    total = sum(tensor.numel for tensor in eligible)
-    return SparseAdapter(model, name, config, list(by_layer), tied, heads, train, total)
 
 
 def find_adapters(module: nn.Module) -> list[Adapter]:

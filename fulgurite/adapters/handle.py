@@ -7,7 +7,7 @@ they are trained, merged and stored.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -78,6 +78,11 @@ class Adapter:
     @property
     def gates(self) -> list[nn.Parameter]:
         """The gates of all layers, (r,) each; empty for adapters that have none."""
+        return []
+
+    @property
+    def live_layers(self) -> list[AdaptedLayer]:
+        """Layers whose own weights this adapter writes; none for adapters that stand beside them."""
         return []
 
     @contextmanager
@@ -234,7 +239,7 @@ class Adapter:
     def trained_keys(self) -> list[str]:
         """Keys of ``model.state_dict()`` without which a checkpoint is not this adapter's."""
         heads = [f"{name}.{key}" for name, head in self.heads.items() for key, _ in head.named_parameters()]
-        return [f"{name}.branches.{self.name}.{key}" for name, key in self._branch_keys()] + heads
+        return [f"{name}.branches.{self.name}.{key}".lstrip(".") for name, key in self._branch_keys()] + heads
 
     def frozen_keys(self) -> set[str]:
         """Keys of ``model.state_dict()`` that are frozen base parameters: what an adapter checkpoint leaves out."""
@@ -260,6 +265,14 @@ class Adapter:
             for hook in site.load_hooks:
                 hook.remove()
             del self.model.__dict__["_fulgurite_site"]
+
+    def prepare_load(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Call with a checkpoint's state dict before its keys are compared with the model's (APET: are the positions the same?).
+
+        Args:
+            state_dict: of the model or a module around it.
+            prefix: of the model's keys in it.
+        """
 
     def settle(self) -> None:
         """Called when the active adapters have changed."""

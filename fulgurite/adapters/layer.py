@@ -70,7 +70,22 @@ class Site:
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """``context_fn`` for torch.utils.checkpoint: recompute with the adapters that were active in the forward."""
-        return nullcontext(), self.using(self.active)
+        return nullcontext(), self._recomputing(self.active)
+
+    @contextmanager
+    def _recomputing(self, names: tuple[str, ...]) -> Iterator[None]:
+        """As :meth:`using` inside a backward, which may have put single layers into another state than the active adapters'."""
+        layers = [layer for adapter in self.adapters.values() for layer in adapter.live_layers]
+        held = [(layer, layer.live) for layer in layers]
+        before = self.active
+        self.activate(names)
+        try:
+            yield
+        finally:
+            self.active = before
+            for layer, live in held:
+                if layer.live != live:
+                    layer.write(live)
 
 
 class AdaptedLayer(nn.Module):
@@ -99,6 +114,8 @@ class AdaptedLayer(nn.Module):
         low_rank, sparse = self._active()
         if not sparse and not self.tied:
             return self._dense(low_rank, *args, **kwargs)
+        if not torch.compiler.is_compiling():
+            self._refresh()
         y = self._sparse(*args, **kwargs)
         for branch in low_rank:
             y = y + _low_rank(branch, _first(args, kwargs), self.training).to(y.dtype)
@@ -180,6 +197,12 @@ class AdaptedLayer(nn.Module):
         for place, name in enumerate(names):
             self._branch(name).write(self._parameters, live=True, alone=place == 0)
         self.live = names
+
+    def _refresh(self) -> None:
+        """Optimizers that evaluate inside their step (LBFGS), and people, change δ where no hook tells."""
+        for owner in (self, *(owner for owner, _ in self.tied.values())):
+            if any(owner._branch(name).stale() for name in owner.live):
+                owner.write(owner.live)
 
     def _branch(self, name: str) -> SparseBranch:
         return cast(SparseBranch, self.branches[name])

@@ -8,6 +8,7 @@ calls behind its step (fused, foreach and custom ones) writes the new values; af
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +20,15 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fulgurite.adapters import sparse_storage
 from fulgurite.adapters.config import APET
+from fulgurite.adapters.eligible import Eligible
 from fulgurite.adapters.handle import Adapter
-from fulgurite.adapters.layer import AdaptedLayer, release
-from fulgurite.adapters.sparse_branch import SparseBranch
+from fulgurite.adapters.layer import AdaptedLayer, put_branch, release, take_branch, tie
+from fulgurite.adapters.masks import positions_of
+from fulgurite.adapters.sparse_branch import SparseBranch, positions_in
 
 __all__ = ["SparseAdapter"]
+
+_log = logging.getLogger(__name__)
 
 
 class SparseAdapter(Adapter):
@@ -32,9 +37,6 @@ class SparseAdapter(Adapter):
     ``merge()`` only stops training: the weights hold base + δ already. ``unmerge()`` goes on training; ``disabled()`` and ``detach()``
     put the n base values back, bit for bit. Weights that a backward needs are those of its forward, also inside ``disabled()`` and
     with activation checkpointing; under torch.compile the backward has to run with the adapters of the forward.
-
-    Attributes:
-        eligible: number of scalars that the positions were chosen from.
     """
 
     config: APET
@@ -44,21 +46,32 @@ class SparseAdapter(Adapter):
         model: nn.Module,
         name: str,
         config: APET,
-        layer_names: list[str],
-        tied_names: list[str],
+        tensors: list[Eligible],
         head_names: list[str],
         train: tuple[str, ...],
-        eligible: int,
+        stores_positions: bool,
     ) -> None:
-        super().__init__(model, name, config, layer_names, head_names, train)
-        self.tied_names, self.eligible = tied_names, eligible
-        self._modules = [cast(AdaptedLayer, model.get_submodule(name)) for name in layer_names]
+        super().__init__(model, name, config, [], head_names, train)
+        self.tensors, self.stores_positions = tensors, stores_positions
+        self.tied_names: list[str] = []
+        self._modules: list[AdaptedLayer] = []
+        self._complained = False
         self._listen()
+
+    @property
+    def eligible(self) -> int:
+        """Number of scalars that the positions were chosen from."""
+        return sum(tensor.numel for tensor in self.tensors)
 
     @property
     def branches(self) -> dict[str, SparseBranch]:
         """This adapter's branch of each layer that has trained scalars, by the layer's qualified name."""
         return {name: cast(SparseBranch, layer.branches[self.name]) for name, layer in self.layers.items()}
+
+    @property
+    def live_layers(self) -> list[AdaptedLayer]:
+        """The layers that have trained scalars."""
+        return self._modules
 
     @property
     def positions(self) -> dict[str, torch.Tensor]:
@@ -73,6 +86,36 @@ class SparseAdapter(Adapter):
             for name, branch in self.branches.items()
             for key in branch.index
         }
+
+    @property
+    def tied_layers(self) -> list[AdaptedLayer]:
+        """Layers whose tensor is tied to one that another layer owns here."""
+        return [cast(AdaptedLayer, self.model.get_submodule(name)) for name in self.tied_names]
+
+    def place(self, positions: Mapping[str, torch.Tensor]) -> None:
+        """Train the scalars at these positions from here on. δ is new and zero, so the optimizer has to be a new one as well.
+
+        Args:
+            positions: per eligible parameter, flat and sorted, int64.
+        """
+        site = self.site
+        self._take_branches()
+        chosen = [tensor for tensor in self.tensors if tensor.name in positions]
+        self.layer_names = list(dict.fromkeys(tensor.layer for tensor in chosen))
+        self.tied_names = [layer for tensor in chosen for layer, _ in tensor.tied]
+        with site.using(()):  # base values are those under every other adapter
+            for name in self.layer_names:
+                layer = self.model.get_submodule(name)
+                mine = [tensor for tensor in chosen if tensor.layer == name]
+                parameters = {tensor.key: cast(nn.Parameter, layer._parameters[tensor.key]) for tensor in mine}
+                index = {tensor.key: positions[tensor.name] for tensor in mine}
+                owner = put_branch(layer, self.name, SparseBranch(name, parameters, index, self.stores_positions), site)
+                for tensor in mine:
+                    for other, key in tensor.tied:
+                        tie(self.model.get_submodule(other), key, owner, tensor.key, site)
+        self._modules = list(self.layers.values())
+        self.settle()
+        _FirstLook(self)
 
     def sync(self) -> None:
         """Write base + δ into the weights; the optimizer hook does it behind every step."""
@@ -188,6 +231,36 @@ class SparseAdapter(Adapter):
             delta.data.copy_(tensors[f"{name}.delta"])
         self.sync()
 
+    def prepare_load(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Compare the positions that a state dict's values belong to; adopt them where only data could give them again.
+
+        Args:
+            state_dict: of the model or a module around it.
+            prefix: of the model's keys in it.
+
+        Raises:
+            ValueError: other positions, although the same configuration should give the same.
+        """
+        tail = f"branches.{self.name}._extra_state"
+        saved = {
+            key: int(value[0]) for key, value in state_dict.items() if key.startswith(prefix) and key.endswith(tail)
+        }
+        mine = {
+            f"{prefix}{name}.{tail}" if name else prefix + tail: branch.fingerprint()
+            for name, branch in self.branches.items()
+        }
+        if not saved or saved == mine:
+            return
+        positions = positions_in(state_dict, prefix, self.name) if self.config.selection == "gradient" else None
+        if positions is not None:
+            self.place(positions_of(positions, self.tensors))
+            return
+        raise ValueError(
+            f"APET: the checkpoint was trained at other positions than this adapter's ({len(saved)} layers there, {len(mine)} here): "
+            "budget, selection, seed, targets, mask or the base was changed since. Attach with the configuration that was trained "
+            f"(here {self.config})."
+        )
+
     def read_base(self, state_dict: Mapping[str, Any], prefix: str) -> None:
         """Before a state dict is loaded that brings weights: learn the base values under them.
 
@@ -227,19 +300,21 @@ class SparseAdapter(Adapter):
         ]
 
     def _take_off(self) -> None:
-        site = self.site
-        merged = any(self.name in layer.merged for layer in self._modules)
-        if not merged:
-            site.active = tuple(n for n in site.active if n != self.name)
-            self.settle()
+        self._take_branches()
+        self._hook.remove()
+
+    def _take_branches(self) -> None:
+        site, tied = self.site, self.tied_layers
+        before = site.active
+        if not any(self.name in layer.merged for layer in self._modules):
+            site.activate(tuple(n for n in site.active if n != self.name))
         for layer in self._modules:
             layer.live = tuple(n for n in layer.live if n != self.name)
-        tied = [cast(AdaptedLayer, self.model.get_submodule(name)) for name in self.tied_names]
-        super()._take_off()
+            take_branch(layer, self.name)
         for layer in tied:
             if isinstance(layer, AdaptedLayer):
                 release(layer)
-        self._hook.remove()
+        site.active, self._modules = before, []
 
     def _listen(self) -> None:
         """Hear of every optimizer's steps, without keeping the model alive."""
@@ -248,10 +323,24 @@ class SparseAdapter(Adapter):
         def stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
             adapter = me()
             if adapter is not None and adapter._is_trained_by(optimizer):
+                adapter._complain_once()
                 adapter.sync()
 
         self._hook = register_optimizer_step_post_hook(stepped)
         weakref.finalize(self, self._hook.remove)
+
+    def _complain_once(self) -> None:
+        """After the first step: name trained scalars that nothing computes a gradient for."""
+        if self._complained:
+            return
+        self._complained = True
+        idle = [(name, delta.numel()) for name, delta in self.deltas.items() if delta.grad is None]
+        if idle:
+            _log.warning(
+                "APET: %d tensors (%s trained scalars) got no gradient in the first step, the first is %s: this model's forward or "
+                "loss does not use them. Leave them out by targets=.",
+                len(idle), f"{sum(n for _, n in idle):,}", idle[0][0],
+            )  # fmt: skip
 
     def _is_trained_by(self, optimizer: torch.optim.Optimizer) -> bool:
         mine = {id(p) for layer in self._modules for p in layer.branches[self.name].parameters()}
@@ -263,3 +352,21 @@ class SparseAdapter(Adapter):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._listen()
+
+
+class _FirstLook:
+    """Before the first forward: take weights that somebody wrote after attaching (DDP from rank 0, a loader) as the base."""
+
+    def __init__(self, adapter: SparseAdapter) -> None:
+        self.adapter = adapter
+        self.handle = adapter.model.register_forward_pre_hook(self)
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self.handle.remove()
+        if self.adapter.model.__dict__.get("_fulgurite_site") is not None:
+            for layer in self.adapter._modules:
+                if layer.live == (self.adapter.name,):
+                    cast(SparseBranch, layer.branches[self.adapter.name]).adopt(layer._parameters)

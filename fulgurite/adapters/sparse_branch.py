@@ -45,6 +45,7 @@ class SparseBranch(nn.Module):
         self.base: dict[str, torch.Tensor] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._plans: dict[str, SparsePlan] = {}
+        self._written: dict[str, int] = {}
         for key, tensor in tensors.items():
             self.index[key] = index[key].to(tensor.device)
             self.base[key] = tensor.data.view(-1)[self.index[key]]
@@ -76,6 +77,21 @@ class SparseBranch(nn.Module):
                 refuse_sharded(f"{self.layer}.{key}", tensor)
             base = self.base[key].to(tensor.dtype) if alone or not live else tensor.data.view(-1)[index]
             write_live_(tensor, index, base, self.delta(key).data if live else None)
+            self._written[key] = self.delta(key)._version
+
+    def stale(self) -> bool:
+        """Whether δ was changed since it was written, as far as version counters tell (those of fused steps do not move)."""
+        return any(self.delta(key)._version != version for key, version in self._written.items())
+
+    @torch.no_grad()
+    def adopt(self, tensors: Mapping[str, nn.Parameter | None]) -> None:
+        """Where a tensor does not hold base + δ, somebody wrote it: its base is what it holds less δ."""
+        for key, index in self.index.items():
+            tensor, delta = tensors[key], self.delta(key).data
+            assert tensor is not None
+            values, base = tensor.data.view(-1)[index], self.base[key].to(tensor.dtype)
+            same = (base.to(delta.dtype) + delta).to(tensor.dtype) == values
+            self.base[key] = torch.where(same, base, (values.to(delta.dtype) - delta).to(tensor.dtype))
 
     def fingerprint(self) -> int:
         """A hash of the positions of all tensors, 63 bits."""
@@ -111,6 +127,9 @@ class SparseBranch(nn.Module):
             key: value if value.device != self.index[key].device else self.index[key] for key, value in moved.items()
         }
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": {}}  # a plan belongs to one index tensor, which copies have their own of
 
     def extra_repr(self) -> str:
         return ", ".join(f"{key}: {len(index):,} of {list(self.shapes[key])}" for key, index in self.index.items())

@@ -35,6 +35,7 @@ class AdapterCheckpoint(Callback):
         """
         saved = checkpoint["state_dict"]
         for prefix, adapter in _placed(pl_module):
+            adapter.prepare_load(saved, prefix)
             missing = [prefix + key for key in adapter.trained_keys() if prefix + key not in saved]
             if missing:
                 raise KeyError(
