@@ -15,12 +15,8 @@ from fulgurite.adapters.branch import Clock, LowRankBranch
 from fulgurite.adapters.config import APET, AdapterConfig, LoRA, SoRA
 from fulgurite.adapters.eligible import Eligible, find_eligible
 from fulgurite.adapters.handle import Adapter
-<<<<<<< HEAD
 from fulgurite.adapters.inserted import inserted_layers, put_inserted
-from fulgurite.adapters.layer import Site, features, put_branch, tie
-=======
 from fulgurite.adapters.layer import Site, features, put_branch
->>>>>>> wt/apet
 from fulgurite.adapters.low_rank import LowRankAdapter
 from fulgurite.adapters.selection import select
 from fulgurite.adapters.sparse import SparseAdapter
@@ -84,15 +80,11 @@ def attach(
     model.__dict__["_fulgurite_site"] = site
     adapter: Adapter
     if isinstance(config, APET):
-<<<<<<< HEAD
-        adapter = _put_sparse(model, config, name, site, plan, list(heads), tuple(train), positions is not None)
-    elif isinstance(config, (Bottleneck, SoftPrompt)):
-        adapter = put_inserted(model, config, name, site, layers, list(heads), tuple(train))
-=======
         eligible, chosen = plan
         stores = positions is not None or config.storage == "indices" or config.selection in ("gradient", "mask")
         adapter = SparseAdapter(model, name, config, eligible, list(heads), tuple(train), stores)
->>>>>>> wt/apet
+    elif isinstance(config, (Bottleneck, SoftPrompt)):
+        adapter = put_inserted(model, config, name, site, layers, list(heads), tuple(train))
     else:
         adapter = _put_low_rank(model, config, name, site, found, list(heads), tuple(train))
     for head in heads.values():

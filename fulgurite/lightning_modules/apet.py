@@ -108,13 +108,8 @@ class APETModule(FinetuneModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the positions that gradients chose, then check the keys."""
-        if self._by_score:
+        if self._by_score and self.network is None:
             self._positions = positions_in(checkpoint["state_dict"], "network.", "default")
-            if self.adapter is not None and self._positions is not None:
-                heads = self.adapter.train_patterns
-                self.adapter.detach()
-                self.adapter = self._attach(self._network(), heads)
-        self.num_labels = self.num_labels or checkpoint.get("num_labels")
         super().on_load_checkpoint(checkpoint)
 
     def _attach(self, model: nn.Module, heads: tuple[str, ...]) -> Adapter:
