@@ -1,4 +1,4 @@
-"""The methods that APET is compared with beside LoRA (arXiv 2306.02320): BitFit, bottleneck adapters, soft prompts; and equal budgets.
+"""What APET (arXiv 2306.02320) is compared with beside LoRA: BitFit, bottleneck adapters, soft prompts; and equal budgets.
 
 - BitFit (arXiv 2106.10199): all biases of the base, or ``budget`` of them at random. It is APET over the bias vectors.
 - Bottleneck (arXiv 1902.00751): h' = h + gelu(h W_down + b_down) W_up + b_up behind the attention's and the feed-forward's output
@@ -102,11 +102,13 @@ def bitfit_as_apet(model: nn.Module, config: BitFit, train: tuple[str, ...] = ()
         total = eligible_scalars(model, config.targets, train)
     except ValueError as error:
         raise ValueError(
-            f"BitFit: {type(model).__name__} has no parameter that matches targets={config.targets!r}; models without biases (Llama) "
-            "cannot be tuned so, take another method."
+            f"BitFit: {type(model).__name__} has no parameter that matches targets={config.targets!r}; models without biases "
+            "(Llama) cannot be tuned so, take another method."
         ) from error
     if config.budget is not None and config.budget > total:
-        raise ValueError(f"BitFit: budget={config.budget:,} is above the {total:,} bias values of {type(model).__name__}.")
+        raise ValueError(
+            f"BitFit: budget={config.budget:,} is above the {total:,} bias values of {type(model).__name__}."
+        )
     return APET(budget=config.budget or total, seed=config.seed, targets=config.targets)
 
 
@@ -118,11 +120,13 @@ def bottleneck_layers(model: nn.Module, config: Bottleneck, train: tuple[str, ..
     """
     if config.targets != "outputs":
         return find_targets(model, config.targets, train)
-    found = {name: layer for name, layer in find_targets(model, "all-linear", train).items() if re.fullmatch(_OUTPUTS, name)}
+    found = {
+        name: layer for name, layer in find_targets(model, "all-linear", train).items() if re.fullmatch(_OUTPUTS, name)
+    }
     if not found:
         raise ValueError(
-            f"Bottleneck: the output layers of attention and feed-forward are not known for {type(model).__name__}; give targets= a "
-            "regex of whole module names of linear layers."
+            f"Bottleneck: the output layers of attention and feed-forward are not known for {type(model).__name__}; give targets= "
+            "a regex of whole module names of linear layers."
         )
     return found
 
@@ -195,4 +199,6 @@ def _check_regex(config: AdapterConfig, pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{type(config).__name__}: targets={pattern!r} is no valid regular expression ({error}).") from None
+        raise ValueError(
+            f"{type(config).__name__}: targets={pattern!r} is no valid regular expression ({error})."
+        ) from None

@@ -1,8 +1,8 @@
 """What a bottleneck adapter and a soft prompt do in a model: modules beside layers, at work through forward hooks.
 
 Both live in ``layer.branches[name]``, so that keys, checkpoints, saving and freezing are those of every adapter; their work is done
-by hooks, which :meth:`InsertedAdapter.detach` removes. A soft prompt lengthens what goes into the base model by dummy tokens, lays its
-vectors over their embeddings, and takes their positions out of the last hidden states again: everything behind, pooling and heads,
+by hooks, which :meth:`InsertedAdapter.detach` removes. A soft prompt lengthens what goes into the base model by dummy tokens, lays
+its vectors over their embeddings, and takes their positions out of the last hidden states again: everything behind, pooling and heads,
 sees the tokens that were given. With a cache only the first call is lengthened.
 """
 
@@ -134,8 +134,8 @@ class InsertedAdapter(Adapter):
         if differing:
             raise ValueError(
                 f"load_adapter: {folder} was made for other layers than this model's; {len(differing)} differ, the first is "
-                f"{differing[0]!r}: saved {saved.get(differing[0])}, here {mine.get(differing[0])}. Load it onto the base that it was "
-                "trained on."
+                f"{differing[0]!r}: saved {saved.get(differing[0])}, here {mine.get(differing[0])}. Load it onto the base that it "
+                "was trained on."
             )
 
     def stored_tensors(self) -> dict[str, torch.Tensor]:
@@ -167,9 +167,7 @@ class InsertedAdapter(Adapter):
         super()._take_off()
 
 
-def inserted_layers(
-    model: nn.Module, config: Bottleneck | SoftPrompt, train: tuple[str, ...]
-) -> dict[str, nn.Module]:
+def inserted_layers(model: nn.Module, config: Bottleneck | SoftPrompt, train: tuple[str, ...]) -> dict[str, nn.Module]:
     """The layers that carry the modules: those that bottlenecks follow, or the input embedding.
 
     Raises:
@@ -233,7 +231,9 @@ def _bidirectional(host: nn.Module) -> bool:
     """BERT and its kin: they have a cache argument too, but are no decoders unless their configuration says so."""
     config: Any = getattr(host, "config", None)
     names = "input_ids token_type_ids".split()
-    return all(n in inspect.signature(host.forward).parameters for n in names) and not getattr(config, "is_decoder", False)
+    return all(n in inspect.signature(host.forward).parameters for n in names) and not getattr(
+        config, "is_decoder", False
+    )
 
 
 def _lengthen(branch: PromptBranch, site: Site, name: str, host: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:

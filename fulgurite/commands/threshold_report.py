@@ -5,8 +5,8 @@ With mean and standard deviation (n − 1) over seeds at each number n of tunabl
     low threshold  = smallest n whose mean − s.d. is above the floor (random guess, majority, or the untrained model)
     high threshold = smallest n whose mean is at least that of full tuning − tolerance
 
-With one seed the deviation counts as zero. Of a classification the new head is trained at every n; it alone, on the frozen backbone,
-stands in the tables for comparison.
+With one seed the deviation counts as zero. Of a classification the new head is trained at every n; it alone, on the frozen
+backbone, stands in the tables for comparison.
 """
 
 from __future__ import annotations

@@ -189,7 +189,8 @@ def _module(run: Run, settings: Settings, num_labels: int | None) -> Any:
             seed=run.seed,
             **common,
         )
-    adapter, heads = None, ()
+    adapter: Any = None
+    heads: tuple[str, ...] = ()
     if run.method not in (FULL, UNTRAINED):
         loaded = load_backbone(resolve_backbone(run.backbone), settings.task_type, num_labels=labels)
         heads = loaded.new_heads
@@ -237,8 +238,10 @@ def run_all(
     if not missing:
         return
     diverged: list[tuple[Run, FloatingPointError]] = []
-    yield from _here(missing, settings, folder, work, diverged) if workers == 1 else _in_processes(
-        missing, settings, folder, workers, work, diverged
+    yield from (
+        _here(missing, settings, folder, work, diverged)
+        if workers == 1
+        else _in_processes(missing, settings, folder, workers, work, diverged)
     )
     if diverged:
         run, error = diverged[0]

@@ -128,7 +128,9 @@ def thresholds(
     results = _with_progress(runs, settings, folder, workers or _workers())
     for backbone, value in floors.items():
         if value is None:
-            floors[backbone] = next(r["value"] for r in results if (r["backbone"], r["method"]) == (backbone, UNTRAINED))
+            floors[backbone] = next(
+                r["value"] for r in results if (r["backbone"], r["method"]) == (backbone, UNTRAINED)
+            )
     order = {run: place for place, run in enumerate(runs)}
     results.sort(key=lambda r: order[Run(r["backbone"], r["method"], r["budget"], r["seed"])])
     found = curves(results, sizes, {b: float(v or 0.0) for b, v in floors.items()}, tolerance)
@@ -147,7 +149,9 @@ def _check(
 ) -> None:
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
-        raise ValueError(f"thresholds: method {unknown[0]!r} was given; allowed are {', '.join(METHODS)}; choose of them")
+        raise ValueError(
+            f"thresholds: method {unknown[0]!r} was given; allowed are {', '.join(METHODS)}; choose of them"
+        )
     rules = (
         ("budgets", budgets is None or (bool(budgets) and min(budgets) >= 1), budgets, "numbers from 1"),
         ("ratio", ratio >= 2, ratio, "2 and more"),
@@ -254,7 +258,8 @@ def _same_settings(folder: Path, settings: Settings) -> None:
         differing = [f"{k} {before.get(k)!r} (now {v!r})" for k, v in asdict(settings).items() if before.get(k) != v]
         if differing:
             raise ValueError(
-                f"thresholds: the runs in {shortest(folder)} had other settings: {', '.join(differing)}; give those, or another --out"
+                f"thresholds: the runs in {shortest(folder)} had other settings: {', '.join(differing)}; give those, or "
+                "another --out"
             )
         return
     _write(file, asdict(settings))

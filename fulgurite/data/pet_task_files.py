@@ -82,7 +82,9 @@ def _two_columns(task: PETTask, path: Path) -> bool:
         return False
     known = {*task.texts, task.target, "label", *(task.glue.tsv_texts if task.glue is not None else ())}
     headed = any(field in known for field in fields)
-    digits = bool(task.labels) and fields[1].isdigit() and task.glue is not None and not fields[0].startswith(task.prefixes)
+    digits = (
+        bool(task.labels) and fields[1].isdigit() and task.glue is not None and not fields[0].startswith(task.prefixes)
+    )
     return not headed and not digits
 
 

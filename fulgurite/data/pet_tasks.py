@@ -155,7 +155,7 @@ class AnsweredExamples(Examples):
 def answered(task: PETTask, examples: Examples) -> AnsweredExamples:
     """Rows of a task with classes, the name of the class as the answer."""
     labels = examples.labels if examples.labels is not None else [None] * len(examples)
-    answers = [() if label is None else (task.labels[int(label)],) for label in labels]
+    answers: list[tuple[str, ...]] = [() if label is None else (task.labels[int(label)],) for label in labels]
     return AnsweredExamples(
         examples.texts, examples.pairs, examples.labels, examples.source, list(examples.rows), answers
     )
@@ -201,7 +201,7 @@ def _target(task: PETTask, value: object, where: str) -> tuple[int | None, tuple
     if task.labels:
         index = class_index(value, task.labels, where)
         return index, (task.labels[index],)
-    several = list(value) if isinstance(value, (list, tuple)) else [value]
+    several: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
     if not several or not all(isinstance(text, str) and text.strip() for text in several):
         raise ValueError(
             f"{where}: column {task.target!r} holds {value!r}; a text, or a list of texts, is needed; correct the row"

@@ -129,7 +129,9 @@ class PETTasksDataModule(TextDataModule):
         examples = self._split("val")
         assert examples is not None
         prompts, _ = self._encoder().prompts(self._inputs(examples.take(range(min(count, len(examples))))))
-        return [(ids, self._verbalised((right or ("",))[0])) for ids, right in zip(prompts, examples.answers, strict=False)]
+        return [
+            (ids, self._verbalised((right or ("",))[0])) for ids, right in zip(prompts, examples.answers, strict=False)
+        ]
 
     def _verbalised(self, answer: str) -> str:
         if self.task.labels and self.verbaliser == "digits" and answer in self.task.labels:

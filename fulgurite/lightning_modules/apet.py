@@ -81,9 +81,7 @@ class APETModule(FinetuneModule):
         super().__init__(
             task=task,
             backbone=backbone,
-            adapter=APET(
-                budget=budget, selection=selection, seed=seed, targets=targets, mask=mask, storage=storage
-            ),
+            adapter=APET(budget=budget, selection=selection, seed=seed, targets=targets, mask=mask, storage=storage),
             learning_rate=learning_rate,
             head_learning_rate=head_learning_rate,
             weight_decay=weight_decay,
@@ -125,14 +123,16 @@ class APETModule(FinetuneModule):
     def _batches(self, model: nn.Module) -> list[Batch]:
         data: Any = getattr(self._trainer, "datamodule", None)
         if not hasattr(data, "sample_batches"):
+            lack = "there is none" if data is None else f"{type(data).__name__} has no sample_batches()"
             raise ValueError(
-                "APETModule: selection='gradient' looks at batches of the datamodule, and "
-                f"{'there is none' if data is None else f'{type(data).__name__} has no sample_batches()'}; fit with one of Fulgurite's "
+                f"APETModule: selection='gradient' looks at batches of the datamodule, and {lack}; fit with one of Fulgurite's "
                 "datamodules, load a checkpoint, or choose another selection."
             )
         device = self.device if self._trainer is None else self.trainer.strategy.root_device
         model.to(device)
-        return [{key: value.to(device) for key, value in batch.items()} for batch in data.sample_batches(self.score_batches)]
+        return [
+            {key: value.to(device) for key, value in batch.items()} for batch in data.sample_batches(self.score_batches)
+        ]
 
     def _mean_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         step = self.objective(model, batch)

@@ -95,7 +95,9 @@ def test_only_the_answer_is_supervised_and_the_prompt_is_cut_inside_the_input(ma
     batch = next(iter(data.val_dataloader()))
     references = data.references("val", batch["row"].tolist())
     prompts = data.sample_prompts(8)
-    for ids, labels, right, (prompt, text) in zip(batch["input_ids"], batch["labels"], references, prompts, strict=True):
+    for ids, labels, right, (prompt, text) in zip(
+        batch["input_ids"], batch["labels"], references, prompts, strict=True
+    ):
         answer = labels[labels != -100]
         assert tokenizer.decode(answer[:-1]).strip() == right[0] == text
         assert answer[-1] == tokenizer.eos_token_id

@@ -58,7 +58,7 @@ def test_free_answers_are_generated_and_compared(make_trainer, families, family,
     trainer = make_trainer(max_epochs=1, limit_train_batches=2)
     trainer.fit(module, module_data)
     (scores,) = trainer.test(module, module_data, verbose=False)
-    assert f"test_{metric}" in scores and f"val_{metric}" in trainer.callback_metrics or scores[f"test_{metric}"] >= 0
+    assert 0 <= scores[f"test_{metric}"] < 1
     texts = [text for batch in trainer.predict(module, module_data) for text in batch["prediction"]]
     assert len(texts) == 12 and all(isinstance(text, str) for text in texts)
     # Whatever is generated is what is scored: with the right answers in its place the score is 1.
@@ -95,7 +95,10 @@ def test_the_likeliest_label_is_that_of_plain_log_probabilities(families, family
 def test_gradient_selection_takes_the_largest_fisher_scores_of_the_runs_own_batches(make_trainer, families):
     backbone, task = families["bloom"]
     seed_everything(0)
-    module, module_data = APETModule(backbone, task=task, budget=300, selection="gradient", score_batches=2), data(task_type=task)
+    module, module_data = (
+        APETModule(backbone, task=task, budget=300, selection="gradient", score_batches=2),
+        data(task_type=task),
+    )
     make_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0).fit(module, module_data)
     from fulgurite.models import load_backbone
 
@@ -105,12 +108,13 @@ def test_gradient_selection_takes_the_largest_fisher_scores_of_the_runs_own_batc
     assert plain.positions.keys() == module.adapter.positions.keys()
     for name, places in plain.positions.items():
         assert torch.equal(places, module.adapter.positions[name])
-    other = data(task_type=task)
+
+
+def test_gradient_selection_without_a_datamodule_says_what_to_do(make_trainer, families):
+    backbone, task = families["bloom"]
+    module = APETModule(backbone, task=task, budget=3, selection="gradient")
     with pytest.raises(ValueError, match="looks at batches of the datamodule, and there is none"):
-        make_trainer(max_epochs=1).fit(
-            APETModule(backbone, task=task, budget=3, selection="gradient"),
-            torch.utils.data.DataLoader(other.sample_prompts(0) or [0]),
-        )
+        make_trainer(max_epochs=1).fit(module, torch.utils.data.DataLoader([0]))
 
 
 @pytest.mark.parametrize("selection", ["uniform_scalar", "gradient", "module_group"])
@@ -150,8 +154,10 @@ def test_killed_and_resumed_equals_uninterrupted(make_trainer, tiny_bert, tmp_pa
 
 
 def test_a_checkpoint_of_other_positions_is_refused(make_trainer, tiny_bert, tmp_path):
-    make_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0).fit(APETModule(tiny_bert, budget=50, seed=1), data())
-    with pytest.raises(ValueError, match="belong to other positions|does not fit"):
+    make_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0).fit(
+        APETModule(tiny_bert, budget=50, seed=1), data()
+    )
+    with pytest.raises(ValueError, match="trained at other positions than this adapter"):
         make_trainer(max_epochs=2, limit_val_batches=0).fit(
             APETModule(tiny_bert, budget=50, seed=2), data(), ckpt_path=tmp_path / "checkpoints" / "last.ckpt"
         )
@@ -192,7 +198,7 @@ def test_sft_and_preference_modules_take_apet(make_trainer, tmp_path):
     make_trainer(losses, max_epochs=2, limit_val_batches=0).fit(sft, chats)
     assert sft.adapter.trainable_parameters() == 700 and losses.values[-1] < losses.values[0]
     preference = PreferenceModule("playground", adapter=APET(budget=700), learning_rate=1e-2)
-    pairs = UltraInteractPairDataModule(path="builtin", limit_train=12, batch_size=2, max_length=512)
+    pairs = UltraInteractPairDataModule(path="builtin", limit_train=24, batch_size=1, max_length=512)
     base = {n: p.detach().clone() for n, p in sft.network.named_parameters() if ".branches." not in n}
     losses = Losses()
     trainer = make_trainer(losses, max_epochs=1, limit_val_batches=0)
@@ -200,5 +206,5 @@ def test_sft_and_preference_modules_take_apet(make_trainer, tmp_path):
     # The reference is the base without δ: at the first step policy and reference are one model, DPO's loss is log 2.
     assert losses.values[0] == pytest.approx(0.6931, abs=1e-3) and len(set(losses.values)) > 1
     with sft.adapter.disabled():
-        moved = [n for n, p in sft.network.named_parameters() if n in base and not torch.equal(p, base[n])]
-    assert moved, "disabled() takes the trained values out"
+        moved = sum(int((p != base[n]).sum()) for n, p in sft.network.named_parameters() if n in base)
+    assert 600 < moved <= 700, "disabled() takes the trained values out, and nothing else"

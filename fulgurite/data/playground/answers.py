@@ -48,7 +48,11 @@ def _rotten_tomatoes(draw: Draw) -> dict[str, Any]:
 def _imdb(draw: Draw) -> dict[str, Any]:
     label = draw.integer(0, 1)
     positive = label == 1
-    lines = [review(draw, positive), *(clause(draw, positive) for _ in range(draw.integer(2, 4))), verdict(draw, positive)]
+    lines = [
+        review(draw, positive),
+        *(clause(draw, positive) for _ in range(draw.integer(2, 4))),
+        verdict(draw, positive),
+    ]
     return {"text": " ".join(sentence(line) for line in lines), "label": label}
 
 

@@ -36,8 +36,8 @@ def builtin_rows(schema: str, split: str, seed: int = 0, count: int | None = Non
     """Rows of the playground in a published schema.
 
     Args:
-        schema: glue/cola and so on; nq_open, samsum and the like; ultrachat, alpaca and the other schemas of conversations and preferences; or text (one
-            column).
+        schema: glue/cola and so on; nq_open, samsum and the like; ultrachat, alpaca and the other schemas of conversations
+            and preferences; or text (one column).
         split: a split of that schema; text has train and validation, conversations have test too.
         seed: equal seeds give equal rows.
         count: at most this many rows; for text and conversations, exactly this many (None: 20000 texts for train and 500
