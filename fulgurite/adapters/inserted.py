@@ -2,8 +2,8 @@
 
 Both live in ``layer.branches[name]``, so that keys, checkpoints, saving and freezing are those of every adapter; their work is done
 by hooks, which :meth:`InsertedAdapter.detach` removes. A soft prompt lengthens what goes into the base model by dummy tokens, lays
-its vectors over their embeddings, and takes their positions out of the last hidden states again: everything behind, pooling and heads,
-sees the tokens that were given. With a cache only the first call is lengthened.
+its vectors over their embeddings, and takes their positions out of the last hidden states again: everything behind, pooling and
+heads, sees the tokens that were given. With a cache only the first call is lengthened.
 """
 
 from __future__ import annotations

@@ -19,7 +19,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["METHODS", "Run", "Settings", "adapter_for", "run_all", "run_file", "train_and_score"]
+__all__ = [
+    "METHODS",
+    "Run",
+    "Settings",
+    "adapter_for",
+    "describe",
+    "run_all",
+    "run_file",
+    "train",
+    "train_and_score",
+]
 
 SELECTIONS = ("uniform_scalar", "tensor_greedy", "module_group", "per_module", "magnitude", "gradient")
 METHODS = (*SELECTIONS, "lora", "bitfit", "bottleneck", "soft_prompt")
@@ -49,6 +59,7 @@ class Settings:
     weight_decay: float
     lora_targets: str
     dtype: str
+    data_seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,12 +102,18 @@ def adapter_for(model: Any, run: Run, settings: Settings, heads: tuple[str, ...]
     return within_budget(model, start[run.method], run.budget, heads)
 
 
-def train_and_score(run: Run, settings: Settings) -> dict[str, Any]:
-    """Train one run and score it; the result as JSON holds it: metric, trained parameters, seconds and the run itself.
+def train(run: Run, settings: Settings, folder: str | None = None) -> tuple[Any, Any, float]:
+    """Train one run.
 
-    `tunable` counts the method's parameters, `head` those of a new head, which every method but `untrained` trains.
+    Args:
+        run: what to train.
+        settings: shared by the sweep.
+        folder: of the backbone, where the run's own name for it is not one.
+
+    Returns:
+        The module, its datamodule, and the seconds that training took.
     """
-    from lightning.pytorch import Trainer, seed_everything
+    from lightning.pytorch import seed_everything
 
     from fulgurite.console import quiet_lightning
     from fulgurite.datamodules import PETTasksDataModule
@@ -105,7 +122,9 @@ def train_and_score(run: Run, settings: Settings) -> dict[str, Any]:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    seed_everything(run.seed, verbose=False)
+    seed = run.seed if settings.data_seed is None else settings.data_seed
+    seed_everything(seed, verbose=False)
+    backbone = folder or run.backbone
     data = PETTasksDataModule(
         settings.task,
         path=settings.path,
@@ -115,56 +134,69 @@ def train_and_score(run: Run, settings: Settings) -> dict[str, Any]:
         max_answer_length=settings.max_answer_length,
         limit_train=settings.limit_train,
         limit_eval=settings.limit_eval,
-        tokenizer=run.backbone,
-        seed=run.seed,
+        tokenizer=backbone,
+        seed=seed,
     )
-    module = _module(run, settings, data.num_labels or None)
-    options: dict[str, Any] = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "devices": 1,
-    }
+    module = _module(run, settings, data.num_labels or None, backbone)
     begin = time.perf_counter()
     if run.method != UNTRAINED:
-        trainer = Trainer(
+        trainer = _trainer(
             max_epochs=settings.epochs if settings.max_steps < 0 else -1,
             max_steps=settings.max_steps,
             limit_val_batches=0,
             gradient_clip_val=1.0,
-            **options,
         )
         trainer.fit(module, data)
-    seconds = time.perf_counter() - begin
-    trainer = Trainer(**options)
-    if settings.split == "test":
-        module._trained = True
-        (scores,) = trainer.test(module, data, verbose=False)
-    else:
-        (scores,) = trainer.validate(module, data, verbose=False)
-    network = module.network
-    assert network is not None
+    return module, data, time.perf_counter() - begin
+
+
+def describe(run: Run, module: Any, seconds: float) -> dict[str, Any]:
+    """The run, the parameters that its method tuned, those of a new head, and the seconds.
+
+    Args:
+        run: the run.
+        module: its trained module.
+        seconds: that training took.
+    """
+    trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad) if module.network is not None else 0
     if module.adapter is not None:
         heads = sum(p.numel() for head in module.adapter.heads.values() for p in head.parameters())
         tunable = module.adapter.trainable_parameters() - heads
     else:
-        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         heads, tunable = {HEAD: (trained, 0), UNTRAINED: (0, 0)}.get(run.method, (0, trained))
-    prefix = "test_" if settings.split == "test" else "val_"
+    return {**asdict(run), "tunable": tunable, "head": heads, "seconds": seconds}
+
+
+def train_and_score(run: Run, settings: Settings) -> dict[str, Any]:
+    """Train one run and score it; the result as JSON holds it: :func:`describe`, the main metric and all scores."""
+    module, data, seconds = train(run, settings)
+    module._trained = True  # the untrained model's score is asked for by name
+    trainer, prefix = _trainer(), f"{settings.split}_"
+    measure = trainer.test if settings.split == "test" else trainer.validate
+    (scores,) = measure(module, data, verbose=False)
     return {
-        **asdict(run),
+        **describe(run, module, seconds),
         "metric": data.metric_names[0],
         "value": float(scores[prefix + data.metric_names[0]]),
         "scores": {name.removeprefix(prefix): float(value) for name, value in scores.items()},
-        "tunable": tunable,
-        "head": heads,
-        "seconds": seconds,
     }
 
 
-def _module(run: Run, settings: Settings, num_labels: int | None) -> Any:
+def _trainer(**options: Any) -> Any:
+    from lightning.pytorch import Trainer
+
+    return Trainer(
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        devices=1,
+        **options,
+    )
+
+
+def _module(run: Run, settings: Settings, num_labels: int | None, backbone: str) -> Any:
     """The module of one run; its adapter is sized on the base itself."""
     from fulgurite.data.playground import resolve_backbone
     from fulgurite.lightning_modules import APETModule, ClassificationModule, SFTModule
@@ -182,7 +214,7 @@ def _module(run: Run, settings: Settings, num_labels: int | None) -> Any:
         common |= {"num_labels": labels, "head_learning_rate": rate}
     if run.method in SELECTIONS:
         return APETModule(
-            run.backbone,
+            backbone,
             task=settings.task_type,  # type: ignore[arg-type]
             budget=run.budget,
             selection=run.method,  # type: ignore[arg-type]
@@ -192,13 +224,13 @@ def _module(run: Run, settings: Settings, num_labels: int | None) -> Any:
     adapter: Any = None
     heads: tuple[str, ...] = ()
     if run.method not in (FULL, UNTRAINED):
-        loaded = load_backbone(resolve_backbone(run.backbone), settings.task_type, num_labels=labels)
+        loaded = load_backbone(resolve_backbone(backbone), settings.task_type, num_labels=labels)
         heads = loaded.new_heads
         if run.method != HEAD:
             adapter = adapter_for(loaded.model, run, settings, tuple(name.replace(".", r"\.") for name in heads))
     kind: Any = ClassificationModule if settings.task_type == "classification" else SFTModule
     task = {} if settings.task_type == "classification" else {"task": settings.task_type}
-    module = kind(run.backbone, adapter=adapter, **task, **common)
+    module = kind(backbone, adapter=adapter, **task, **common)
     if run.method == HEAD:
         module.configure_model()
         module.network.requires_grad_(False)

@@ -43,6 +43,7 @@ def thresholds(
     budgets: list[int] | None = None,
     ratio: int = 4,
     seeds: list[int] | None = None,
+    data_seed: int | None = None,
     split: Literal["val", "test"] = "val",
     floor: Literal["majority", "guess", "untrained"] = "majority",
     tolerance: float = 0.01,
@@ -76,6 +77,7 @@ def thresholds(
         budgets: numbers of tunable parameters (default: 1, ratio, ratio², … up to the whole backbone).
         ratio: factor between two default budgets.
         seeds: seeds of the positions, of the order of the rows, and of a new head (default: 0, 1 and 2).
+        data_seed: seed of everything but the positions, so that only they differ between runs (default: each run's own).
         split: "val" or "test" rows are scored.
         floor: what the low threshold must exceed: "majority", the share of the commonest class; "guess", one over the classes;
             "untrained", the backbone's own score, which tasks without classes always take.
@@ -118,6 +120,7 @@ def thresholds(
         weight_decay=weight_decay,
         lora_targets=lora_targets,
         dtype=dtype,
+        data_seed=data_seed,
     )
     folder = Path(out)
     floors, labels = _floors(settings, floor, backbones, seeds)
