@@ -9,6 +9,7 @@ import pytest
 
 PUBLIC = {
     "fulgurite.kernels": [
+        "LiveWeights",
         "SparsePlan",
         "TokenScores",
         "current_backend",
@@ -20,21 +21,32 @@ PUBLIC = {
         "plan_sparse_delta",
         "proximal_adamw_step_",
         "soft_threshold_",
+        "sparse_adamw_step_",
         "sparse_delta_embedding",
         "sparse_delta_linear",
         "use_backend",
         "write_live_",
     ],
     "fulgurite.adapters": [
+        "APET",
         "Adapter",
         "AdapterConfig",
+        "BitFit",
+        "Bottleneck",
         "LoRA",
+        "LowRankAdapter",
         "RankRow",
         "SoRA",
+        "SoftPrompt",
+        "SparseAdapter",
         "attach",
+        "eligible_scalars",
         "find_adapters",
+        "fisher_scores",
         "load_adapter",
+        "positions_in",
         "read_adapter_config",
+        "within_budget",
     ],
     "fulgurite.optim": [
         "LR_SHAPES",
@@ -76,10 +88,15 @@ PUBLIC = {
     "fulgurite.evaluation": [
         "GenerationSettings",
         "LoadedModel",
+        "exact_match",
+        "generate_from_ids",
         "generate_text",
         "load_for_generation",
+        "rouge_l",
+        "token_f1",
     ],
     "fulgurite.lightning_modules": [
+        "APETModule",
         "ClassificationModule",
         "FinetuneModule",
         "PreferenceModule",
@@ -90,6 +107,7 @@ PUBLIC = {
         "ConversationDataModule",
         "FilesDataModule",
         "GLUEDataModule",
+        "PETTasksDataModule",
         "PreferenceDataModule",
         "SFTDataModule",
         "TextDataModule",
@@ -117,11 +135,16 @@ SIGNATURES = {
     "fulgurite.kernels.live_values": "tensor delta index",
     "fulgurite.kernels.plan_sparse_delta": "index shape",
     "fulgurite.kernels.soft_threshold_": "value threshold",
+    "fulgurite.kernels.sparse_adamw_step_": ("delta grad exp_avg exp_avg_sq live step lr beta1 beta2 eps weight_decay"),
+    "fulgurite.kernels.LiveWeights": "tensors indexes bases",
     "fulgurite.kernels.sparse_delta_embedding": "ids weight delta index padding_idx=None",
     "fulgurite.kernels.sparse_delta_linear": "x weight bias delta index transposed=False plan=None",
     "fulgurite.kernels.write_live_": "tensor index base delta=None",
     "fulgurite.kernels.use_backend": "name",
-    "fulgurite.adapters.attach": "model config train=() name='default' check_forward=True",
+    "fulgurite.adapters.attach": "model config train=() name='default' check_forward=True positions=None scores=None",
+    "fulgurite.adapters.APET": "budget=None selection='uniform_scalar' seed=0 targets='all' mask=None storage='seed'",
+    "fulgurite.adapters.SparseAdapter.export_shira": "self folder base_model=None task_type=None",
+    "fulgurite.adapters.fisher_scores": "model batches loss_fn targets='all' train=() chunk=268435456",
     "fulgurite.adapters.load_adapter": "model folder name=None",
     "fulgurite.adapters.LoRA": "rank=8 alpha=16.0 dropout=0.0 targets='all-linear'",
     "fulgurite.adapters.Adapter.merge": "self reversible=False",
@@ -156,6 +179,14 @@ OPTIONS = {
     "fulgurite.lightning_modules.SFTModule": (
         "backbone task adapter learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype from_scratch "
         "gradient_checkpointing kernels trust_remote_code"
+    ),
+    "fulgurite.lightning_modules.APETModule": (
+        "backbone task budget selection seed targets mask storage score_batches learning_rate head_learning_rate weight_decay "
+        "warmup_ratio lr_schedule num_labels dtype gradient_checkpointing kernels trust_remote_code"
+    ),
+    "fulgurite.datamodules.PETTasksDataModule": (
+        "task path revision task_type verbaliser max_answer_length generate tokenizer batch_size eval_batch_size max_length "
+        "num_workers seed cache_dir limit_train limit_eval pad_multiple"
     ),
     "fulgurite.datamodules.GLUEDataModule": (
         "task path revision splits mismatched tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir "

@@ -16,13 +16,18 @@ from fulgurite.adapters.config import APET, AdapterConfig, LoRA, SoRA
 from fulgurite.adapters.eligible import Eligible, find_eligible
 from fulgurite.adapters.handle import Adapter
 from fulgurite.adapters.inserted import inserted_layers, put_inserted
-from fulgurite.adapters.layer import Site, features, put_branch
+from fulgurite.adapters.layer import features, put_branch
 from fulgurite.adapters.low_rank import LowRankAdapter
 from fulgurite.adapters.selection import select
+from fulgurite.adapters.site import Site
 from fulgurite.adapters.sparse import SparseAdapter
+from fulgurite.adapters.sparse_loading import read_base
 from fulgurite.adapters.targets import find_targets, match_modules
 
 __all__ = ["attach", "find_adapters"]
+
+# Selections that only the same data, file or weights (in the same dtype) would give again: their positions are stored.
+_BY_VALUES = ("gradient", "magnitude", "mask")
 
 
 def attach(
@@ -52,8 +57,8 @@ def attach(
 
     Raises:
         ValueError: a name that is taken, targets that match nothing or bypass their forward, a rank above a layer's size, a
-            tied or quantised layer that cannot carry the adapter; for APET a budget of 0 or above what is eligible, a mask that does
-            not fit, a sharded parameter.
+            tied or quantised layer that cannot carry the adapter; for APET a budget of 0 or above what is eligible, a mask that
+            does not fit, a sharded parameter.
     """
     site: Site = model.__dict__.get("_fulgurite_site") or Site()
     if name in site.adapters:
@@ -81,7 +86,7 @@ def attach(
     adapter: Adapter
     if isinstance(config, APET):
         eligible, chosen = plan
-        stores = positions is not None or config.storage == "indices" or config.selection in ("gradient", "mask")
+        stores = positions is not None or config.storage == "indices" or config.selection in _BY_VALUES
         adapter = SparseAdapter(model, name, config, eligible, list(heads), tuple(train), stores)
     elif isinstance(config, (Bottleneck, SoftPrompt)):
         adapter = put_inserted(model, config, name, site, layers, list(heads), tuple(train))
@@ -173,7 +178,10 @@ def _before_loading(model: nn.Module, state_dict: dict[str, Any], prefix: str, *
     """Adapter checkpoints leave the frozen base out; with this they load strictly, and a missing adapter key still raises."""
     for adapter in model.__dict__["_fulgurite_site"].adapters.values():
         if isinstance(adapter, SparseAdapter):
-            adapter.read_base(state_dict, prefix)
+            adapter.look()
+            adapter.prepare_load(state_dict, prefix)
+            adapter.look()
+            read_base(adapter, state_dict, prefix)
     for key, p in model.named_parameters(remove_duplicate=False):
         if not p.requires_grad:
             state_dict.setdefault(prefix + key, p.detach())

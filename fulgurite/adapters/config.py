@@ -94,7 +94,7 @@ class APET(AdapterConfig):
             the repeated blocks), or a regex matched against whole parameter names.
         mask: safetensors file for selection "mask": per parameter name a bool tensor of its shape, or flat int64 positions.
         storage: "seed" saves values only and draws the positions again, checked by a hash; "indices" saves them too, as the
-            selections "gradient" and "mask" always do.
+            selections "gradient", "magnitude" and "mask" always do.
     """
 
     budget: int | None = None

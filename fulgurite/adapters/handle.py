@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from fulgurite.adapters.config import AdapterConfig
-from fulgurite.adapters.layer import AdaptedLayer, Site, take_branch
+from fulgurite.adapters.layer import AdaptedLayer, take_branch
+from fulgurite.adapters.site import Site
 
 __all__ = ["Adapter", "RankRow"]
 
@@ -131,6 +132,11 @@ class Adapter:
                 rate = lr if head_lr is None else head_lr
                 groups.append({"name": label, "params": params, "lr": rate, "weight_decay": decay})
         return groups
+
+    @property
+    def fits_peft(self) -> bool:
+        """Whether :meth:`export_peft` has a layout for it."""
+        return True
 
     def penalty(self) -> torch.Tensor | float:
         """A term that the config adds to the loss; 0.0 where it has none."""

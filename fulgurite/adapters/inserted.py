@@ -19,7 +19,8 @@ from torch import nn
 
 from fulgurite.adapters.baselines import Bottleneck, SoftPrompt, bottleneck_layers, embedding_of
 from fulgurite.adapters.handle import Adapter
-from fulgurite.adapters.layer import Site, features, put_branch
+from fulgurite.adapters.layer import features, put_branch
+from fulgurite.adapters.site import Site
 
 __all__ = ["InsertedAdapter", "inserted_layers", "put_inserted"]
 

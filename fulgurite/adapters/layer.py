@@ -11,22 +11,18 @@ with a gradient to δ while gradients are recorded, so that any forward, and cod
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fulgurite.adapters.branch import LowRankBranch
+from fulgurite.adapters.site import Recall, Site
 from fulgurite.adapters.sparse_branch import SparseBranch
 from fulgurite.kernels import gated_lora_linear, live_values, sparse_delta_embedding, sparse_delta_linear
-
-if TYPE_CHECKING:
-    from fulgurite.adapters.handle import Adapter
 
 __all__ = [
     "AdaptedLayer",
@@ -41,51 +37,6 @@ __all__ = [
 ]
 
 _classes: dict[Any, Any] = {}
-
-
-class Site:
-    """What the adapters of one model share: who is attached, who is active, and what attaching has to undo."""
-
-    def __init__(self) -> None:
-        self.adapters: dict[str, Adapter] = {}
-        self.active: tuple[str, ...] = ()
-        self.required_grad: dict[str, bool] = {}
-        self.load_hooks: list[Any] = []
-
-    @contextmanager
-    def using(self, names: tuple[str, ...]) -> Iterator[None]:
-        """Within the block exactly these adapters are active."""
-        before = self.active
-        self.activate(names)
-        try:
-            yield
-        finally:
-            self.activate(before)
-
-    def activate(self, names: tuple[str, ...]) -> None:
-        """From now on exactly these adapters are active; sparse ones are written into the weights, or out of them."""
-        self.active = names
-        for adapter in self.adapters.values():
-            adapter.settle()
-
-    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """``context_fn`` for torch.utils.checkpoint: recompute with the adapters that were active in the forward."""
-        return nullcontext(), self._recomputing(self.active)
-
-    @contextmanager
-    def _recomputing(self, names: tuple[str, ...]) -> Iterator[None]:
-        """As :meth:`using` inside a backward, which may have put single layers into another state than the active adapters'."""
-        layers = [layer for adapter in self.adapters.values() for layer in adapter.live_layers]
-        held = [(layer, layer.live) for layer in layers]
-        before = self.active
-        self.activate(names)
-        try:
-            yield
-        finally:
-            self.active = before
-            for layer, live in held:
-                if layer.live != live:
-                    layer.write(live)
 
 
 class AdaptedLayer(nn.Module):
@@ -212,7 +163,7 @@ class AdaptedLayer(nn.Module):
         tensor = next((t for t in _tensors(y) if t.requires_grad), None)
         if tensor is not None:
             owners = [self, *(owner for owner, _ in self.tied.values())]
-            tensor.register_hook(_Recall([(owner, owner.live) for owner in owners]))
+            tensor.register_hook(Recall([(owner, owner.live) for owner in owners]))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)
@@ -222,24 +173,6 @@ class AdaptedLayer(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return _empty_adapted, (self.base_class, self.live_attributes), self.__dict__
-
-
-class _Recall:
-    """Hook on a layer's output: before its backward, put the sparse adapters of its forward into the weights."""
-
-    def __init__(self, states: list[tuple[AdaptedLayer, tuple[str, ...]]]) -> None:
-        self.states = states
-
-    def __call__(self, gradient: torch.Tensor) -> None:
-        for layer, names in self.states:
-            if layer.live != names:
-                layer.write(names)
-                torch.autograd.Variable._execution_engine.queue_callback(functools.partial(_settle, layer))
-
-
-def _settle(layer: AdaptedLayer) -> None:
-    if layer.live != layer.wanted():
-        layer.write(layer.wanted())
 
 
 def adaptable(layer: nn.Module) -> bool:

@@ -38,7 +38,8 @@ def positions_of(masks: Mapping[str, torch.Tensor], eligible: list[Eligible]) ->
     """Sorted int64 positions of masks (bool or uint8, of the tensor's shape) or of flat positions (int32 or int64).
 
     Raises:
-        ValueError: a name that is not eligible, a wrong shape or dtype, positions outside of the tensor or repeated, nothing selected.
+        ValueError: a name that is not eligible, a wrong shape or dtype, positions outside of the tensor or given twice, or
+            nothing selected.
     """
     names = {}
     for tensor in eligible:

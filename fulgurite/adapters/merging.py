@@ -77,5 +77,5 @@ def unmerge(adapter: LowRankAdapter) -> None:
 def _refuse_sparse(call: str, name: str, layer: AdaptedLayer) -> None:
     if any(isinstance(branch, SparseBranch) for branch in layer.branches.values()):
         raise RuntimeError(
-            f"{call}: single scalars of {name} are trained by an APET adapter, which keeps their base values; detach that one first."
+            f"{call}: single scalars of {name} are trained by an APET adapter, which keeps their base values; detach that first."
         )

@@ -114,7 +114,7 @@ def _anchored(name: str) -> str:
 
 
 def target_names(adapter: Adapter, names: list[str]) -> list[str]:
-    """``target_modules``: last parts of the names (what readers expect) if they select exactly these modules, else the whole names."""
+    """``target_modules``: last parts of the names (what readers expect) if they select exactly these modules, else whole names."""
     short = sorted({name.rpartition(".")[2] for name in names})
     chosen = set(names)
     for name, _ in adapter.model.named_modules():

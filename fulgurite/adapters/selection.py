@@ -1,9 +1,10 @@
 """Which scalars an APET adapter trains: positions per tensor, exact in number and the same everywhere.
 
-APET (arXiv 2306.02320) trains any number of weights at any positions. The released code picks whole tensors only, from a budget split
-in halves, and often far from it (at a budget of 4096 nothing at all); here the budget of scalars is met exactly, and its rule is kept
-as ``tensor_greedy`` and ``module_group`` with a warning that tells what it yielded. ``uniform_scalar`` draws among all eligible scalars
-at once, so that every set of n is equally likely; dividing n over tensors first would never reach a small tensor at a small budget.
+APET (arXiv 2306.02320) trains any number of weights at any positions. The released code picks whole tensors only, from a budget
+split in halves, and often far from it (at a budget of 4096 nothing at all). Here the budget of scalars is met exactly; its rule is
+kept as ``tensor_greedy`` and ``module_group``, with a warning that tells what it yielded. ``uniform_scalar`` draws among all
+eligible scalars at once, so that every set of n is equally likely; dividing n over tensors first would never reach a small tensor
+at a small budget.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import nn
 from fulgurite.adapters.config import APET
 from fulgurite.adapters.draw import distinct, equal_shares
 from fulgurite.adapters.eligible import Eligible
-from fulgurite.adapters.masks import read_mask, positions_of
+from fulgurite.adapters.masks import positions_of, read_mask
 from fulgurite.adapters.scores import TopScores
 
 __all__ = ["Positions", "select"]
@@ -133,8 +134,8 @@ def _best(eligible: list[Eligible], budget: int, scores: Iterable[tuple[str, tor
 def _whole_tensors(eligible: list[Eligible], budget: int, config: APET) -> Positions:
     """The released rule: groups of inserted tensors and single native ones in random order, each taken while it fits.
 
-    Inserted tensors (a PEFT adapter's, say) get half of the budget where there are any. A group is taken if its *first* tensor fits,
-    and then whole: it can overshoot. ``module_group`` groups native tensors too, by module.
+    Inserted tensors (a PEFT adapter's, say) get half of the budget where there are any. A group is taken if its *first* tensor
+    fits, and then whole: it can overshoot. ``module_group`` groups native tensors too, by module.
     """
     inserted = [t for t in eligible if any(word in t.name.lower() for word in _INSERTED)]
     native = [t for t in eligible if t not in inserted]

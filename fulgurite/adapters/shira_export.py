@@ -17,7 +17,7 @@ from fulgurite.adapters.peft_export import target_names, write_folder
 if TYPE_CHECKING:
     from fulgurite.adapters.sparse import SparseAdapter
 
-__all__ = ["export"]
+__all__ = ["export", "misfits"]
 
 
 def export(adapter: SparseAdapter, folder: Path, base_model: str | None, task_type: str | None) -> None:
@@ -52,20 +52,25 @@ def export(adapter: SparseAdapter, folder: Path, base_model: str | None, task_ty
     write_folder(adapter, folder, tensors, config)
 
 
-def _refuse_others(adapter: SparseAdapter) -> None:
+def misfits(adapter: SparseAdapter) -> list[tuple[str, str]]:
+    """(layer, attribute) of the tensors that SHiRA has no place for."""
     tied = {owner for layer in adapter.tied_layers for owner, _ in layer.tied.values()}
-    others = [
+    return [
         (name, key)
         for name, layer in adapter.layers.items()
         for key in adapter.branches[name].index
         if key != "weight" or layer.fused_as != "linear" or layer in tied
     ]
+
+
+def _refuse_others(adapter: SparseAdapter) -> None:
+    others = misfits(adapter)
     if others:
         total = sum(len(adapter.branches[name].index[key]) for name, key in others)
         name, key = others[0]
         raise ValueError(
-            f"export_shira: {total:,} trained scalars in {len(others)} tensors do not lie in the weight of a linear layer of its own, "
-            f"the first in {name}.{key}; PEFT's SHiRA has no place for them. Export merged weights, or train with "
+            f"export_shira: {total:,} trained scalars in {len(others)} tensors do not lie in the weight of a linear layer of its "
+            f"own, the first in {name}.{key}; PEFT's SHiRA has no place for them. Export merged weights, or train with "
             "APET(targets='all-linear')."
         )
 

@@ -1,9 +1,9 @@
 """Handle of APET (arXiv 2306.02320): n trained scalars δ at any positions, live in the weights, exact to undo.
 
-W at the positions holds base + δ, rounded once to W's dtype; δ and its optimizer state are float32. A hook that every optimizer of torch
-calls behind its step (fused, foreach and custom ones) writes the new values; after changing δ in any other way call
-:meth:`SparseAdapter.sync`. A model's ``state_dict()`` holds the live weights (so that it is the tuned model for whoever ignores the
-``branches`` keys), δ, and a hash of the positions or the positions themselves.
+W at the positions holds base + δ, rounded once to W's dtype; δ and its optimizer state are float32. A hook that every optimizer of
+torch calls behind its step (fused, foreach and custom ones) writes the new values; after changing δ in any other way call
+:meth:`SparseAdapter.sync`. A model's ``state_dict()`` holds the live weights (so that it is the tuned model for whoever ignores
+the ``branches`` keys), δ, and a hash of the positions or the positions themselves.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fulgurite.adapters import sparse_storage
+from fulgurite.adapters import sparse_loading, sparse_storage
 from fulgurite.adapters.config import APET
 from fulgurite.adapters.eligible import Eligible
 from fulgurite.adapters.handle import Adapter
 from fulgurite.adapters.layer import AdaptedLayer, put_branch, release, take_branch, tie
-from fulgurite.adapters.masks import positions_of
-from fulgurite.adapters.sparse_branch import SparseBranch, positions_in
+from fulgurite.adapters.sparse_branch import SparseBranch
 
 __all__ = ["SparseAdapter"]
 
@@ -34,9 +33,10 @@ _log = logging.getLogger(__name__)
 class SparseAdapter(Adapter):
     """See :class:`fulgurite.adapters.Adapter`.
 
-    ``merge()`` only stops training: the weights hold base + δ already. ``unmerge()`` goes on training; ``disabled()`` and ``detach()``
-    put the n base values back, bit for bit. Weights that a backward needs are those of its forward, also inside ``disabled()`` and
-    with activation checkpointing; under torch.compile the backward has to run with the adapters of the forward.
+    ``merge()`` only stops training: the weights hold base + δ already. ``unmerge()`` goes on training; ``disabled()`` and
+    ``detach()`` put the n base values back, bit for bit. Weights that a backward needs are those of its forward, also inside
+    ``disabled()`` and with activation checkpointing; under torch.compile, and for weights that code reads without calling their
+    layer, the backward has to run with the adapters of the forward active.
     """
 
     config: APET
@@ -56,6 +56,7 @@ class SparseAdapter(Adapter):
         self.tied_names: list[str] = []
         self._modules: list[AdaptedLayer] = []
         self._complained = False
+        self._first_look: sparse_loading.FirstLook | None = None
         self._listen()
 
     @property
@@ -115,15 +116,23 @@ class SparseAdapter(Adapter):
                         tie(self.model.get_submodule(other), key, owner, tensor.key, site)
         self._modules = list(self.layers.values())
         self.settle()
-        _FirstLook(self)
+        self._first_look = sparse_loading.FirstLook(self)
+
+    def look(self) -> None:
+        """Read the base values again if nothing has been computed or written since they were read; then never again."""
+        if self._first_look is not None:
+            first, self._first_look = self._first_look, None
+            first.take()
 
     def sync(self) -> None:
         """Write base + δ into the weights; the optimizer hook does it behind every step."""
+        self.look()
         for layer in self._modules:
             layer.write(layer.wanted())
 
     def settle(self) -> None:
         """Bring the weights in line with the active adapters."""
+        self.look()
         for layer in self._modules:
             if layer.live != layer.wanted():
                 layer.write(layer.wanted())
@@ -187,6 +196,13 @@ class SparseAdapter(Adapter):
         """
         self.export_shira(folder, base_model=base_model, task_type=task_type)
 
+    @property
+    def fits_peft(self) -> bool:
+        """Whether every trained scalar lies in the weight of a linear layer of its own, as SHiRA's layout demands."""
+        from fulgurite.adapters import shira_export
+
+        return not shira_export.misfits(self)
+
     def export_shira(self, folder: str | Path, *, base_model: str | None = None, task_type: str | None = None) -> None:
         """Write a folder that stock PEFT loads as SHiRA, where every trained scalar lies in the weight of a linear layer.
 
@@ -241,47 +257,7 @@ class SparseAdapter(Adapter):
         Raises:
             ValueError: other positions, although the same configuration should give the same.
         """
-        tail = f"branches.{self.name}._extra_state"
-        saved = {
-            key: int(value[0]) for key, value in state_dict.items() if key.startswith(prefix) and key.endswith(tail)
-        }
-        mine = {
-            f"{prefix}{name}.{tail}" if name else prefix + tail: branch.fingerprint()
-            for name, branch in self.branches.items()
-        }
-        if not saved or saved == mine:
-            return
-        positions = positions_in(state_dict, prefix, self.name) if self.config.selection == "gradient" else None
-        if positions is not None:
-            self.place(positions_of(positions, self.tensors))
-            return
-        raise ValueError(
-            f"APET: the checkpoint was trained at other positions than this adapter's ({len(saved)} layers there, {len(mine)} here): "
-            "budget, selection, seed, targets, mask or the base was changed since. Attach with the configuration that was trained "
-            f"(here {self.config})."
-        )
-
-    def read_base(self, state_dict: Mapping[str, Any], prefix: str) -> None:
-        """Before a state dict is loaded that brings weights: learn the base values under them.
-
-        Weights that come with δ are live ones. If they are this base with that δ, the kept base values stay as they are; else the
-        base is what remains when δ is taken off (in float32, exact to the last rounding). Weights without δ are a base.
-        """
-        for name, layer in self.layers.items():
-            branch = cast(SparseBranch, layer.branches[self.name])
-            stem = f"{prefix}{name}." if name else prefix
-            for key, index in branch.index.items():
-                weight, mine = state_dict.get(stem + key), layer._parameters[key]
-                if not isinstance(weight, torch.Tensor) or mine is None or tuple(weight.shape) != branch.shapes[key]:
-                    continue
-                values = weight.detach().reshape(-1)[index.to(weight.device)].to(index.device, mine.dtype)
-                delta = state_dict.get(f"{stem}branches.{self.name}.delta_{key}")
-                if isinstance(delta, torch.Tensor) and delta.shape == index.shape:
-                    delta = delta.detach().to(index.device, branch.delta(key).dtype)
-                    base = branch.base[key].to(mine.dtype)
-                    same = (base.to(delta.dtype) + delta).to(mine.dtype) == values
-                    values = torch.where(same, base, (values.to(delta.dtype) - delta).to(mine.dtype))
-                branch.base[key] = values.clone()
+        sparse_loading.prepare(self, state_dict, prefix)
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         return [{"name": "sparse", "params": list(self.deltas.values()), "lr": lr, "weight_decay": weight_decay}]
@@ -352,21 +328,3 @@ class SparseAdapter(Adapter):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._listen()
-
-
-class _FirstLook:
-    """Before the first forward: take weights that somebody wrote after attaching (DDP from rank 0, a loader) as the base."""
-
-    def __init__(self, adapter: SparseAdapter) -> None:
-        self.adapter = adapter
-        self.handle = adapter.model.register_forward_pre_hook(self)
-
-    @torch.no_grad()
-    def __call__(self, model: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
-        self.handle.remove()
-        if self.adapter.model.__dict__.get("_fulgurite_site") is not None:
-            for layer in self.adapter._modules:
-                if layer.live == (self.adapter.name,):
-                    cast(SparseBranch, layer.branches[self.adapter.name]).adopt(layer._parameters)

@@ -1,8 +1,8 @@
 """The trained scalars of one layer's own tensors: δ (n,) per tensor, their positions, and the base values they lie on.
 
 Live weights: the tensor holds base + δ, rounded once to its dtype, and the n base values are kept here. The forward costs nothing
-extra and undoing is exact. All writes go through ``tensor.data``: a weight that autograd has saved may be written between the forward and
-the backward, because :class:`fulgurite.adapters.layer.AdaptedLayer` puts the values of the forward back before the backward.
+extra and undoing is exact. All writes go through ``tensor.data``: a weight that autograd has saved may be written between the
+forward and the backward, because :class:`fulgurite.adapters.layer.AdaptedLayer` puts the values of the forward back before it.
 """
 
 from __future__ import annotations
@@ -71,10 +71,7 @@ class SparseBranch(nn.Module):
     def write(self, tensors: Mapping[str, nn.Parameter | None], live: bool, alone: bool = True) -> None:
         """Put base + δ (or base) into the tensors; ``alone`` if no other adapter's δ is in them."""
         for key, index in self.index.items():
-            tensor = tensors[key]
-            assert tensor is not None
-            if type(tensor) is not nn.Parameter:
-                refuse_sharded(f"{self.layer}.{key}", tensor)
+            tensor = self._whole(tensors, key)
             base = self.base[key].to(tensor.dtype) if alone or not live else tensor.data.view(-1)[index]
             write_live_(tensor, index, base, self.delta(key).data if live else None)
             self._written[key] = self.delta(key)._version
@@ -84,14 +81,21 @@ class SparseBranch(nn.Module):
         return any(self.delta(key)._version != version for key, version in self._written.items())
 
     @torch.no_grad()
-    def adopt(self, tensors: Mapping[str, nn.Parameter | None]) -> None:
-        """Where a tensor does not hold base + δ, somebody wrote it: its base is what it holds less δ."""
+    def read_base(self, tensors: Mapping[str, nn.Parameter | None]) -> None:
+        """Take the base values from the tensors as they are: nobody's δ may be in them."""
         for key, index in self.index.items():
-            tensor, delta = tensors[key], self.delta(key).data
-            assert tensor is not None
-            values, base = tensor.data.view(-1)[index], self.base[key].to(tensor.dtype)
-            same = (base.to(delta.dtype) + delta).to(tensor.dtype) == values
-            self.base[key] = torch.where(same, base, (values.to(delta.dtype) - delta).to(tensor.dtype))
+            tensor = self._whole(tensors, key)
+            with torch.inference_mode(
+                False
+            ):  # the first forward may be a validation's; these values are kept for longer
+                self.base[key] = tensor.data.view(-1)[index]
+
+    def _whole(self, tensors: Mapping[str, nn.Parameter | None], key: str) -> nn.Parameter:
+        tensor = tensors[key]
+        assert tensor is not None
+        if type(tensor) is not nn.Parameter:
+            refuse_sharded(f"{self.layer}.{key}", tensor)
+        return tensor
 
     def fingerprint(self) -> int:
         """A hash of the positions of all tensors, 63 bits."""
@@ -101,11 +105,11 @@ class SparseBranch(nn.Module):
         return combined
 
     def get_extra_state(self) -> torch.Tensor:
-        """int64: hash of the positions; then, where they are stored, the number of each tensor's positions and all of them."""
+        """int64: hash of the positions; where they are stored, each tensor's number of them and all of them, tensors by name."""
         state = [torch.tensor([self.fingerprint()])]
         if self.stores_positions:
-            state.append(torch.tensor([len(index) for index in self.index.values()]))
-            state += [index.cpu() for index in self.index.values()]
+            ordered = [self.index[key].cpu() for key in sorted(self.index)]
+            state += [torch.tensor([len(index) for index in ordered]), *ordered]
         return torch.cat(state)
 
     def set_extra_state(self, state: torch.Tensor) -> None:
@@ -150,7 +154,7 @@ def positions_in(state_dict: Mapping[str, Any], prefix: str, name: str) -> dict[
         if not key.endswith(tail) or not key.startswith(prefix) or (start and key[start - 1] != "."):
             continue
         layer = key[len(prefix) : start].rstrip(".")
-        deltas = [other for other in state_dict if other.startswith(key[: -len("_extra_state")] + "delta_")]
+        deltas = sorted(other for other in state_dict if other.startswith(key[: -len("_extra_state")] + "delta_"))
         counts = state[1 : 1 + len(deltas)].tolist()
         if len(counts) < len(deltas):
             return None

@@ -1,6 +1,7 @@
 """A sparse adapter on disk: δ per tensor, and positions (int32 where they fit) or only the seed that draws them again.
 
-``adapter.json`` lists per parameter name its shape and number of trained scalars, the eligible scalars, and a hash of all positions.
+``adapter.json`` lists per parameter name its shape and number of trained scalars, the eligible scalars, and a hash of all
+positions.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def check_model(model: nn.Module, description: dict[str, Any], folder: Path) -> 
         here = f"the shape {shapes[key]}" if key in shapes else "no such parameter"
         raise ValueError(
             f"load_adapter: {folder} was made for another model than this {type(model).__name__}; {len(differing)} of its "
-            f"{len(description['tensors'])} tensors differ, the first is {key!r}: saved {shape}, here {here}. Load it onto the base "
-            "that it was trained on."
+            f"{len(description['tensors'])} tensors differ, the first is {key!r}: saved {shape}, here {here}. Load it onto the "
+            "base that it was trained on."
         )
 
 

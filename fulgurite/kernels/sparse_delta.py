@@ -2,8 +2,8 @@
 
 APET (Su et al. 2023, arXiv 2306.02320) adds a vector δ (n,) at the flat positions ``index`` of a weight. Here the weight
 tensor itself holds base + δ at those positions ("live": the adapter writes it after each optimizer step), so the forward is
-the plain layer, ∂x needs nothing extra, and no dense copy of the weight exists. The backward computes only the n entries
-
+the plain layer, ∂x needs nothing extra, and no dense copy of the weight exists. The backward computes only the n entries of
+the weight's gradient,
 
     ∂δᵢ = Σ over tokens of ∂y[·, rowᵢ] · x[·, columnᵢ]
 
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from fulgurite.kernels.sparse_gradient import compacted, selected_entries
+from fulgurite.kernels.sparse_gradient import keeps_few, narrowed, selected_entries
 from fulgurite.kernels.sparse_plan import SparsePlan, plan_sparse_delta
 
 __all__ = ["live_values", "sparse_delta_embedding", "sparse_delta_linear"]
@@ -33,32 +33,41 @@ class _SparseDeltaLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x, weight, bias, delta, plan, transposed, dtype):  # type: ignore[no-untyped-def]
-        x_ids = plan.row_ids if transposed else plan.column_ids
         need_x, need_delta = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
-        # The columns of x that the gradient needs, where they are few: then the layer keeps hardly more than a frozen one.
-        kept = compacted(x, x_ids) if need_delta else None
-        ctx.save_for_backward(weight if need_x else None, kept)
-        ctx.plan, ctx.transposed, ctx.dtype, ctx.delta_dtype = plan, transposed, dtype, delta.dtype
+        ctx.save_for_backward(weight if need_x else None, _kept(x, plan, transposed) if need_delta else None)
+        ctx.plan, ctx.transposed, ctx.delta_dtype = plan, transposed, delta.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
-        live = weight.to(dtype)
-        return F.linear(x, live.t() if transposed else live, None if bias is None else bias.to(dtype))
+        return _forward(x, weight, bias, transposed, dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy):  # type: ignore[no-untyped-def]
         weight, kept = ctx.saved_tensors
-        plan, transposed = ctx.plan, ctx.transposed
-        dx = dbias = ddelta = None
-        if ctx.needs_input_grad[0]:
-            live = weight.to(ctx.dtype)
-            dx = dy @ (live.t() if transposed else live)
-        if ctx.needs_input_grad[2]:
-            dbias = dy.sum(0).to(ctx.bias_dtype)
+        dx = _input_gradient(dy, weight, ctx.transposed) if ctx.needs_input_grad[0] else None
+        dbias = dy.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
+        ddelta = None
         if ctx.needs_input_grad[3]:
-            mine = compacted(dy, plan.column_ids if transposed else plan.row_ids)
-            left, right = (kept, mine) if transposed else (mine, kept)
-            ddelta = selected_entries(left, right, plan, plan.method(dy.dtype)).to(ctx.delta_dtype)
+            left, right = (kept, dy) if ctx.transposed else (dy, kept)
+            ddelta = selected_entries(left, right, ctx.plan).to(ctx.delta_dtype)
         return dx, None, dbias, ddelta, None, None, None
+
+
+def _kept(x: torch.Tensor, plan: SparsePlan, transposed: bool) -> torch.Tensor:
+    """What ∂delta needs of x: its columns where they are few, so that the layer keeps hardly more than a frozen one."""
+    ids = plan.row_ids if transposed else plan.column_ids
+    return narrowed(x, ids) if keeps_few(ids, x.shape[1]) else x
+
+
+def _forward(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, transposed: bool, dtype: torch.dtype
+) -> torch.Tensor:
+    live = weight.to(dtype)
+    return F.linear(x, live.t() if transposed else live, None if bias is None else bias.to(dtype))
+
+
+def _input_gradient(dy: torch.Tensor, weight: torch.Tensor, transposed: bool) -> torch.Tensor:
+    live = weight.to(dy.dtype)
+    return dy @ (live.t() if transposed else live)
 
 
 def sparse_delta_linear(

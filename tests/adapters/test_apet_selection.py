@@ -49,7 +49,7 @@ def test_budgets_are_met_exactly_on_random_networks():
             assert count(adapter) == budget == adapter.trainable_parameters()
             for name, index in adapter.positions.items():
                 assert index.dtype == torch.int64 and (index[1:] > index[:-1]).all()
-                assert 0 <= index[0] and index[-1] < dict(net.named_parameters())[name].numel()
+                assert index[0] >= 0 and index[-1] < dict(net.named_parameters())[name].numel()
             adapter.detach()
 
 
@@ -318,4 +318,4 @@ def test_two_processes_select_the_same():
         ).stdout
         for seed in (1, 2)
     ]  # fmt: skip
-    assert outs[0] == outs[1] and len(set(line.split()[1] for line in outs[0].splitlines())) == 5
+    assert outs[0] == outs[1] and len({line.split()[1] for line in outs[0].splitlines()}) == 5
