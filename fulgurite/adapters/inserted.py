@@ -176,8 +176,7 @@ def inserted_layers(model: nn.Module, config: Bottleneck | SoftPrompt, train: tu
     """
     if isinstance(config, Bottleneck):
         return bottleneck_layers(model, config, train)
-    embedding = embedding_of(model)
-    _host(model)
+    embedding = embedding_of(_host(model)[0])  # an encoder may have one of its own, tied to the model's
     return {next(name for name, module in model.named_modules() if module is embedding): embedding}
 
 
@@ -215,6 +214,7 @@ def _behind(branch: nn.Module, name: str, layer: Any, args: Any, output: torch.T
 
 def _host(model: nn.Module) -> tuple[nn.Module, int]:
     """The module that takes the ids into the embedding, and the place of the prompt: 1 in an encoder, behind [CLS]; else 0."""
+    embedding_of(model)
     config: Any = getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         return cast(Any, model).get_encoder(), 0
@@ -224,17 +224,10 @@ def _host(model: nn.Module) -> tuple[nn.Module, int]:
         raise ValueError(
             f"SoftPrompt: {type(host).__name__}.forward takes no input_ids; a transformers model is needed."
         )
-    causal = "past_key_values" in inspect.signature(host.forward).parameters and not _bidirectional(host)
-    return cast(nn.Module, host), 0 if causal else 1
-
-
-def _bidirectional(host: nn.Module) -> bool:
-    """BERT and its kin: they have a cache argument too, but are no decoders unless their configuration says so."""
-    config: Any = getattr(host, "config", None)
-    names = "input_ids token_type_ids".split()
-    return all(n in inspect.signature(host.forward).parameters for n in names) and not getattr(
-        config, "is_decoder", False
-    )
+    embedding = embedding_of(host)
+    # Encoders keep their input embedding in a part called `embeddings`; decoders hold it themselves.
+    path = next((name for name, module in host.named_modules() if module is embedding), "")
+    return cast(nn.Module, host), 1 if path.startswith("embeddings.") else 0
 
 
 def _lengthen(branch: PromptBranch, site: Site, name: str, host: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
