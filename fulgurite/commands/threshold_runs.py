@@ -158,7 +158,9 @@ def describe(run: Run, module: Any, seconds: float) -> dict[str, Any]:
         module: its trained module.
         seconds: that training took.
     """
-    trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad) if module.network is not None else 0
+    trained = (
+        sum(p.numel() for p in module.network.parameters() if p.requires_grad) if module.network is not None else 0
+    )
     if module.adapter is not None:
         heads = sum(p.numel() for head in module.adapter.heads.values() for p in head.parameters())
         tunable = module.adapter.trainable_parameters() - heads

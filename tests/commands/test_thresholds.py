@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +40,14 @@ def fake(run: Run, options: Settings) -> dict[str, Any]:
         raise FloatingPointError("the loss is nan.")
     steps = {1: 0, 4: 1, 16: 2}.get(run.budget, 4)
     value = 0.5 + 0.1 * steps + 0.01 * run.seed
-    return {**run.__dict__, "tunable": run.budget or 1000, "head": 0, "seconds": 0.0, "metric": "accuracy", "value": value}
+    return {
+        **run.__dict__,
+        "tunable": run.budget or 1000,
+        "head": 0,
+        "seconds": 0.0,
+        "metric": "accuracy",
+        "value": value,
+    }
 
 
 def test_low_and_high_thresholds_by_hand():
