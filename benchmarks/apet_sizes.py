@@ -1,12 +1,12 @@
 """Study: does size even out positions? Three playground bases of different width, tuned at random positions by APET.
 
-The paper (arXiv 2306.02320) says that with larger models the positions of the trained parameters matter less. Here only the
-seed of the positions differs between runs (rows, their order, the new head's first weights and all else are the same): the
-standard deviation of the accuracy over position seeds is what positions do. It is pooled over tasks and budgets per size, with its 95 % interval from the
-chi-square distribution.
+The paper (arXiv 2306.02320) says that with larger models the positions of the trained parameters matter less. Here
+only the seed of the positions differs between runs (rows, their order, the new head's first weights and all else are
+the same): the standard deviation of the accuracy over position seeds is what positions do. It is pooled over tasks
+and budgets per size, with its 95 % interval from the chi-square distribution.
 
-The bases are pretrained as configs/playground_base.yaml does, on fewer documents, and kept in runs/science/apet_sizes with all
-finished runs. Toy models on toy tasks: it shows how the question is asked, and what holds at this scale.
+The bases are pretrained as configs/playground_base.yaml does, on fewer documents, and kept in runs/science/apet_sizes
+with all finished runs. Toy models on toy tasks: it shows how the question is asked, and what holds at this scale.
 """
 
 from __future__ import annotations
@@ -170,9 +170,10 @@ def report(figures: dict[str, Any], docs: Path) -> None:
     text = [
         "# Does size even out positions?",
         "",
-        "APET's paper finds that the larger the model, the less it matters where the trained parameters lie. Three playground bases "
-        f"were pretrained on the same {figures['documents']:,} documents and tuned on {figures['rows']} built-in rows per task, "
-        f"with a head that starts from the same weights and {len(SEEDS)} seeds of the positions. Nothing else differs between the runs of a cell.",
+        "APET's paper finds that the larger the model, the less it matters where the trained parameters lie. Three playground "
+        f"bases were pretrained on the same {figures['documents']:,} documents and tuned on {figures['rows']} built-in rows per "
+        f"task, with a head that starts from the same weights and {len(SEEDS)} seeds of the positions. "
+        "Nothing else differs between the runs of a cell.",
         "",
         "Standard deviation of the accuracy over position seeds, in points, pooled over tasks and budgets [95 % interval]:",
         "",
@@ -185,8 +186,8 @@ def report(figures: dict[str, Any], docs: Path) -> None:
         *lines,
         "",
         "Whole tensors miss the budget from below by different amounts, which is part of their spread. Toy models on toy tasks: "
-        f"the table says what holds at this scale. Machine: {machine['device']}; torch {machine['torch']}, {figures['date']}. Made by "
-        "`make science` (`python -m benchmarks.science apet_sizes`), which writes this page.",
+        f"the table says what holds at this scale. Machine: {machine['device']}; torch {machine['torch']}, {figures['date']}. "
+        "Made by `make science` (`python -m benchmarks.science apet_sizes`), which writes this page.",
         "",
     ]
     (docs / "apet_sizes.md").write_text("\n".join(text), encoding="utf-8")

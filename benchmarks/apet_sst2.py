@@ -1,9 +1,10 @@
 """Study: MiniLM on SST-2 at budgets 64, 1k, 16k and 256k: APET, random whole tensors, LoRA, BitFit, beside full tuning.
 
-Learning rates are chosen per method and budget, out of two, on rows cut from train with a seed that the final runs do not
-use. The final runs train on 768 random rows of the rest with three seeds (of positions, head and row order) and are scored once on SST-2's 872
-validation rows. Differences to full tuning come with a paired bootstrap interval over those rows, each row's correctness averaged
-over seeds first. Runs go in two processes; those that are finished lie in runs/science/apet_sst2 and are not run again.
+Learning rates are chosen per method and budget, out of two, on rows cut from train with a seed that the final runs do
+not use. The final runs train on 768 random rows of the rest with three seeds (of positions, head and row order) and
+are scored once on SST-2's 872 validation rows. Differences to full tuning come with a paired bootstrap interval over
+those rows, each row's correctness averaged over seeds first. Runs go in two processes; those that are finished lie in
+runs/science/apet_sst2 and are not run again.
 """
 
 from __future__ import annotations
@@ -156,15 +157,15 @@ def report(figures: dict[str, Any], docs: Path) -> None:
         "",
         f"MiniLM (6 layers, 384 wide, 22.7 M parameters), {figures['rows']} training rows of SST-2, 3 epochs, batch 32; scored on "
         "SST-2's 872 validation rows. A new head (770 parameters) is trained in every row and not counted; `head alone` trains "
-        "nothing else. Each learning rate was chosen out of two on rows cut from train, with a seed that these runs do not use. LoRA "
-        "and BitFit have the largest size that fits the budget; random whole tensors follow the released code's rule and cannot meet every "
-        "budget (the smallest tensor has 384 scalars). Where a method is missing at a budget it cannot be that small.",
+        "nothing else. Each learning rate was chosen out of two on rows cut from train, with a seed that these runs do not use. "
+        "LoRA and BitFit have the largest size that fits the budget; random whole tensors follow the released code's rule and "
+        "cannot meet every budget (the smallest tensor has 384 scalars). Where a method is missing at a budget it cannot be that small.",
         "",
         *table,
         "",
         "Intervals are paired bootstraps over the scored rows, which leave the spread over seeds out. Times are wall-clock of two "
-        f"runs at a time and do not rank the methods. Machine: {machine['device']}; torch {machine['torch']}, {figures['date']}. Made by "
-        "`make science` (`python -m benchmarks.science apet_sst2`), which writes this page.",
+        f"runs at a time and do not rank the methods. Machine: {machine['device']}; torch {machine['torch']}, {figures['date']}. "
+        "Made by `make science` (`python -m benchmarks.science apet_sst2`), which writes this page.",
         "",
         "![accuracy against tuned parameters](apet_sst2.png)",
         "",

@@ -161,9 +161,14 @@ class AdaptedLayer(nn.Module):
     def _recall(self, y: Any) -> None:
         """The backward of what was just computed must see the weights of the forward, whatever is active by then."""
         tensor = next((t for t in _tensors(y) if t.requires_grad), None)
-        if tensor is not None:
+        if tensor is None:
+            return
+        # At the node, not the tensor: an in-place ReLU behind the layer replaces a view and its hooks.
+        base = tensor._base if tensor._is_view() else None
+        node = tensor.grad_fn if base is None or base.grad_fn is None else base.grad_fn
+        if node is not None:
             owners = [self, *(owner for owner, _ in self.tied.values())]
-            tensor.register_hook(Recall([(owner, owner.live) for owner in owners]))
+            node.register_prehook(Recall([(owner, owner.live) for owner in owners]))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)

@@ -30,10 +30,12 @@ class TopScores:
         flat = scores.detach().reshape(-1).float().cpu()
         if not bool(torch.isfinite(flat).all()):
             raise ValueError("APET: scores (or weights) are not finite; scalars cannot be ranked by them.")
-        places = torch.arange(start, start + flat.numel())
-        if self.values.numel() == self.count:
-            better = flat >= self.values[-1]
-            flat, places = flat[better], places[better]
+        # Only what may be among the best is sorted: a vocabulary's embedding has hundreds of millions.
+        least = float(self.values[-1]) if self.values.numel() == self.count else -float("inf")
+        if flat.numel() > self.count:
+            least = max(least, float(flat.topk(self.count, sorted=False).values.min()))
+        better = (flat >= least).nonzero().squeeze(1)
+        flat, places = flat[better], better + start
         values, places = torch.cat([self.values, flat]), torch.cat([self.places, places])
         # Equal scores are common in bf16: among them the order of the model decides, also where tensors are shown out of it.
         by_place = torch.argsort(places)

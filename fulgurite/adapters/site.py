@@ -66,12 +66,12 @@ class Site:
 
 
 class Recall:
-    """Hook on a layer's output: before its backward, put the sparse adapters of its forward into the weights."""
+    """Hook on the node that made a layer's output: before its backward, put the sparse adapters of its forward into the weights."""
 
     def __init__(self, states: list[tuple[AdaptedLayer, tuple[str, ...]]]) -> None:
         self.states = states
 
-    def __call__(self, gradient: torch.Tensor) -> None:
+    def __call__(self, gradients: tuple[torch.Tensor, ...]) -> None:
         for layer, names in self.states:
             if layer.live != names:
                 layer.write(names)

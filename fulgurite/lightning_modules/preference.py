@@ -38,7 +38,7 @@ class PreferenceModule(FinetuneModule):
         backbone: hub id, folder, or a playground name such as "playground".
         loss: a name out of fulgurite.losses.PREFERENCE_LOSSES, or several, which are summed.
         loss_weights: factor of each loss (default: 1 each).
-        adapter: LoRA, SoRA, or nothing to train the whole network.
+        adapter: LoRA, SoRA, APET, or nothing to train the whole network.
         init_adapter: folder of an SFT adapter (`fulgurite export --format adapter`) that is merged into the base first.
         reference_model: hub id or folder of another reference (default: the base as this run finds it).
         cache_reference: compute the reference's log-probabilities once, before the first step, and keep them on disk.

@@ -248,3 +248,28 @@ def test_idle_scalars_are_named_after_the_first_step(caplog):
         optimizer.step()
     messages = [r.message for r in caplog.records if "got no gradient" in r.message]
     assert len(messages) == 1 and "pooler." in messages[0]
+
+
+def test_a_loss_that_reads_the_tied_heads_weight_without_calling_it():
+    """The fused language-modelling loss takes ``lm_head.weight`` itself; δ of the tied tensor gets both uses' gradient."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from fulgurite.kernels import linear_cross_entropy
+    from fulgurite.models import find_decoder, output_head
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, tie_word_embeddings=True))
+    adapter = attach(model, APET(budget=2000))
+    move(adapter)
+    ids = torch.randint(0, 60, (2, 9))
+    nn.functional.cross_entropy(model(input_ids=ids).logits[0, :-1], ids[0, 1:]).backward()
+    expected = {name: delta.grad.clone() for name, delta in adapter.deltas.items()}
+    model.zero_grad()
+    head = output_head(model)
+    assert head is not None
+    hidden = find_decoder(model)(input_ids=ids).last_hidden_state[0, :-1]
+    linear_cross_entropy(hidden, head.weight, ids[0, 1:]).backward()
+    assert expected["model.embed_tokens.weight"].abs().max() > 1e-4
+    for name, delta in adapter.deltas.items():
+        torch.testing.assert_close(delta.grad, expected[name], rtol=1e-4, atol=1e-7)

@@ -139,6 +139,24 @@ def test_a_reference_with_gradients_in_the_same_backward():
     torch.testing.assert_close(x.grad, expected)
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (3, 4, 6)])
+def test_a_backward_inside_disabled_behind_operations_in_place(shape):
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 8), nn.ReLU(inplace=True), nn.LayerNorm(8), nn.ReLU(inplace=True), nn.Linear(8, 8)]
+    model = nn.Sequential(*layers, nn.ReLU(inplace=True), nn.Linear(8, 3)).double()
+    base, x = copy.deepcopy(model), torch.randn(shape).double()
+    adapter = attach(model, APET(budget=100))
+    move(adapter, 0.3)
+    twin = tuned(base, adapter)
+    twin(x).square().sum().backward()
+    out = model(x).square().sum()
+    with adapter.disabled():
+        out.backward()
+    dense = dict(twin.named_parameters())
+    for name, index in adapter.positions.items():
+        torch.testing.assert_close(adapter.deltas[name].grad, dense[name].grad.view(-1)[index])
+
+
 def test_disabled_nested_with_exceptions_and_only():
     model, x = Toy(), torch.randn(4, 12)
     base, out = bits(model), model(x)
