@@ -43,6 +43,10 @@ VERBS = {
     "generate": Verb(
         "answer a prompt, a file of prompts, or a chat in the terminal", "fulgurite.commands.generate:generate"
     ),
+    "thresholds": Verb(
+        "find how many tunable parameters a task takes: a sweep over budgets and seeds",
+        "fulgurite.commands.thresholds:thresholds",
+    ),
 }
 
 _EPILOG = """\

@@ -259,13 +259,13 @@ def _warn_overruled(before: Any, after: Any, checkpoint: str) -> None:
 
 
 def _write_predictions(batches: list[Any], names: list[str] | None, file: Path) -> int:
-    """Writes rows of dicts of tensors, each (rows, ...), as lines of JSON; returns their number."""
+    """Writes rows of dicts of tensors (rows, ...) or lists of texts as lines of JSON; returns their number."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.part")
     count = 0
     with open(unfinished, "w", encoding="utf-8") as stream:
         for batch in batches:
-            columns = {key: value.tolist() for key, value in batch.items()}
+            columns = {k: value if isinstance(value, list) else value.tolist() for k, value in batch.items()}
             for values in zip(*columns.values(), strict=True):
                 row = dict(zip(columns, values, strict=True))
                 index = row.get("prediction")

@@ -31,10 +31,13 @@ PUBLIC = {
         "APET",
         "Adapter",
         "AdapterConfig",
+        "BitFit",
+        "Bottleneck",
         "LoRA",
         "LowRankAdapter",
         "RankRow",
         "SoRA",
+        "SoftPrompt",
         "SparseAdapter",
         "attach",
         "eligible_scalars",
@@ -43,6 +46,7 @@ PUBLIC = {
         "load_adapter",
         "positions_in",
         "read_adapter_config",
+        "within_budget",
     ],
     "fulgurite.optim": [
         "LR_SHAPES",
@@ -84,10 +88,15 @@ PUBLIC = {
     "fulgurite.evaluation": [
         "GenerationSettings",
         "LoadedModel",
+        "exact_match",
+        "generate_from_ids",
         "generate_text",
         "load_for_generation",
+        "rouge_l",
+        "token_f1",
     ],
     "fulgurite.lightning_modules": [
+        "APETModule",
         "ClassificationModule",
         "FinetuneModule",
         "PreferenceModule",
@@ -98,6 +107,7 @@ PUBLIC = {
         "ConversationDataModule",
         "FilesDataModule",
         "GLUEDataModule",
+        "PETTasksDataModule",
         "PreferenceDataModule",
         "SFTDataModule",
         "TextDataModule",
@@ -169,6 +179,14 @@ OPTIONS = {
     "fulgurite.lightning_modules.SFTModule": (
         "backbone task adapter learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype from_scratch "
         "gradient_checkpointing kernels trust_remote_code"
+    ),
+    "fulgurite.lightning_modules.APETModule": (
+        "backbone task budget selection seed targets mask storage score_batches learning_rate head_learning_rate weight_decay "
+        "warmup_ratio lr_schedule num_labels dtype gradient_checkpointing kernels trust_remote_code"
+    ),
+    "fulgurite.datamodules.PETTasksDataModule": (
+        "task path revision task_type verbaliser max_answer_length generate tokenizer batch_size eval_batch_size max_length "
+        "num_workers seed cache_dir limit_train limit_eval pad_multiple"
     ),
     "fulgurite.datamodules.GLUEDataModule": (
         "task path revision splits mismatched tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir "

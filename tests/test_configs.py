@@ -21,7 +21,7 @@ def test_recipe_runs_two_steps(path, tmp_path, capsys):
     content = yaml.safe_load(path.read_text())
     data = content["data"]["class_path"]
     words += ["--data.train_path" if data == "FilesDataModule" else "--data.path", "builtin"]
-    if data not in ("FilesDataModule", "GLUEDataModule"):  # conversations are never cut
+    if data not in ("FilesDataModule", "GLUEDataModule", "PETTasksDataModule"):  # conversations are never cut
         words[words.index("48")] = "512"
         words += ["--data.limit_train", "60", "--trainer.num_sanity_val_steps", "0", "--model.dtype", "float32"]
         words += ["--trainer.accumulate_grad_batches", "1", "--trainer.val_check_interval", "1.0"]

@@ -1,6 +1,7 @@
 """Adapters for any nn.Module: attach, train, prune, merge, save, export. No Lightning and no transformers in here."""
 
 from fulgurite.adapters.attaching import attach, find_adapters
+from fulgurite.adapters.baselines import BitFit, Bottleneck, SoftPrompt, within_budget
 from fulgurite.adapters.config import APET, AdapterConfig, LoRA, SoRA
 from fulgurite.adapters.eligible import eligible_scalars
 from fulgurite.adapters.handle import Adapter, RankRow
@@ -14,10 +15,13 @@ __all__ = [
     "APET",
     "Adapter",
     "AdapterConfig",
+    "BitFit",
+    "Bottleneck",
     "LoRA",
     "LowRankAdapter",
     "RankRow",
     "SoRA",
+    "SoftPrompt",
     "SparseAdapter",
     "attach",
     "eligible_scalars",
@@ -26,4 +30,5 @@ __all__ = [
     "load_adapter",
     "positions_in",
     "read_adapter_config",
+    "within_budget",
 ]

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from fulgurite.adapters.baselines import BitFit, Bottleneck, SoftPrompt, bitfit_as_apet
 from fulgurite.adapters.branch import Clock, LowRankBranch
 from fulgurite.adapters.config import APET, AdapterConfig, LoRA, SoRA
 from fulgurite.adapters.eligible import Eligible, find_eligible
 from fulgurite.adapters.handle import Adapter
+from fulgurite.adapters.inserted import inserted_layers, put_inserted
 from fulgurite.adapters.layer import features, put_branch
 from fulgurite.adapters.low_rank import LowRankAdapter
 from fulgurite.adapters.selection import select
@@ -42,7 +44,7 @@ def attach(
 
     Args:
         model: any module; its base keys, Parameters and hooks stay as they are.
-        config: ``LoRA(...)``, ``SoRA(...)`` or ``APET(...)``.
+        config: ``LoRA(...)``, ``SoRA(...)``, ``APET(...)``, or a baseline: ``BitFit()``, ``Bottleneck()``, ``SoftPrompt()``.
         train: regexes (whole qualified names) of modules that are trained fully, such as a new head; saved with the adapter.
         name: several adapters may be attached under different names; all are active unless told otherwise.
         check_forward: after the first forward, raise if an adapted layer was never called. Switch it off for models that
@@ -61,13 +63,19 @@ def attach(
     site: Site = model.__dict__.get("_fulgurite_site") or Site()
     if name in site.adapters:
         raise ValueError(f"attach: an adapter named {name!r} is attached already; detach it, or give another name=.")
-    if not isinstance(config, (LoRA, SoRA, APET)):
-        raise ValueError(f"attach: config is {type(config).__name__}; allowed are LoRA, SoRA and APET.")
+    if isinstance(config, BitFit):
+        config = bitfit_as_apet(model, config, tuple(train))
+    if not isinstance(config, (LoRA, SoRA, APET, Bottleneck, SoftPrompt)):
+        raise ValueError(
+            f"attach: config is {type(config).__name__}; allowed are LoRA, SoRA, APET, BitFit, Bottleneck and SoftPrompt."
+        )
     if not isinstance(config, APET) and (positions is not None or scores is not None):
         raise ValueError(f"attach: positions= and scores= are APET's; {type(config).__name__} has none.")
     heads = match_modules(model, tuple(train))
     if isinstance(config, APET):
         plan = _plan_sparse(model, config, tuple(train), positions, scores)
+    elif isinstance(config, (Bottleneck, SoftPrompt)):
+        layers = inserted_layers(model, config, tuple(train))
     else:
         found = _low_rank_targets(model, config, tuple(train))
     if not site.adapters:
@@ -80,6 +88,8 @@ def attach(
         eligible, chosen = plan
         stores = positions is not None or config.storage == "indices" or config.selection in _BY_VALUES
         adapter = SparseAdapter(model, name, config, eligible, list(heads), tuple(train), stores)
+    elif isinstance(config, (Bottleneck, SoftPrompt)):
+        adapter = put_inserted(model, config, name, site, layers, list(heads), tuple(train))
     else:
         adapter = _put_low_rank(model, config, name, site, found, list(heads), tuple(train))
     for head in heads.values():

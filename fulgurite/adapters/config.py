@@ -128,8 +128,10 @@ def config_from_dict(data: dict[str, Any]) -> AdapterConfig:
     Raises:
         ValueError: an unknown class, or arguments that it does not have.
     """
+    from fulgurite.adapters.baselines import BitFit, Bottleneck, SoftPrompt
+
     name = str(data.get("class_path", "")).rpartition(".")[2]
-    known = {cls.__name__: cls for cls in (LoRA, SoRA, APET)}
+    known: dict[str, Any] = {cls.__name__: cls for cls in (LoRA, SoRA, APET, BitFit, Bottleneck, SoftPrompt)}
     if name not in known:
         raise ValueError(
             f"adapter config: class {data.get('class_path')!r} is unknown; allowed are {', '.join(known)}."

@@ -199,7 +199,7 @@ def weight_is_transposed(layer: nn.Module) -> bool:
     return not isinstance(layer, nn.Linear)
 
 
-def put_branch(layer: nn.Module, name: str, branch: LowRankBranch | SparseBranch, site: Site) -> AdaptedLayer:
+def put_branch(layer: nn.Module, name: str, branch: nn.Module, site: Site) -> AdaptedLayer:
     """Give ``layer`` a branch; its class becomes an adapted subclass of itself if it was not one."""
     adapted = _adapt(layer, site, live=isinstance(branch, SparseBranch))
     adapted.branches[name] = branch

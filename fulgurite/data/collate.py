@@ -37,15 +37,16 @@ class _Collator:
         self.pad_multiple = pad_multiple
 
     def rows(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """The batch of `rows`: input_ids, attention_mask (B, T), token_type_ids (B, T) and tag (B,) where given, labels."""
+        """The batch: input_ids, attention_mask (B, T), labels; where given token_type_ids (B, T), tag (B,) and row (B,)."""
         batch = {
             "input_ids": _pad([row["input_ids"] for row in rows], self.pad_token_id, self.pad_multiple),
             "attention_mask": _pad([torch.ones_like(row["input_ids"]) for row in rows], 0, self.pad_multiple),
         }
         if "token_type_ids" in rows[0]:
             batch["token_type_ids"] = _pad([row["token_type_ids"] for row in rows], 0, self.pad_multiple)
-        if "tag" in rows[0]:
-            batch["tag"] = torch.stack([row["tag"] for row in rows])
+        for name in ("tag", "row"):
+            if name in rows[0]:
+                batch[name] = torch.stack([row[name] for row in rows])
         batch["labels"] = self._labels(rows)
         return batch
 

@@ -44,7 +44,8 @@ class EncodedRows(Dataset[dict[str, Tensor]]):
             int32, tokens before truncation; optionally `token_type_ids` (tokens,) int8; `labels` (rows,), int64 with
             -100 or float32 with NaN for a row without a label; `supervised` (tokens,) bool, the tokens that a causal
             model is trained to predict; `target_ids` (targets,) int32 with `target_offsets` (rows + 1,) int64, what an
-            encoder-decoder is trained to answer; `tag` (rows,) int32, the group of a row for metrics, -1 for none.
+            encoder-decoder is trained to answer; `tag` (rows,) int32, the group of a row for metrics, -1 for none; `row`
+            (rows,) int64, which row of the split it is, for metrics that compare texts.
     """
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
@@ -81,6 +82,8 @@ class EncodedRows(Dataset[dict[str, Tensor]]):
             row["labels"][:1] = IGNORE_INDEX  # nothing stands before a row's first token that could predict it
         if "tag" in self.tensors:
             row["tag"] = self.tensors["tag"][index].long()
+        if "row" in self.tensors:
+            row["row"] = self.tensors["row"][index]
         return row
 
     @property

@@ -11,13 +11,14 @@ have 12 and 16 columns, the label last; CoLA's have no header but its test file 
 import logging
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from fulgurite.data.files import Table, read_lines, read_table
 from fulgurite.data.glue import GLUETask, examples_from_rows
 from fulgurite.data.records import Examples
 
-__all__ = ["find_split_files", "read_glue_file", "read_glue_split", "task_folder"]
+__all__ = ["find_split_files", "named_folder", "read_glue_file", "read_glue_split", "task_folder"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,13 +31,18 @@ _BROKEN_SHARE = 0.01
 
 def task_folder(task: GLUETask, path: Path) -> Path:
     """The folder of the task: `path` itself, or the folder inside it that carries the task's name."""
-    names = {name.lower() for name in (*task.folder, task.name)}
-    if path.is_dir() and path.name.lower() not in names:
-        inside = [p for p in sorted(path.iterdir()) if p.is_dir() and p.name.lower() in names]
+    return named_folder((*task.folder, task.name), path)
+
+
+def named_folder(names: Iterable[str], path: Path) -> Path:
+    """`path` itself, or the folder inside it that carries one of the names, upper or lower case."""
+    known = {name.lower() for name in names}
+    if path.is_dir() and path.name.lower() not in known:
+        inside = [p for p in sorted(path.iterdir()) if p.is_dir() and p.name.lower() in known]
         # The published archives of some tasks unpack to <name>/<NAME>/.
         while len(inside) == 1:
             path = inside[0]
-            inside = [p for p in sorted(path.iterdir()) if p.is_dir() and p.name.lower() in names]
+            inside = [p for p in sorted(path.iterdir()) if p.is_dir() and p.name.lower() in known]
     return path
 
 

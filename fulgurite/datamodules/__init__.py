@@ -4,6 +4,7 @@ from fulgurite.datamodules.base import TextDataModule
 from fulgurite.datamodules.conversations import ConversationDataModule
 from fulgurite.datamodules.files import FilesDataModule
 from fulgurite.datamodules.glue import GLUEDataModule
+from fulgurite.datamodules.pet_tasks import PETTasksDataModule
 from fulgurite.datamodules.preferences import PreferenceDataModule
 from fulgurite.datamodules.sft import SFTDataModule
 from fulgurite.datamodules.ultrachat import UltraChatDataModule
@@ -17,6 +18,7 @@ __all__ = [
     "ConversationDataModule",
     "FilesDataModule",
     "GLUEDataModule",
+    "PETTasksDataModule",
     "PreferenceDataModule",
     "SFTDataModule",
     "TextDataModule",

@@ -11,6 +11,7 @@ middle of an epoch, at its end before and after counting it, and after validatio
 import logging
 import weakref
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -258,6 +259,19 @@ class TextDataModule(LightningDataModule):
         encoded = self._need("train", "fit")
         order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(seed))
         return self._evaluation_loader(encoded.take(order[:count].tolist()), "train")
+
+    def sample_batches(self, count: int, seed: int = 42) -> list[Any]:
+        """Batches of random training rows, each a whole step's: the same on every rank, and for any number of them.
+
+        Args:
+            count: number of batches at most.
+            seed: decides which rows.
+        """
+        rows = self._arranged(self._need("train", "fit"))
+        batch_size = self.batch_size * (self.trainer.world_size if self.trainer else 1)
+        sampler = WindowSampler(len(rows), batch_size, seed=seed)
+        collate, batches = self._collator(), BatchRows(rows)
+        return [collate(batches[batch]) for batch in islice(sampler, count)]
 
     def _evaluation_loader(self, encoded: EncodedRows, split: str) -> DataLoader[Any]:
         rows = self._arranged(encoded)

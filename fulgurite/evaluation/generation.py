@@ -25,7 +25,7 @@ from fulgurite.evaluation.loading import LoadedModel, load_for_generation
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["GenerationSettings", "LoadedModel", "generate_text", "load_for_generation"]
+__all__ = ["GenerationSettings", "LoadedModel", "generate_from_ids", "generate_text", "load_for_generation"]
 
 
 @dataclass(frozen=True)
@@ -98,25 +98,61 @@ def generate_text(
         ValueError: a prompt that does not fit into the model's window.
     """
     settings = settings or GenerationSettings()
-    if not callable(getattr(model, "generate", None)):
-        raise ValueError(
-            f"generate_text: {type(model).__name__} has no generate(); give a language model of transformers"
-        )
+    _refuse_silent(model)
     if write is not None and (len(prompts) != 1 or settings.num_samples != 1):
         raise ValueError(
             f"generate_text: write was given with {len(prompts)} prompts and {settings.num_samples} samples; it takes one of each"
         )
     histories = [_turns(tokenizer, prompt) for prompt in prompts]
     writer = _Writer(model, tokenizer, settings)
-    ids = [writer.encode(turns) for turns in histories]
-    found: list[list[str]] = [[] for _ in prompts]
+    found = _in_batches(writer, [writer.encode(turns) for turns in histories], write)
+    return [
+        [text.removeprefix(writer.lead) if is_chat(turns) else text for text in texts]
+        for turns, texts in zip(histories, found, strict=True)
+    ]
+
+
+def generate_from_ids(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationSettings | None = None,
+) -> list[list[str]]:
+    """Answers for prompts that are token ids already, such as those of a training batch; otherwise as generate_text.
+
+    Args:
+        model: a transformers model that can generate, adapters included.
+        tokenizer: its tokenizer.
+        prompts: ids before each answer; what an encoder reads, special tokens included.
+        settings: None for the likeliest tokens, 256 at most.
+
+    Raises:
+        ValueError: a prompt without a token, or one that does not fit into the model's window.
+    """
+    _refuse_silent(model)
+    writer = _Writer(model, tokenizer, settings or GenerationSettings())
+    for ids in prompts:
+        writer.check(ids, f"of {len(ids)} ids")
+    return _in_batches(writer, prompts, None)
+
+
+def _refuse_silent(model: nn.Module) -> None:
+    if not callable(getattr(model, "generate", None)):
+        raise ValueError(
+            f"generate_text: {type(model).__name__} has no generate(); give a language model of transformers"
+        )
+
+
+def _in_batches(writer: _Writer, ids: Sequence[Sequence[int]], write: Callable[[str], Any] | None) -> list[list[str]]:
+    """Texts in the order of the prompts; batches hold prompts of like length."""
+    found: list[list[str]] = [[] for _ in ids]
     order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
-    step = max(1, settings.batch_size // settings.num_samples)
-    with _undisturbed(model, settings.seed):
+    step = max(1, writer.settings.batch_size // writer.settings.num_samples)
+    with _undisturbed(writer.model, writer.settings.seed):
         for at in range(0, len(order), step):
             places = order[at : at + step]
             for i, texts in zip(places, writer.answers([ids[i] for i in places], write), strict=True):
-                found[i] = [text.removeprefix(writer.lead) if is_chat(histories[i]) else text for text in texts]
+                found[i] = texts
     return found
 
 
@@ -185,14 +221,18 @@ class _Writer:
     def encode(self, turns: Sequence[Turn]) -> list[int]:
         """The prompt's ids; refused where they do not fit."""
         ids = (encode_source if self.encoder_decoder else encode_prompt)(self.tokenizer, turns)
+        self.check(ids, f"{turns[-1].content[:40]!r}...")
+        return ids
+
+    def check(self, ids: Sequence[int], name: str) -> None:
+        """Raises a ValueError for a prompt without a token, or without room behind it."""
         if not ids:
-            raise ValueError(f"generate_text: the prompt {turns[-1].content[:40]!r} has no token; give one with text")
+            raise ValueError(f"generate_text: the prompt {name} has no token; give one with text")
         if self.window is not None and len(ids) >= self.window:
             raise ValueError(
-                f"generate_text: the prompt {turns[-1].content[:40]!r}... has {len(ids)} tokens; the model's window holds "
-                f"{self.window}, answer included; shorten it"
+                f"generate_text: the prompt {name} has {len(ids)} tokens; the model's window holds {self.window}, answer "
+                "included; shorten it"
             )
-        return ids
 
     def answers(self, rows: Sequence[Sequence[int]], write: Callable[[str], Any] | None) -> list[list[str]]:
         """Texts for one batch of prompts."""

@@ -18,6 +18,7 @@ from torch import nn
 from fulgurite.adapters import Adapter, AdapterConfig, attach
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
+from fulgurite.lightning_modules.answering import AnswerMetrics, Answers, answer
 from fulgurite.lightning_modules.metrics import MeanLoss, TokenMetrics, make_metrics
 from fulgurite.lightning_modules.objectives import Batch, Step, forward_inputs, make_objective
 from fulgurite.models import TASKS, enable_activation_checkpointing, load_backbone
@@ -125,12 +126,13 @@ class FinetuneModule(LightningModule):
         names = getattr(data, "metric_names", None) or self._default_metrics()
         if tuple(names) != self.metric_names or not hasattr(self, "val_loss"):
             self.metric_names = tuple(names)
-            labels = self.num_labels or 1
+            labels = self.num_labels or found or 1
             self.val_metrics = make_metrics(names, labels, "val_")
             self.test_metrics = make_metrics(names, labels, "test_")
             self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
             groups = tuple(getattr(data, "tag_names", None) or ())
             self.val_tokens, self.test_tokens = (TokenMetrics(names, groups, part) for part in ("val_", "test_"))
+            self.val_answers, self.test_answers = (AnswerMetrics(tuple(names), part) for part in ("val_", "test_"))
 
     def configure_model(self) -> None:
         """Load the backbone, put the adapter in, and choose what is trained; once."""
@@ -152,10 +154,15 @@ class FinetuneModule(LightningModule):
         self._prepare_base(loaded.model)
         if self.adapter_config is not None:
             heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
-            self.adapter = attach(loaded.model, self.adapter_config, train=heads)
+            self.adapter = self._attach(loaded.model, heads)
         if self.gradient_checkpointing:
             enable_activation_checkpointing(loaded.model, self.adapter)
         self.network = loaded.model.train()
+
+    def _attach(self, model: nn.Module, heads: tuple[str, ...]) -> Adapter:
+        """Put the adapter in; heads: regexes of the modules that are trained fully."""
+        assert self.adapter_config is not None
+        return attach(model, self.adapter_config, train=heads)
 
     @property
     def backbone_folder(self) -> str:
@@ -186,8 +193,13 @@ class FinetuneModule(LightningModule):
         """Update loss and metrics of the test rows."""
         self._evaluate(batch, "test_")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """``prediction`` (B,) label ids or values and, for classes, ``probability`` (B, C)."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """``prediction`` (B,) label ids or values and, for classes, ``probability`` (B, C).
+
+        Of a text-to-text task ``prediction`` is the class of the likeliest label, or the list of the texts generated.
+        """
+        if (found := self._answer(batch)) is not None:
+            return {"prediction": found.classes if found.texts is None else found.texts}
         logits = self(batch).logits.float()
         if self.task == "regression":
             return {"prediction": logits.squeeze(-1)}
@@ -307,12 +319,35 @@ class FinetuneModule(LightningModule):
         loss.update(step.loss_sum, step.targets)
         if step.predictions.numel():
             metrics.update(step.predictions, step.labels)
+        self._evaluate_answers(batch, prefix)
         self._note(f"{prefix}loss", loss, on_step=False, on_epoch=True)
         for name, metric in metrics.items():
             self._note(name, metric, on_step=False, on_epoch=True, prog_bar=True)
         tokens.update(step)
         for name, metric in tokens.named().items():
             self._note(name, metric, on_step=False, on_epoch=True, prog_bar="/" not in name)
+
+    def _answer(self, batch: Batch) -> Answers | None:
+        data = getattr(self._trainer, "datamodule", None)
+        return answer(self._network(), self.objective, batch, data, self.task == "seq2seq")
+
+    def _evaluate_answers(self, batch: Batch, prefix: str) -> None:
+        """Score a text-to-text batch by its answers; rows that only fill a batch up have no target and do not count."""
+        found = self._answer(batch)
+        if found is None:
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        counted = (batch["labels"] != -100).any(1).tolist()
+        right = data.references(prefix.rstrip("_"), batch["row"].tolist())
+        right = [texts if real else () for texts, real in zip(right, counted, strict=True)]
+        if found.texts is not None:
+            getattr(self, prefix + "answers").update(found.texts, right)
+        elif found.classes is not None:
+            known = [i for i, texts in enumerate(right) if texts]
+            labels = torch.tensor([data.label_names.index(right[i][0]) for i in known], device=self.device)
+            getattr(self, prefix + "metrics").update(found.classes.to(self.device)[known], labels)
+        for name, metric in getattr(self, prefix + "answers").named().items():
+            self._note(name, metric, on_step=False, on_epoch=True, prog_bar=True)
 
     def _note(
         self, name: str, value: Any, *, prog_bar: bool = False, on_step: bool = True, on_epoch: bool = False

@@ -9,14 +9,16 @@ import torch
 import torchmetrics
 from torchmetrics import classification as tmc
 
+from fulgurite.evaluation.answers import ANSWER_METRICS
 from fulgurite.lightning_modules.objectives import Step
 
 __all__ = ["METRICS", "TOKEN_METRICS", "MeanLoss", "Perplexity", "TokenMetrics", "make_metrics"]
 
-METRICS = ("accuracy", "f1", "mcc", "pearson", "spearman", "perplexity", "token_accuracy")
+METRICS = ("accuracy", "f1", "mcc", "pearson", "spearman", "perplexity", "token_accuracy", *ANSWER_METRICS)
 PAIR_METRIC = "rewards/accuracies"  # of preference modules, which keep it themselves
 # Updated token by token, outside of the collection that compares predictions with labels.
 TOKEN_METRICS = ("perplexity", "token_accuracy")
+_ELSEWHERE = (*TOKEN_METRICS, *ANSWER_METRICS)
 
 
 class MeanLoss(torchmetrics.MeanMetric):
@@ -72,7 +74,7 @@ class TokenMetrics(torch.nn.Module):
 
 
 def make_metrics(names: Sequence[str], num_labels: int, prefix: str) -> torchmetrics.MetricCollection:
-    """Metrics of predicted labels (B,) int64 or values (B,) float against labels of the same shape; those per token excepted.
+    """Metrics of predicted labels (B,) int64 or values (B,) float against labels of the same shape; not those of tokens or texts.
 
     Args:
         names: out of :data:`METRICS`; f1 is that of class 1 (as GLUE counts it) with two classes, else macro.
@@ -94,4 +96,4 @@ def make_metrics(names: Sequence[str], num_labels: int, prefix: str) -> torchmet
         "pearson": torchmetrics.PearsonCorrCoef,
         "spearman": torchmetrics.SpearmanCorrCoef,
     }
-    return torchmetrics.MetricCollection({n: makers[n]() for n in names if n not in TOKEN_METRICS}, prefix=prefix)
+    return torchmetrics.MetricCollection({n: makers[n]() for n in names if n not in _ELSEWHERE}, prefix=prefix)

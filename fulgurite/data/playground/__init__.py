@@ -4,6 +4,7 @@ It is the embedded default with which every recipe runs offline on a CPU. It pro
 package imports neither torch nor transformers.
 """
 
+from fulgurite.data.playground.answers import check_answer
 from fulgurite.data.playground.generators import DOMAINS, check, documents, tasks
 from fulgurite.data.playground.glue import GLUE_COLUMNS, GLUE_LABELS, GLUE_SPLITS, glue_rows
 from fulgurite.data.playground.registry import BACKBONES, SCHEMAS, builtin_rows, resolve_backbone
@@ -19,6 +20,7 @@ __all__ = [
     "Task",
     "builtin_rows",
     "check",
+    "check_answer",
     "conversation",
     "documents",
     "glue_rows",

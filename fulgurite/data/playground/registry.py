@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fulgurite.data.playground.answers import ANSWER_ROWS, answer_rows
 from fulgurite.data.playground.conversations import CONVERSATION_ROWS, conversation_rows
 from fulgurite.data.playground.generators import documents
 from fulgurite.data.playground.glue import GLUE_COLUMNS, glue_rows
@@ -14,7 +15,7 @@ __all__ = ["BACKBONES", "SCHEMAS", "builtin_rows", "resolve_backbone"]
 
 _BASE = Path(__file__).parent / "base"
 BACKBONES: dict[str, Path] = {"playground": _BASE, "playground-base": _BASE}
-SCHEMAS = (*(f"glue/{task}" for task in GLUE_COLUMNS), *CONVERSATION_ROWS, *PREFERENCE_ROWS, "text")
+SCHEMAS = (*(f"glue/{task}" for task in GLUE_COLUMNS), *ANSWER_ROWS, *CONVERSATION_ROWS, *PREFERENCE_ROWS, "text")
 _TEXTS = {"train": 20_000, "validation": 500}
 
 
@@ -35,8 +36,8 @@ def builtin_rows(schema: str, split: str, seed: int = 0, count: int | None = Non
     """Rows of the playground in a published schema.
 
     Args:
-        schema: glue/cola and so on; ultrachat, alpaca and the other schemas of conversations and preferences; or text (one
-            column).
+        schema: glue/cola and so on; nq_open, samsum and the like; ultrachat, alpaca and the other schemas of conversations
+            and preferences; or text (one column).
         split: a split of that schema; text has train and validation, conversations have test too.
         seed: equal seeds give equal rows.
         count: at most this many rows; for text and conversations, exactly this many (None: 20000 texts for train and 500
@@ -47,6 +48,8 @@ def builtin_rows(schema: str, split: str, seed: int = 0, count: int | None = Non
     if schema == "text":
         wanted = _TEXTS.get(split, 0) if count is None else count
         return [{"text": text} for text in documents(seed, wanted, split=split)]
+    if schema in ANSWER_ROWS:
+        return answer_rows(schema, split, seed, count)
     if schema in PREFERENCE_ROWS:
         return preference_rows(schema, split, seed, count)
     if schema in CONVERSATION_ROWS:

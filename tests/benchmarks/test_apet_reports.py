@@ -1,0 +1,60 @@
+"""The two APET studies turn their figures into pages and pictures; spreads and differences by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks import apet_sizes, apet_sst2
+
+MACHINE = {"machine": {"device": "CPU", "torch": "2"}, "date": "2026-01-01", "rows": 8}
+
+
+def test_apet_sst2_page(tmp_path):
+    runs = []
+    for method, budget, correct in (("full", 0, "1111"), ("uniform_scalar", 64, "1100"), ("head", 0, "1000")):
+        for seed in (0, 1):
+            text = correct if seed == 0 else correct[:-1] + "1"
+            value = sum(map(int, text)) / 4
+            extra = {"tunable": budget or 1000, "rate": 1e-3, "seconds": 1.0, "correct": text, "value": value}
+            runs.append({"method": method, "budget": budget, "seed": seed, **extra})
+    figures = {**MACHINE, "runs": runs, "selection": []}
+    lines = {line["method"]: line for line in apet_sst2.summarise(figures)}
+    assert lines["uniform_scalar"]["accuracy"] == pytest.approx(62.5)
+    assert lines["uniform_scalar"]["difference"][0] == pytest.approx(-37.5), (
+        "rows' means are 1, 1, 0, ½ against four ones"
+    )
+    apet_sst2.report(figures, tmp_path)
+    page = (tmp_path / "apet_sst2.md").read_text()
+    assert "| APET, random scalars | 64 | 64 | 62.50 ± 17.68 | -37.50 [" in page
+    assert (tmp_path / "apet_sst2.png").stat().st_size > 5000
+
+
+def test_apet_sizes_page(tmp_path):
+    draws = np.random.default_rng(0)
+    runs = []
+    for width, deviation in zip(apet_sizes.WIDTHS, (0.04, 0.02, 0.0), strict=True):
+        for task in apet_sizes.TASKS:
+            runs.append({"width": width, "task": task, "method": "full", "budget": 0, "value": 0.9})
+            for method in apet_sizes.METHODS:
+                for budget in apet_sizes.BUDGETS:
+                    values = 0.7 + deviation * draws.standard_normal(len(apet_sizes.SEEDS))
+                    cell = {"width": width, "task": task, "method": method, "budget": budget}
+                    runs += [{**cell, "value": float(value)} for value in values]
+    bases = [{"width": w, "parameters": 1000 * w, "val_loss": 1.0} for w in apet_sizes.WIDTHS]
+    figures = {**MACHINE, "documents": 64, "bases": bases, "runs": runs}
+    spread, low, high = apet_sizes.pooled(figures, apet_sizes.WIDTHS[0], "uniform_scalar")
+    cells = [
+        [
+            100 * r["value"]
+            for r in runs
+            if (r["width"], r["task"], r["budget"], r["method"]) == (apet_sizes.WIDTHS[0], t, n, "uniform_scalar")
+        ]
+        for t in apet_sizes.TASKS
+        for n in apet_sizes.BUDGETS
+    ]
+    assert spread == pytest.approx(np.sqrt(np.mean([np.var(cell, ddof=1) for cell in cells])))
+    assert low < 4.0 < high and low < spread < high
+    apet_sizes.report(figures, tmp_path)
+    assert "random scalars" in (tmp_path / "apet_sizes.md").read_text()
+    assert (tmp_path / "apet_sizes.png").stat().st_size > 5000
