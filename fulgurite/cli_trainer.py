@@ -29,6 +29,7 @@ import fulgurite.datamodules
 import fulgurite.lightning_modules  # noqa: F401  imported so that bare class names are known
 from fulgurite.callbacks import (
     AdapterCheckpoint,
+    GateReport,
     GenerationSamples,
     LearningCurve,
     RandomState,
@@ -52,6 +53,7 @@ _REPORTS = (
     SparsityReport,
     LearningCurve,
     RewardTrend,
+    GateReport,
     SamplePrinter,
     GenerationSamples,
 )

@@ -21,11 +21,17 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from fulgurite.adapters import AdapterConfig
+from fulgurite.data.playground import resolve_backbone
+from fulgurite.kernels import fused_log_probs, fused_token_scores, use_backend
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients
 from fulgurite.lightning_modules.fusion_metrics import FusionMetrics
 from fulgurite.lightning_modules.hyperparameters import remember
 from fulgurite.lightning_modules.objectives import Batch, Step
+from fulgurite.lightning_modules.preference import switch_dropout_off
+from fulgurite.models import enable_activation_checkpointing, head_options
+from fulgurite.models.fusion import FusedNetwork
+from fulgurite.models.specialists import adapter_base, load_specialists
 from fulgurite.optim import ProximalAdamW
 
 __all__ = ["UltraFuserModule"]
@@ -116,3 +122,187 @@ class UltraFuserModule(FinetuneModule):
         self.chat_templates: list[str] | None = None
         self.objective = self._fused_step
         self._joined: list[nn.Parameter] = []
+
+    @property
+    def specialist_names(self) -> list[str]:
+        """Short names, for metrics and pictures: the last part of each path, numbered where two are alike."""
+        short = [name.rstrip("/\\").replace("\\", "/").rpartition("/")[2] for name in self.specialists]
+        return [name if short.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(short)]
+
+    def setup(self, stage: str) -> None:
+        """Metrics by domain, and the templates that the data lays over each specialist's prompts."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        tokenizers = getattr(data, "tokenizers", None)
+        if tokenizers is not None:
+            self.chat_templates = [str(tokenizer.chat_template) for tokenizer in tokenizers]
+        if not isinstance(getattr(self, "val_fusion", None), FusionMetrics):
+            domains = tuple(getattr(data, "tag_names", None) or ())
+            self.val_fusion, self.test_fusion = (
+                FusionMetrics(domains, self.specialist_names, prefix) for prefix in ("val_", "test_")
+            )
+
+    def on_train_start(self) -> None:
+        """Say what each stage trains."""
+        self._trained = True
+        gate = sum(p.numel() for p in self._gate_parameters())
+        later = sum(p.numel() for p in self._specialist_parameters())
+        whole = sum(p.numel() for p in self._network().parameters())
+        steps = self.stage_steps
+        second = f", then {steps[1]} steps {gate + later:,}" if len(steps) > 1 else ""
+        rank_zero_info(f"training the gate, {gate:,} of {whole:,} parameters, for {steps[0]} steps{second}")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Begin stage 2 at its first batch; keep frozen specialists in evaluation mode."""
+        if self.stage == 0 and len(self.stage_steps) > 1 and self.global_step >= self.stage_steps[0]:
+            self._begin_stage2()
+        if self.stage == 0:
+            self._freeze_modes()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Average the gradients that DDP does not know of."""
+        if self._joined and self.trainer.world_size > 1:
+            average_gradients(self._joined)
+
+    def configure_optimizers(self) -> Any:
+        """The gate's groups, and the specialists' where the run is in stage 2 already; both follow their stages' schedules."""
+        planned, steps = sum(self.stage_steps), self.trainer.estimated_stepping_batches
+        if steps > planned:
+            raise ValueError(
+                f"UltraFuserModule: the run has {steps} optimizer steps, but stage_steps={self.stage_steps} add up to {planned}; "
+                "set trainer.max_epochs=1 with UltraChat2DataModule, whose epoch is the stages, or trainer.max_steps to "
+                f"{planned} at most."
+            )
+        groups = self._stages.gate_groups(self._gate_parameters())
+        if self.stage:
+            groups += self._stages.specialist_groups(self._specialist_parameters())
+        optimizer = ProximalAdamW(groups, lr=self.learning_rate)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._stages.factors(groups))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What is trained goes into the file: the gate, and in stage 2 the specialists or their adapters."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["fuser_stage"], checkpoint["chat_templates"] = self.stage, self.chat_templates
+        mine = set(self._trained_keys())
+        checkpoint["state_dict"] = {
+            key: value
+            for key, value in checkpoint["state_dict"].items()
+            if not key.startswith("network.") or key in mine
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the checkpoint's stage, check its keys, and fill in what was never trained."""
+        self.chat_templates = self.chat_templates or checkpoint.get("chat_templates")
+        self.chat_template = self.chat_template or checkpoint.get("chat_template")
+        if "fuser_stage" not in checkpoint:
+            raise ValueError(
+                "UltraFuserModule: the checkpoint is of another module; give one that UltraFuserModule wrote."
+            )
+        network = self._network()
+        if checkpoint["fuser_stage"] and not self.stage:
+            self._switch_specialists_on()
+        saved, wanted = set(checkpoint["state_dict"]), self._trained_keys()
+        own = {f"network.{key}": value for key, value in network.state_dict().items()}
+        foreign = sorted(key for key in saved if key.startswith("network.") and key not in own)
+        if missing := [key for key in wanted if key not in saved] or foreign:
+            raise ValueError(
+                f"UltraFuserModule: the checkpoint does not fit: {len([k for k in wanted if k not in saved])} tensors are missing "
+                f"in it and {len(foreign)} are foreign, the first is {missing[0]!r}. Load it with the specialists it was trained "
+                f"with (here {', '.join(self.specialists)})."
+            )
+        for key, value in own.items():
+            checkpoint["state_dict"].setdefault(key, value)
+        self._trained = True
+
+    def _evaluate(self, batch: Batch, prefix: str) -> None:
+        super()._evaluate(batch, prefix)
+        metrics = getattr(self, prefix + "fusion")
+        metrics.update(self._last_step, self._last_weights)
+        for name, metric in metrics.named().items():
+            self._note(name, metric, on_step=False, on_epoch=True)
+
+    def _build(self) -> None:
+        if self.kernels is not None:
+            use_backend(self.kernels)
+        folders = [resolve_backbone(name) for name in self.specialists]
+        named = {base for base in map(adapter_base, folders) if base}
+        base = self.base or (named.pop() if len(named) == 1 else None)
+        specialists = load_specialists(
+            folders,
+            None if base is None else resolve_backbone(base),
+            names=self.specialists,
+            adapter=self.specialist_adapter,
+            dtype=self.dtype_name,
+            trust_remote_code=self.trust_remote_code,
+        )
+        network = FusedNetwork(specialists, self.specialist_names, self.gate_hidden)
+        for model in network.models:
+            if self.dropout == "off":
+                switch_dropout_off(model)
+            if self.gradient_checkpointing:
+                enable_activation_checkpointing(model, next((s.adapter for s in specialists if s.model is model), None))
+        self.network = network.train()
+
+    def _fused_step(self, network: Any, batch: Any) -> Step:
+        """Loss of the answers' tokens under the blend; in evaluation also each token's, and the gate's weights."""
+        targets, sources = batch["targets"], batch["sources"]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.stage > 0):
+            states = network.hidden(batch["input_ids"], batch["attention_mask"])
+        hiddens = [state.flatten(0, 1)[source] for state, source in zip(states, sources, strict=True)]
+        heads = network.heads()
+        scores = network.scores(hiddens)
+        weights, options = [head.weight for head in heads], [head_options(head) for head in heads]
+        given = (hiddens, weights, scores, targets)
+        more: dict[str, Any] = {"blend": self.blend, "options": options, "names": self.specialist_names}
+        count, empty = torch.tensor(len(targets), device=targets.device), targets[:0]
+        if torch.is_grad_enabled():
+            return Step(-fused_log_probs(*given, **more).sum(), count, empty, empty)
+        found = fused_token_scores(*given, **more)
+        groups = batch["tag"][batch["row"]] if "tag" in batch else None
+        self._last_weights = scores.softmax(-1)
+        self._last_step = Step(
+            -found.log_probs.sum(), count, empty, empty, -found.log_probs, found.correct, groups
+        )
+        return self._last_step
+
+    def _gate_parameters(self) -> list[nn.Parameter]:
+        network: Any = self._network()
+        return list(network.gates.parameters())
+
+    def _specialist_parameters(self) -> list[nn.Parameter]:
+        """What stage 2 trains of the specialists: their adapters, or all of their weights."""
+        network: Any = self._network()
+        if any(adapter is not None for adapter in network.adapters):
+            found = [p for adapter in network.adapters for b in adapter.branches.values() for p in b.parameters()]
+        else:
+            found = [p for p in network.models.parameters()]
+        return list({id(p): p for p in found}.values())
+
+    def _switch_specialists_on(self) -> None:
+        self.stage = 1
+        for p in self._specialist_parameters():
+            p.requires_grad_(True)
+
+    def _begin_stage2(self) -> None:
+        self._switch_specialists_on()
+        self._network().train()
+        params = self._specialist_parameters()
+        scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
+        self._stages.join(self.trainer.optimizers[0], scheduler, params)
+        self._joined = params
+        rank_zero_info(
+            f"step {self.global_step}: stage 2 begins, {sum(p.numel() for p in params):,} parameters of the specialists join"
+        )
+
+    def _trained_keys(self) -> list[str]:
+        network: Any = self._network()
+        if self.stage == 0:
+            return [f"network.{key}" for key in network.state_dict() if key.startswith("gates.")]
+        frozen = {key for key, p in network.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return [f"network.{key}" for key in network.state_dict() if key not in frozen]
+
+    def _freeze_modes(self) -> None:
+        network: Any = self._network()
+        if network.models.training:
+            network.models.eval()
