@@ -9,8 +9,12 @@ import pytest
 
 PUBLIC = {
     "fulgurite.kernels": [
+        "FusedTokenScores",
         "TokenScores",
         "current_backend",
+        "fused_log_probs",
+        "fused_logits",
+        "fused_token_scores",
         "gated_lora_linear",
         "linear_cross_entropy",
         "linear_log_probs",
