@@ -21,7 +21,7 @@ from torch import Tensor
 from fulgurite.data.balanced_sampling import BalancedSampler
 from fulgurite.data.conversation_readers import ConversationReader
 from fulgurite.data.conversation_sources import find_sources
-from fulgurite.data.encoding import Rows
+from fulgurite.data.encoding import Rows, SelectedRows
 from fulgurite.data.fused_rows import FusedCollator, FusedEncoder
 from fulgurite.data.length_report import LengthReport
 from fulgurite.data.playground import DOMAINS
@@ -242,6 +242,17 @@ class UltraChat2DataModule(ConversationDataModule):
             seed=self.seed,
             repeat=self.repeat,
         )
+
+    def _arranged(self, encoded: Any, mixed: bool = False) -> Rows:
+        """In evaluation the domains take turns, so that a part of the batches holds all of them."""
+        if mixed or isinstance(encoded, SelectedRows):
+            return encoded
+        tag = encoded.tensors["tag"].long()
+        position = torch.zeros_like(tag)
+        for index in range(len(self.tag_names)):
+            mine = tag == index
+            position[mine] = torch.arange(int(mine.sum()))
+        return SelectedRows(encoded, (position * len(self.tag_names) + tag).argsort())
 
     def _collator(self) -> Any:
         return FusedCollator(len(self.tokenizers), self._pad_token_id(), self.pad_multiple)

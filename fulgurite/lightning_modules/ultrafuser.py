@@ -28,8 +28,8 @@ from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients
 from fulgurite.lightning_modules.fusion_metrics import FusionMetrics
 from fulgurite.lightning_modules.hyperparameters import remember
 from fulgurite.lightning_modules.objectives import Batch, Step
-from fulgurite.lightning_modules.preference import switch_dropout_off
 from fulgurite.models import enable_activation_checkpointing, head_options
+from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.models.fusion import FusedNetwork
 from fulgurite.models.specialists import adapter_base, load_specialists
 from fulgurite.optim import ProximalAdamW
@@ -59,6 +59,8 @@ class UltraFuserModule(FinetuneModule):
         kernels: backend of the kernels (default: leave the process's setting alone).
         trust_remote_code: run model code from the checkpoints' repositories.
     """
+
+    exports = False
 
     def __init__(
         self,
