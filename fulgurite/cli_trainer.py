@@ -308,7 +308,11 @@ def _report_fit(trainer: Trainer) -> None:
         if getattr(trainer.lightning_module, "exports", True):
             lines.append(
                 f"  fulgurite export --ckpt_path {shortest(last)} --out {root}/"
-                + ("peft" if getattr(trainer.lightning_module, "adapter", None) is not None else "merged --format merged")
+                + (
+                    "peft"
+                    if getattr(trainer.lightning_module, "adapter", None) is not None
+                    else "merged --format merged"
+                )
             )
     if lines:
         say(*lines)

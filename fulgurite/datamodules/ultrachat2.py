@@ -289,7 +289,9 @@ def _domains(path: str | dict[str, str]) -> dict[str, str]:
     found = {}
     for domain in DOMAINS:
         begin = domain.rstrip("s")  # math, mathematics and maths are one
-        fits = [p for p in sorted(folder.iterdir()) if p.name.lower().startswith(begin) and (p.is_dir() or is_row_file(p))]
+        fits = [
+            p for p in sorted(folder.iterdir()) if p.name.lower().startswith(begin) and (p.is_dir() or is_row_file(p))
+        ]
         if len(fits) != 1:
             shown = ", ".join(p.name for p in fits) or "nothing"
             raise ValueError(

@@ -14,6 +14,7 @@ batch"); both stages warm up and decay anew; dropout is off unless asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -252,7 +253,11 @@ class UltraFuserModule(FinetuneModule):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.stage > 0):
             states = network.hidden(batch["input_ids"], batch["attention_mask"])
         hiddens = [state.flatten(0, 1)[source] for state, source in zip(states, sources, strict=True)]
-        heads = network.heads()
+        try:
+            heads = network.heads()
+        except ValueError:
+            _refuse_non_finite(hiddens, self.specialist_names)
+            raise
         scores = network.scores(hiddens)
         weights, options = [head.weight for head in heads], [head_options(head) for head in heads]
         given = (hiddens, weights, scores, targets)
@@ -263,9 +268,7 @@ class UltraFuserModule(FinetuneModule):
         found = fused_token_scores(*given, **more)
         groups = batch["tag"][batch["row"]] if "tag" in batch else None
         self._last_weights = scores.softmax(-1)
-        self._last_step = Step(
-            -found.log_probs.sum(), count, empty, empty, -found.log_probs, found.correct, groups
-        )
+        self._last_step = Step(-found.log_probs.sum(), count, empty, empty, -found.log_probs, found.correct, groups)
         return self._last_step
 
     def _gate_parameters(self) -> list[nn.Parameter]:
@@ -278,7 +281,7 @@ class UltraFuserModule(FinetuneModule):
         if any(adapter is not None for adapter in network.adapters):
             found = [p for adapter in network.adapters for b in adapter.branches.values() for p in b.parameters()]
         else:
-            found = [p for p in network.models.parameters()]
+            found = list(network.models.parameters())
         return list({id(p): p for p in found}.values())
 
     def _switch_specialists_on(self) -> None:
@@ -308,3 +311,12 @@ class UltraFuserModule(FinetuneModule):
         network: Any = self._network()
         if network.models.training:
             network.models.eval()
+
+
+def _refuse_non_finite(hiddens: Sequence[torch.Tensor], names: Sequence[str]) -> None:
+    """A head cannot be proved on a model whose states are NaN: that is then what is wrong with it."""
+    for hidden, name in zip(hiddens, names, strict=True):
+        if not bool(hidden.isfinite().all()):
+            raise ValueError(
+                f"UltraFuserModule: the hidden states of {name} are not finite; look at that model alone, in float32 or bfloat16"
+            )

@@ -82,7 +82,9 @@ def test_equal_specialists_with_one_template_are_the_single_model(folder: Path, 
     data.setup("fit")
     same = next(iter(data.train_dataloader()))
     found = step(built([three[0]] * 3), same)
-    one = {key: value[:1] if key in ("input_ids", "attention_mask", "sources") else value for key, value in same.items()}
+    one = {
+        key: value[:1] if key in ("input_ids", "attention_mask", "sources") else value for key, value in same.items()
+    }
     assert torch.allclose(found.token_losses, step(built([three[0]]), one).token_losses, atol=1e-5)
 
 
@@ -114,10 +116,21 @@ class Watch(Callback):
         held = sum(len(group["params"]) for group in trainer.optimizers[0].param_groups)
         state = len(trainer.optimizers[0].state)
         rates = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
-        self.steps.append({"graded": self.graded, "moved": moved, "held": held, "state": state, "rates": rates, "rows": len(batch["tag"])})
+        self.steps.append(
+            {
+                "graded": self.graded,
+                "moved": moved,
+                "held": held,
+                "state": state,
+                "rates": rates,
+                "rows": len(batch["tag"]),
+            }
+        )
 
 
-def test_stage_1_trains_the_gate_alone_and_stage_2_the_specialists_too(folder: Path, three: list[str], rows: str, tmp_path: Path) -> None:
+def test_stage_1_trains_the_gate_alone_and_stage_2_the_specialists_too(
+    folder: Path, three: list[str], rows: str, tmp_path: Path
+) -> None:
     watch = Watch()
     module = make_module(three, stage2_learning_rate=3e-3, gate_learning_rate=2e-3, lr_schedule="constant")
     trainer = make_trainer(tmp_path, [watch, RandomState()])
@@ -127,11 +140,11 @@ def test_stage_1_trains_the_gate_alone_and_stage_2_the_specialists_too(folder: P
     assert len(watch.steps) == 7 and len(gate) == 4
     for seen in watch.steps[:3]:
         assert seen["graded"] == seen["moved"] == gate and seen["held"] == seen["state"] == 4 and seen["rows"] == 6
-        assert seen["rates"] == {"gate": 1e-2, "gate_no_decay": 1e-2}
     for seen in watch.steps[3:]:
         assert seen["graded"] == everything and len(seen["moved"]) > len(everything) - 2 and seen["rows"] == 3
         assert seen["held"] == seen["state"] == len(everything)
     # The scheduler has set the rate of the coming step by the time a batch ends.
+    assert watch.steps[1]["rates"] == {"gate": 1e-2, "gate_no_decay": 1e-2}
     assert watch.steps[3]["rates"] == pytest.approx(
         {"gate": 2e-3, "gate_no_decay": 2e-3, "specialists": 3e-3, "specialists_no_decay": 3e-3}
     )
@@ -140,22 +153,30 @@ def test_stage_1_trains_the_gate_alone_and_stage_2_the_specialists_too(folder: P
         shares = [float(values[f"val_gate/{domain}/{name}"]) for name in module.specialist_names]
         assert sum(shares) == pytest.approx(1.0, abs=1e-5)
         assert f"val_loss/{domain}" in values and f"val_token_accuracy/{domain}" in values
-        assert float(values[f"val_perplexity/{domain}"]) == pytest.approx(float(values[f"val_loss/{domain}"].exp()), rel=1e-4)
+        assert float(values[f"val_perplexity/{domain}"]) == pytest.approx(
+            float(values[f"val_loss/{domain}"].exp()), rel=1e-4
+        )
 
 
 def test_learning_rates_follow_each_stage(folder: Path, three: list[str], rows: str, tmp_path: Path) -> None:
     watch = Watch()
-    module = make_module(three, stage2_learning_rate=2e-3, lr_schedule="linear", stage_steps=[2, 4], adapter=LoRA(rank=2, alpha=4))
+    module = make_module(
+        three, stage2_learning_rate=2e-3, lr_schedule="linear", stage_steps=[2, 4], adapter=LoRA(rank=2, alpha=4)
+    )
     make_trainer(tmp_path, [watch]).fit(module, make_data(folder, rows))
     rates = [seen["rates"] for seen in watch.steps]
     assert [rate["gate"] for rate in rates[:1]] == pytest.approx([5e-3]), "half-way through two steps"
     assert [rate["gate"] for rate in rates[1:5]] == pytest.approx([2e-3, 1.5e-3, 1e-3, 0.5e-3])
     assert [rate["specialists"] for rate in rates[2:5]] == pytest.approx([1.5e-3, 1e-3, 0.5e-3])
     lora = {name for name in watch.steps[-1]["graded"] if "lora" in name}
-    assert lora and watch.steps[-1]["graded"] == lora | {n for n, _ in module.network.named_parameters() if n.startswith("gates.")}
+    assert lora and watch.steps[-1]["graded"] == lora | {
+        n for n, _ in module.network.named_parameters() if n.startswith("gates.")
+    }
 
 
-def fit(module: Any, folder: Path, rows: str, out: Path, *, crash_at: int | None = None, ckpt: Path | None = None) -> tuple[Any, list[float]]:
+def fit(
+    module: Any, folder: Path, rows: str, out: Path, *, crash_at: int | None = None, ckpt: Path | None = None
+) -> tuple[Any, list[float]]:
     losses = Losses(crash_at)
     keeper = ModelCheckpoint(dirpath=out / "ckpt", every_n_train_steps=1, save_top_k=-1, filename="{step}")
     trainer = make_trainer(out, [losses, RandomState(), AdapterCheckpoint(), keeper], accumulate_grad_batches=2)
@@ -181,15 +202,23 @@ def test_resuming_in_either_stage_or_at_the_switch_gives_the_same_losses(
             assert torch.equal(p, dict(resumed.network.named_parameters())[name]), name
 
 
-def test_checkpoints_hold_what_is_trained_and_load_alone(folder: Path, three: list[str], rows: str, batch: dict[str, Any], tmp_path: Path) -> None:
+def test_checkpoints_hold_what_is_trained_and_load_alone(
+    folder: Path, three: list[str], rows: str, batch: dict[str, Any], tmp_path: Path
+) -> None:
     module, _ = fit(make_module(three, stage_steps=[2, 2]), folder, rows, tmp_path)
     first, last = (read_checkpoint(tmp_path / "ckpt" / f"step={n}.ckpt") for n in (1, 4))
     assert {key for key in first["state_dict"] if key.startswith("network.")} == {
         f"network.gates.0.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")
     }
-    assert {key for key in last["state_dict"] if key.startswith("network.")} == {f"network.{k}" for k in module.network.state_dict()}
+    assert {key for key in last["state_dict"] if key.startswith("network.")} == {
+        f"network.{k}" for k in module.network.state_dict()
+    }
     loaded: Any = load_module(tmp_path / "ckpt" / "step=4.ckpt")
-    assert isinstance(loaded, UltraFuserModule) and len(loaded.chat_templates) == 3 and "[INST]" in loaded.chat_templates[1]
+    assert (
+        isinstance(loaded, UltraFuserModule)
+        and len(loaded.chat_templates) == 3
+        and "[INST]" in loaded.chat_templates[1]
+    )
     assert torch.equal(step(loaded, batch).token_losses, step(module, batch).token_losses)
     early: Any = load_module(tmp_path / "ckpt" / "step=1.ckpt")
     assert not torch.equal(step(early, batch).token_losses, step(module, batch).token_losses)
@@ -217,8 +246,7 @@ def test_adapters_share_one_base_that_is_held_once(folder: Path, three: list[str
         for place, (_, model) in enumerate(places):
             alone = model(batch["input_ids"][place], batch["attention_mask"][place], output_hidden_states=True)
             assert torch.allclose(states[place], alone.hidden_states[-1], atol=1e-5)
-    trained = sum(p.numel() for p in module._specialist_parameters())
-    assert trained == 3 * sum(p.numel() for p in adapter.branches["model.layers.0.mlp.up_proj"].parameters()) * 0 + 3 * adapter.trainable_parameters()
+    assert sum(p.numel() for p in module._specialist_parameters()) == 3 * adapter.trainable_parameters()
 
 
 def test_hidden_sizes_that_differ_take_a_gate_each(folder: Path, three: list[str], batch: dict[str, Any]) -> None:
@@ -228,7 +256,9 @@ def test_hidden_sizes_that_differ_take_a_gate_each(folder: Path, three: list[str
     assert step(module, batch).token_losses.isfinite().all()
 
 
-def test_bad_input_is_one_clear_error(folder: Path, three: list[str], rows: str, batch: dict[str, Any], tmp_path: Path, word_tokenizer: Path) -> None:
+def test_bad_input_is_one_clear_error(
+    folder: Path, three: list[str], rows: str, batch: dict[str, Any], tmp_path: Path, word_tokenizer: Path
+) -> None:
     broken = built(three)
     with torch.no_grad():
         next(iter(broken.network.models[1].parameters())).fill_(float("nan"))
@@ -238,8 +268,13 @@ def test_bad_input_is_one_clear_error(folder: Path, three: list[str], rows: str,
     foreign = write_specialist(folder / "foreign", 7)
     for file in word_tokenizer.iterdir():
         (Path(foreign) / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(ValueError, match=r"token 0 is '<pad>' in '.*text' and '\[PAD\]' in '.*foreign'; only specialists of one tokenizer"):
-        make_trainer(tmp_path, []).fit(make_module([three[0], foreign]), make_data(folder, rows, templates=["ultrachat"] * 2))
+    with pytest.raises(
+        ValueError,
+        match=r"token 0 is '<pad>' in '.*text' and '\[PAD\]' in '.*foreign'; only specialists of one tokenizer",
+    ):
+        make_trainer(tmp_path, []).fit(
+            make_module([three[0], foreign]), make_data(folder, rows, templates=["ultrachat"] * 2)
+        )
 
     small = write_specialist(folder / "small", 8, vocab_size=40)
     with pytest.raises(ValueError, match=r"allowed are 0 to 39, the rows that all specialists' heads have"):
@@ -247,7 +282,10 @@ def test_bad_input_is_one_clear_error(folder: Path, three: list[str], rows: str,
 
     with pytest.raises(ValueError, match="is no adapter, but a base was given"):
         built([three[0], three[1]], backbone=three[2])
-    with pytest.raises(ValueError, match="the run has 8 optimizer steps, but stage_steps=.3, 4. add up to 7; set trainer.max_epochs=1"):
+    with pytest.raises(
+        ValueError,
+        match=r"the run has 8 optimizer steps, but stage_steps=\[3, 4\] add up to 7; set trainer.max_epochs=1",
+    ):
         make_trainer(tmp_path, [], max_epochs=2, limit_train_batches=4).fit(make_module(three), make_data(folder, rows))
     with pytest.raises(ValueError, match="one or two stages"):
         make_module(three, stage_steps=[])
