@@ -23,6 +23,7 @@ from torch import nn
 
 from fulgurite.adapters import AdapterConfig
 from fulgurite.data.playground import resolve_backbone
+from fulgurite.data.specialists import same_vocabulary
 from fulgurite.kernels import fused_log_probs, fused_token_scores, use_backend
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients
@@ -246,6 +247,26 @@ class UltraFuserModule(FinetuneModule):
             if self.gradient_checkpointing:
                 enable_activation_checkpointing(model, next((s.adapter for s in specialists if s.model is model), None))
         self.network = network.train()
+        self._check_vocabulary(network)
+
+    def _check_vocabulary(self, network: Any) -> None:
+        """Every token that the specialists' tokenizers share must have a row in each embedding and head."""
+        data = getattr(self._trainer, "datamodule", None)
+        tokenizers = getattr(data, "tokenizers", None)
+        if tokenizers is None:
+            return
+        shared = same_vocabulary(tokenizers, self.specialists)
+        for place, name in enumerate(self.specialist_names):
+            model = network.specialist(place)
+            for what, part in (
+                ("embedding", model.get_input_embeddings()),
+                ("output head", model.get_output_embeddings()),
+            ):
+                if part.weight.shape[0] < shared:
+                    raise ValueError(
+                        f"UltraFuserModule: the {what} of {name} has {part.weight.shape[0]} rows, but the specialists' tokenizers "
+                        f"share {shared} tokens; give the tokenizer that this model was trained with, or another specialist"
+                    )
 
     def _fused_step(self, network: Any, batch: Any) -> Step:
         """Loss of the answers' tokens under the blend; in evaluation also each token's, and the gate's weights."""

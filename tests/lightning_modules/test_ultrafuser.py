@@ -277,8 +277,10 @@ def test_bad_input_is_one_clear_error(
         )
 
     small = write_specialist(folder / "small", 8, vocab_size=40)
-    with pytest.raises(ValueError, match=r"allowed are 0 to 39, the rows that all specialists' heads have"):
-        step(built([three[0], small, three[1]]), batch)
+    with pytest.raises(
+        ValueError, match="the embedding of small has 40 rows, but the specialists' tokenizers share 1024"
+    ):
+        make_trainer(tmp_path, []).fit(make_module([three[0], small, three[1]]), make_data(folder, rows))
 
     with pytest.raises(ValueError, match="is no adapter, but a base was given"):
         built([three[0], three[1]], backbone=three[2])
