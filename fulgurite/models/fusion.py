@@ -80,8 +80,9 @@ class FusedNetwork(nn.Module):
 
     def scores(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
         """The gate's scores before the softmax, (…, E) float32, of hidden states (…, H_e)."""
+        dtype = next(self.gates.parameters()).dtype
         with torch.autocast(states[0].device.type, enabled=False):
-            each = [self.gates[min(e, len(self.gates) - 1)](state.float()) for e, state in enumerate(states)]
+            each = [self.gates[min(e, len(self.gates) - 1)](state.to(dtype)) for e, state in enumerate(states)]
         return torch.cat(each, -1)
 
 
