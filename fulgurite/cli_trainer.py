@@ -304,9 +304,16 @@ def _report_fit(trainer: Trainer) -> None:
             f"checkpoints in {shortest(Path(last).parent)}, configuration in {root}/config.yaml",
             "next:",
             f"  fulgurite test --config {root}/config.yaml --ckpt_path {shortest(last)}",
-            f"  fulgurite export --ckpt_path {shortest(last)} --out {root}/"
-            + ("peft" if getattr(trainer.lightning_module, "adapter", None) is not None else "merged --format merged"),
         ]
+        if getattr(trainer.lightning_module, "exports", True):
+            lines.append(
+                f"  fulgurite export --ckpt_path {shortest(last)} --out {root}/"
+                + (
+                    "peft"
+                    if getattr(trainer.lightning_module, "adapter", None) is not None
+                    else "merged --format merged"
+                )
+            )
     if lines:
         say(*lines)
 

@@ -75,7 +75,9 @@ def draw_gate_text(answers: Sequence[GateTokens], names: Sequence[str], file: Pa
     """
     from matplotlib.figure import Figure
 
-    rows: list[list[tuple[str, str | None]]] = [[(f" {name} ", gate_colour(_one_hot(i, len(names))))] for i, name in enumerate(names)]
+    rows: list[list[tuple[str, str | None]]] = [
+        [(f" {name} ", gate_colour(_one_hot(i, len(names))))] for i, name in enumerate(names)
+    ]
     rows = [[piece for row in rows for piece in [*row, ("  ", None)]], []]
     for prompt, tokens in answers:
         pieces = [(prompt + "\n", None), *((text, gate_colour(weights)) for text, weights in tokens)]
@@ -94,7 +96,16 @@ def draw_gate_text(answers: Sequence[GateTokens], names: Sequence[str], file: Pa
             for i, letter in enumerate(text):
                 shade = "0.45" if colour is None else "black"
                 # "$" would begin a formula.
-                axes.text(x + i + 0.5, y + 0.55, letter.replace("$", r"\$"), family="monospace", size=8.5, ha="center", va="center", color=shade)
+                axes.text(
+                    x + i + 0.5,
+                    y + 0.55,
+                    letter.replace("$", r"\$"),
+                    family="monospace",
+                    size=8.5,
+                    ha="center",
+                    va="center",
+                    color=shade,
+                )
             x += len(text)
     save(figure, file)
 
@@ -114,7 +125,13 @@ def draw_gate_weights(means: Mapping[str, Sequence[float]], names: Sequence[str]
     width = 0.8 / len(names)
     for i, name in enumerate(names):
         places = [x + (i - (len(names) - 1) / 2) * width for x in range(len(means))]
-        bars = axes.bar(places, [values[i] for values in means.values()], width, color=gate_colour(_one_hot(i, len(names))), label=name)
+        bars = axes.bar(
+            places,
+            [values[i] for values in means.values()],
+            width,
+            color=gate_colour(_one_hot(i, len(names))),
+            label=name,
+        )
         axes.bar_label(bars, fmt="%.2f", fontsize=8)
     axes.set_xticks(range(len(means)), [f"{domain} rows" for domain in means])
     axes.set_ylim(0, 1.1)

@@ -43,7 +43,9 @@ def find_sources(
         if domain:
             builtin = f"ultrachat2/{domain}"
         if domain and domain not in DOMAINS:
-            raise ValueError(f"{owner}: path is {path!r}; allowed are 'builtin' and builtin:{', builtin:'.join(DOMAINS)}")
+            raise ValueError(
+                f"{owner}: path is {path!r}; allowed are 'builtin' and builtin:{', builtin:'.join(DOMAINS)}"
+            )
         if builtin == "text" and split == "test":
             return []
         rows = builtin_rows(

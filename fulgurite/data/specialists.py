@@ -52,20 +52,21 @@ def specialist_tokenizers(
             f"specialist_tokenizers: {len(templates)} templates for {len(specialists)} specialists; give one for each, in "
             "their order, or none"
         )
+    places = [Path(resolve_backbone(name)) for name in specialists]
     found = []
-    for name, template in zip(specialists, templates or [None] * len(specialists), strict=True):
-        place = Path(resolve_backbone(name))
+    for name, place in zip(specialists, places, strict=True):
         alone = is_adapter_folder(str(place)) and not (place / "tokenizer_config.json").is_file()
         if alone and base is None:
             raise ValueError(
                 f"specialist_tokenizers: {name!r} is an adapter without a tokenizer, and no base was given; set backbone to "
                 "the model that it was trained on"
             )
-        tokenizer = load_tokenizer(base if alone and base is not None else name)
+        found.append(load_tokenizer(base if alone and base is not None else name))
+    same_vocabulary(found, specialists)
+    for tokenizer, place, template in zip(found, places, templates or [None] * len(found), strict=True):
         if template is None and (place / _TEMPLATE_FILE).is_file():
             tokenizer.chat_template = (place / _TEMPLATE_FILE).read_text(encoding="utf-8")
-        found.append(apply_template(tokenizer, template))
-    same_vocabulary(found, specialists)
+        apply_template(tokenizer, template)
     return found
 
 

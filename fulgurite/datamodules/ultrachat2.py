@@ -21,7 +21,7 @@ from torch import Tensor
 from fulgurite.data.balanced_sampling import BalancedSampler
 from fulgurite.data.conversation_readers import ConversationReader
 from fulgurite.data.conversation_sources import find_sources
-from fulgurite.data.encoding import Rows
+from fulgurite.data.encoding import Rows, SelectedRows
 from fulgurite.data.fused_rows import FusedCollator, FusedEncoder
 from fulgurite.data.length_report import LengthReport
 from fulgurite.data.playground import DOMAINS
@@ -243,6 +243,17 @@ class UltraChat2DataModule(ConversationDataModule):
             repeat=self.repeat,
         )
 
+    def _arranged(self, encoded: Any, mixed: bool = False) -> Rows:
+        """In evaluation the domains take turns, so that a part of the batches holds all of them."""
+        if mixed or isinstance(encoded, SelectedRows):
+            return encoded
+        tag = encoded.tensors["tag"].long()
+        position = torch.zeros_like(tag)
+        for index in range(len(self.tag_names)):
+            mine = tag == index
+            position[mine] = torch.arange(int(mine.sum()))
+        return SelectedRows(encoded, (position * len(self.tag_names) + tag).argsort())
+
     def _collator(self) -> Any:
         return FusedCollator(len(self.tokenizers), self._pad_token_id(), self.pad_multiple)
 
@@ -278,7 +289,9 @@ def _domains(path: str | dict[str, str]) -> dict[str, str]:
     found = {}
     for domain in DOMAINS:
         begin = domain.rstrip("s")  # math, mathematics and maths are one
-        fits = [p for p in sorted(folder.iterdir()) if p.name.lower().startswith(begin) and (p.is_dir() or is_row_file(p))]
+        fits = [
+            p for p in sorted(folder.iterdir()) if p.name.lower().startswith(begin) and (p.is_dir() or is_row_file(p))
+        ]
         if len(fits) != 1:
             shown = ", ".join(p.name for p in fits) or "nothing"
             raise ValueError(

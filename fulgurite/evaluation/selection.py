@@ -1,7 +1,7 @@
 """Choosing among the answers of several models: the baseline of fusion that decides by whole answers instead of tokens.
 
-UltraFuser (https://arxiv.org/abs/2403.08281) lets a reward model or GPT-4o choose. Any scorer will do; the one here needs no further
-model: an answer's mean log-probability per token under the model that wrote it.
+UltraFuser (https://arxiv.org/abs/2403.08281) lets a reward model or GPT-4o choose. Any scorer will do; the one here needs no
+further model: an answer's mean log-probability per token under the model that wrote it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def answer_log_probs(
         max_length: tokens of a prompt with its answer; longer ones lose their end.
     """
     if len(prompts) != len(answers):
-        raise ValueError(f"answer_log_probs: {len(prompts)} prompts and {len(answers)} answers; give one answer to each")
+        raise ValueError(
+            f"answer_log_probs: {len(prompts)} prompts and {len(answers)} answers; give one answer to each"
+        )
     found = torch.full((len(answers),), -torch.inf)
     encoder = ConversationEncoder(tokenizer, max_length, "last", "cut")
     places = [i for i, answer in enumerate(answers) if answer]

@@ -14,6 +14,7 @@ batch"); both stages warm up and decay anew; dropout is off unless asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -22,14 +23,15 @@ from torch import nn
 
 from fulgurite.adapters import AdapterConfig
 from fulgurite.data.playground import resolve_backbone
+from fulgurite.data.specialists import same_vocabulary
 from fulgurite.kernels import fused_log_probs, fused_token_scores, use_backend
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients
 from fulgurite.lightning_modules.fusion_metrics import FusionMetrics
 from fulgurite.lightning_modules.hyperparameters import remember
 from fulgurite.lightning_modules.objectives import Batch, Step
-from fulgurite.lightning_modules.preference import switch_dropout_off
 from fulgurite.models import enable_activation_checkpointing, head_options
+from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.models.fusion import FusedNetwork
 from fulgurite.models.specialists import adapter_base, load_specialists
 from fulgurite.optim import ProximalAdamW
@@ -59,6 +61,8 @@ class UltraFuserModule(FinetuneModule):
         kernels: backend of the kernels (default: leave the process's setting alone).
         trust_remote_code: run model code from the checkpoints' repositories.
     """
+
+    exports = False
 
     def __init__(
         self,
@@ -243,6 +247,26 @@ class UltraFuserModule(FinetuneModule):
             if self.gradient_checkpointing:
                 enable_activation_checkpointing(model, next((s.adapter for s in specialists if s.model is model), None))
         self.network = network.train()
+        self._check_vocabulary(network)
+
+    def _check_vocabulary(self, network: Any) -> None:
+        """Every token that the specialists' tokenizers share must have a row in each embedding and head."""
+        data = getattr(self._trainer, "datamodule", None)
+        tokenizers = getattr(data, "tokenizers", None)
+        if tokenizers is None:
+            return
+        shared = same_vocabulary(tokenizers, self.specialists)
+        for place, name in enumerate(self.specialist_names):
+            model = network.specialist(place)
+            for what, part in (
+                ("embedding", model.get_input_embeddings()),
+                ("output head", model.get_output_embeddings()),
+            ):
+                if part.weight.shape[0] < shared:
+                    raise ValueError(
+                        f"UltraFuserModule: the {what} of {name} has {part.weight.shape[0]} rows, but the specialists' tokenizers "
+                        f"share {shared} tokens; give the tokenizer that this model was trained with, or another specialist"
+                    )
 
     def _fused_step(self, network: Any, batch: Any) -> Step:
         """Loss of the answers' tokens under the blend; in evaluation also each token's, and the gate's weights."""
@@ -250,7 +274,11 @@ class UltraFuserModule(FinetuneModule):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.stage > 0):
             states = network.hidden(batch["input_ids"], batch["attention_mask"])
         hiddens = [state.flatten(0, 1)[source] for state, source in zip(states, sources, strict=True)]
-        heads = network.heads()
+        try:
+            heads = network.heads()
+        except ValueError:
+            _refuse_non_finite(hiddens, self.specialist_names)
+            raise
         scores = network.scores(hiddens)
         weights, options = [head.weight for head in heads], [head_options(head) for head in heads]
         given = (hiddens, weights, scores, targets)
@@ -261,9 +289,7 @@ class UltraFuserModule(FinetuneModule):
         found = fused_token_scores(*given, **more)
         groups = batch["tag"][batch["row"]] if "tag" in batch else None
         self._last_weights = scores.softmax(-1)
-        self._last_step = Step(
-            -found.log_probs.sum(), count, empty, empty, -found.log_probs, found.correct, groups
-        )
+        self._last_step = Step(-found.log_probs.sum(), count, empty, empty, -found.log_probs, found.correct, groups)
         return self._last_step
 
     def _gate_parameters(self) -> list[nn.Parameter]:
@@ -276,7 +302,7 @@ class UltraFuserModule(FinetuneModule):
         if any(adapter is not None for adapter in network.adapters):
             found = [p for adapter in network.adapters for b in adapter.branches.values() for p in b.parameters()]
         else:
-            found = [p for p in network.models.parameters()]
+            found = list(network.models.parameters())
         return list({id(p): p for p in found}.values())
 
     def _switch_specialists_on(self) -> None:
@@ -306,3 +332,12 @@ class UltraFuserModule(FinetuneModule):
         network: Any = self._network()
         if network.models.training:
             network.models.eval()
+
+
+def _refuse_non_finite(hiddens: Sequence[torch.Tensor], names: Sequence[str]) -> None:
+    """A head cannot be proved on a model whose states are NaN: that is then what is wrong with it."""
+    for hidden, name in zip(hiddens, names, strict=True):
+        if not bool(hidden.isfinite().all()):
+            raise ValueError(
+                f"UltraFuserModule: the hidden states of {name} are not finite; look at that model alone, in float32 or bfloat16"
+            )

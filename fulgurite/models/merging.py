@@ -3,8 +3,8 @@
     average_weights     θ = Σ_e c_e θ_e,  Σ c_e = 1                    model soups, https://arxiv.org/abs/2203.05482
     task_arithmetic     θ = θ_base + λ Σ_e (θ_e − θ_base)              task vectors, https://arxiv.org/abs/2212.04089
 
-Both are computed in float64, tensor by tensor, and rounded once to the first model's dtype. Adapters are merged into copies of their
-base first. Integer tensors (buffers such as positions) must be the same everywhere and are kept.
+Both are computed in float64, tensor by tensor, and rounded once to the first model's dtype. Adapters are merged into
+copies of their base first. Integer tensors (buffers such as positions) must be the same everywhere and are kept.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def _check(function: str, states: Sequence[Weights]) -> None:
                     "only models of one architecture and vocabulary can be merged"
                 )
             if not value.is_floating_point() and not torch.equal(value, state[key]):
-                raise ValueError(f"{function}: {key} holds other whole numbers in model {number}; they cannot be merged")
+                raise ValueError(
+                    f"{function}: {key} holds other whole numbers in model {number}; they cannot be merged"
+                )
 
 
 def _rounded(mixed: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:

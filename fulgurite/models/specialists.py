@@ -85,7 +85,9 @@ def load_specialists(
             f"load_specialists: {which!r} is an adapter; its base is needed, and all specialists on it must be adapters"
         )
     if base is not None and adapter is not None:
-        raise ValueError(f"load_specialists: {adapter} was given, but the specialists are adapters already; leave it out")
+        raise ValueError(
+            f"load_specialists: {adapter} was given, but the specialists are adapters already; leave it out"
+        )
     found: list[Specialist] = []
     if base is not None:
         model = load_backbone(base, "causal_lm", dtype=dtype, trust_remote_code=trust_remote_code).model

@@ -8,7 +8,9 @@ import torch
 from fulgurite.data.balanced_sampling import BalancedSampler
 
 SIZES = (17, 5, 11)
-TAG = torch.repeat_interleave(torch.arange(3), torch.tensor(SIZES))[torch.randperm(33, generator=torch.Generator().manual_seed(3))]
+TAG = torch.repeat_interleave(torch.arange(3), torch.tensor(SIZES))[
+    torch.randperm(33, generator=torch.Generator().manual_seed(3))
+]
 TARGETS = torch.arange(33) + 1
 NAMES = ("text", "code", "maths")
 
@@ -31,7 +33,7 @@ def test_each_group_is_gone_through_wholly_before_a_row_comes_again():
     for group, size in enumerate(SIZES):
         mine = [index for index in taken if TAG[index] == group]
         for turn in range(len(mine) // size):
-            assert sorted(mine[turn * size : (turn + 1) * size]) == (TAG == group).nonzero().squeeze(1).tolist()
+            assert sorted(mine[turn * size : (turn + 1) * size]) == (group == TAG).nonzero().squeeze(1).tolist()
     code = [index for index in taken if TAG[index] == 1]
     assert code[:5] != code[5:10], "the second turn has another order"
 

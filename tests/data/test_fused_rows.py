@@ -29,7 +29,10 @@ def chat(*texts: str, row: int = 1) -> Conversation:
     return Conversation(tuple(Turn(("user", "assistant")[i % 2], t) for i, t in enumerate(texts)), "rows.jsonl", row)
 
 
-CHATS = [chat("What is 3 plus 4?", "It is 7."), chat("Hi", "Yes", "And a longer question here?", "def f(x):\n    return x")]
+CHATS = [
+    chat("What is 3 plus 4?", "It is 7."),
+    chat("Hi", "Yes", "And a longer question here?", "def f(x):\n    return x"),
+]
 
 
 @pytest.mark.parametrize("make", [byte_level, sentencepiece], ids=["byte level", "sentencepiece"])
@@ -64,8 +67,10 @@ def test_the_batch_points_at_the_states_that_predict_the_same_tokens() -> None:
         ids, mask = batch["input_ids"][place], batch["attention_mask"][place]
         assert ids.shape[1] % 8 == 0
         flat = ids.flatten()
-        begun = None
-        for source, target, row in zip(batch["sources"][place].tolist(), batch["targets"].tolist(), batch["row"].tolist(), strict=True):
+        begun, previous = None, None
+        for source, target, row in zip(
+            batch["sources"][place].tolist(), batch["targets"].tolist(), batch["row"].tolist(), strict=True
+        ):
             assert source // ids.shape[1] == row and mask.flatten()[source]
             # Within an answer the token at the source is the one predicted before it.
             if begun == row:
@@ -92,7 +97,9 @@ def test_answers_begin_alike_where_templates_begin_them_differently() -> None:
     assert tokens[0].decode(row.answer) == "It is 7." + tokens[0].eos_token
     first, second = (tokens[0].decode(p) for p in split_prompts(torch.tensor(row.packed_prompts), 2))
     assert first.endswith("Assistant: ") and second.endswith("<|assistant|>\n")
-    assert [list(p) for p in encoder.prompts(CHATS[0].turns[:1])] == [p.tolist() for p in split_prompts(torch.tensor(row.packed_prompts), 2)]
+    assert [list(p) for p in encoder.prompts(CHATS[0].turns[:1])] == [
+        p.tolist() for p in split_prompts(torch.tensor(row.packed_prompts), 2)
+    ]
 
 
 def test_a_prompt_that_leaves_no_room_is_counted_or_named() -> None:
@@ -100,12 +107,17 @@ def test_a_prompt_that_leaves_no_room_is_counted_or_named() -> None:
     longest = max(len(p) for p in FusedEncoder(tokens, 999).prompts(CHATS[0].turns[:1]))
     whole = FusedEncoder(tokens, 999).encode(CHATS[:1])[0][0].full_length
     assert FusedEncoder(tokens, longest).encode(CHATS[:1])[0] == [Omission("rows.jsonl, line 1", NO_ROOM)]
-    assert FusedEncoder(tokens, longest, too_long="cut").encode(CHATS[:1])[0] == [Omission("rows.jsonl, line 1", NO_ROOM)]
+    assert FusedEncoder(tokens, longest, too_long="cut").encode(CHATS[:1])[0] == [
+        Omission("rows.jsonl, line 1", NO_ROOM)
+    ]
     dropped = FusedEncoder(tokens, whole - 1).encode(CHATS[:1])[0][0]
     assert isinstance(dropped, Omission) and dropped.reason == "longer than max_length"
     cut = FusedEncoder(tokens, longest + 2, too_long="cut").encode(CHATS[:1])[0][0]
     assert len(cut.answer) == 2 and cut.note
-    with pytest.raises(ValueError, match=rf"rows.jsonl, line 1: the prompt has {longest} tokens in the template of specialist 2, which leaves no room"):
+    with pytest.raises(
+        ValueError,
+        match=rf"rows.jsonl, line 1: the prompt has {longest} tokens in the template of specialist 2, which leaves no room",
+    ):
         FusedEncoder(tokens, longest, too_long="error").encode(CHATS[:1])
 
 
@@ -126,5 +138,7 @@ def test_vocabularies_that_differ_name_the_first_token() -> None:
     two.add_tokens(["▁extra"])
     assert same_vocabulary([one, two], ["a", "b"]) == len(one), "tokens at the end are no obstacle"
     other = sentencepiece()
-    with pytest.raises(ValueError, match=r"token \d+ is '.*' in 'a' and '.*' in 'b'; only specialists of one tokenizer"):
+    with pytest.raises(
+        ValueError, match=r"token \d+ is '.*' in 'a' and '.*' in 'b'; only specialists of one tokenizer"
+    ):
         same_vocabulary([one, other], ["a", "b"])

@@ -80,7 +80,9 @@ def test_the_same_rows_everywhere_and_the_first_whatever_the_count(schema: str) 
 
 @pytest.mark.parametrize("domain", ["text", "code", "maths"])
 def test_rows_of_one_domain(domain: str) -> None:
-    assert {task.domain for _, tasks in made_conversations(f"ultrachat2/{domain}", "train", count=50) for task in tasks} == {domain}
+    assert {
+        task.domain for _, tasks in made_conversations(f"ultrachat2/{domain}", "train", count=50) for task in tasks
+    } == {domain}
     assert len(builtin_rows(f"ultrachat2/{domain}", "train")) == 6000
 
 

@@ -76,7 +76,9 @@ def test_further_sources_join_their_domain_in_training_only(tmp_path: Path, fold
     data.setup("fit")
     (report,) = data.reports()
     assert report.shares == {"text": 30, "code": 20, "maths": 20}
-    with pytest.raises(ValueError, match="evol_instruct is added to the domain 'code'; the domains of path are 'prose'"):
+    with pytest.raises(
+        ValueError, match="evol_instruct is added to the domain 'code'; the domains of path are 'prose'"
+    ):
         make(tmp_path, {"prose": "builtin"}, evol_instruct=extra)
 
 
@@ -140,7 +142,9 @@ def fit(tmp_path: Path, folder: Path, model: Recorder, ckpt: str | None = None) 
 
 
 @pytest.mark.parametrize("killed_at", [4, 10])
-def test_a_run_killed_in_either_stage_goes_on_with_the_same_batches(tmp_path: Path, folder: Path, killed_at: int) -> None:
+def test_a_run_killed_in_either_stage_goes_on_with_the_same_batches(
+    tmp_path: Path, folder: Path, killed_at: int
+) -> None:
     whole, killed, resumed = Recorder(), Recorder(stop_at=killed_at), Recorder()
     fit(tmp_path / "a", folder, whole)
     assert [size for *_, size in whole.seen] == [6] * 6 + [3] * 8

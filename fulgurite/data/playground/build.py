@@ -17,7 +17,15 @@ from pathlib import Path
 from fulgurite.data.playground.generators import DOMAINS, documents
 from fulgurite.data.playground.registry import BACKBONES, SPECIALISTS
 
-__all__ = ["CHAT_TEMPLATE", "SPECIAL_TOKENS", "main", "write_config", "write_half", "write_specialist", "write_tokenizer"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "SPECIAL_TOKENS",
+    "main",
+    "write_config",
+    "write_half",
+    "write_specialist",
+    "write_tokenizer",
+]
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 _VOCABULARY = 1024
@@ -168,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m fulgurite.data.playground.build", description=main.__doc__)
     parser.add_argument("verb", choices=("tokenizer", "config", "half", "specialist"))
-    parser.add_argument("source", nargs="?", type=Path, help="the folder of the trained weights, for half and specialist")
+    parser.add_argument(
+        "source", nargs="?", type=Path, help="the folder of the trained weights, for half and specialist"
+    )
     parser.add_argument("--domain", choices=DOMAINS, help="whose specialist it is")
     parser.add_argument("--folder", type=Path, default=BACKBONES["playground"], help="where to write")
     options = parser.parse_args(arguments)
