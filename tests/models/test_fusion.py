@@ -302,10 +302,11 @@ def test_what_does_not_fit_is_refused_by_name():
         odd.heads()
 
 
-def test_specialists_on_several_devices_meet_at_the_gates():
+def test_specialists_on_several_devices_meet_at_the_gates(monkeypatch):
     """The meta device stands for a GPU: it computes no numbers, but tells where every tensor lies."""
     fused = network()
     fused.gates.to("meta")
+    listen_to(fused, 1, monkeypatch)  # there is no autocast on meta to switch off
     ids, masks = prompts("right")
     found = fused(ids, masks, [torch.arange(4)] * 3)
     assert [str(state.device) for state in fused.hidden(ids, masks)] == ["cpu"] * 3
