@@ -54,6 +54,9 @@ PUBLIC = {
     ],
     "fulgurite.models": [
         "Backbone",
+        "FusedGeneration",
+        "FusedNetwork",
+        "FusedStates",
         "HeadBranch",
         "OutputHead",
         "PACKABLE",

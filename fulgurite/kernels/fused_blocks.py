@@ -23,9 +23,9 @@ from fulgurite.kernels.log_probs_blocks import Head, Known, Needs, _Result, part
 
 __all__ = ["FusedOutcome", "Gradients", "Specialist", "capped_", "fused_log_probs"]
 
-# Numbers in one tile of all specialists and of the blend on a GPU: with float32 copies of bfloat16 logits 190 MB.
+# Numbers in one tile of all specialists and of the blend. On a GPU that is 190 MB, with float32 copies of bfloat16 logits.
+_TILE_CPU, _HEIGHT_CPU = 1 << 21, 512
 _TILE_GPU = 1 << 25
-_HEIGHT_CPU = 512
 
 
 class Specialist(NamedTuple):
@@ -117,7 +117,7 @@ def capped_(logits: torch.Tensor, head: Head) -> torch.Tensor:
 
 def _tile(device: str, number: int, count: int, vocabulary: int) -> tuple[int, int]:
     """Tokens and columns of a tile of one specialist; with those of the others and of the blend it is as large as one alone."""
-    size, height = (blocks._TILE_CPU, _HEIGHT_CPU) if device == "cpu" else (_TILE_GPU, blocks._HEIGHT_GPU)
+    size, height = (_TILE_CPU, _HEIGHT_CPU) if device == "cpu" else (_TILE_GPU, blocks._HEIGHT_GPU)
     height = max(1, min(height, count))
     return height, min(vocabulary, max(blocks._MIN_WIDTH, size // ((number + 1) * height)))
 

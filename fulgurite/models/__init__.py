@@ -1,6 +1,8 @@
 """Everything that knows transformers: loading backbones, their heads, packed attention, activation checkpointing."""
 
 from fulgurite.models.checkpointing import enable_activation_checkpointing
+from fulgurite.models.fused_decoding import FusedGeneration
+from fulgurite.models.fusion import FusedNetwork, FusedStates
 from fulgurite.models.heads import (
     HeadBranch,
     OutputHead,
@@ -24,6 +26,9 @@ __all__ = [
     "PACKABLE",
     "TASKS",
     "Backbone",
+    "FusedGeneration",
+    "FusedNetwork",
+    "FusedStates",
     "HeadBranch",
     "OutputHead",
     "disable_packing",

@@ -30,8 +30,8 @@ def small_tiles(monkeypatch):
     from fulgurite.kernels import fused_blocks
 
     for name, value in {"_TILE_CPU": 128, "_HEIGHT_CPU": 8, "_KEPT": 300, "_MIN_HEIGHT": 3, "_MIN_WIDTH": 16}.items():
-        monkeypatch.setattr(log_probs_blocks, name, value)
-    monkeypatch.setattr(fused_blocks, "_HEIGHT_CPU", 8)
+        for module in (log_probs_blocks, fused_blocks):
+            monkeypatch.setattr(module, name, value, raising=module is log_probs_blocks)
 
 
 @BLENDS
