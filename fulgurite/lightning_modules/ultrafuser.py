@@ -30,9 +30,8 @@ from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients
 from fulgurite.lightning_modules.fusion_metrics import FusionMetrics
 from fulgurite.lightning_modules.hyperparameters import remember
 from fulgurite.lightning_modules.objectives import Batch, Step
-from fulgurite.models import enable_activation_checkpointing, head_options
+from fulgurite.models import FusedNetwork, enable_activation_checkpointing, head_options
 from fulgurite.models.dropout import switch_dropout_off
-from fulgurite.models.fusion import FusedNetwork
 from fulgurite.models.specialists import adapter_base, load_specialists
 from fulgurite.optim import ProximalAdamW
 
@@ -140,6 +139,8 @@ class UltraFuserModule(FinetuneModule):
         tokenizers = getattr(data, "tokenizers", None)
         if tokenizers is not None:
             self.chat_templates = [str(tokenizer.chat_template) for tokenizer in tokenizers]
+            if self.network is not None:
+                self._fused.chat_templates = self.chat_templates
         if not isinstance(getattr(self, "val_fusion", None), FusionMetrics):
             domains = tuple(getattr(data, "tag_names", None) or ())
             self.val_fusion, self.test_fusion = (
@@ -203,7 +204,8 @@ class UltraFuserModule(FinetuneModule):
             raise ValueError(
                 "UltraFuserModule: the checkpoint is of another module; give one that UltraFuserModule wrote."
             )
-        network = self._network()
+        network = self._fused
+        network.chat_templates = self.chat_templates
         if checkpoint["fuser_stage"] and not self.stage:
             self._switch_specialists_on()
         saved, wanted = set(checkpoint["state_dict"]), self._trained_keys()
@@ -240,7 +242,8 @@ class UltraFuserModule(FinetuneModule):
             dtype=self.dtype_name,
             trust_remote_code=self.trust_remote_code,
         )
-        network = FusedNetwork(specialists, self.specialist_names, self.gate_hidden)
+        network = FusedNetwork(specialists, self.specialist_names, self.gate_hidden, self.blend)
+        network.chat_templates = self.chat_templates
         for model in network.models:
             if self.dropout == "off":
                 switch_dropout_off(model)
@@ -270,16 +273,14 @@ class UltraFuserModule(FinetuneModule):
 
     def _fused_step(self, network: Any, batch: Any) -> Step:
         """Loss of the answers' tokens under the blend; in evaluation also each token's, and the gate's weights."""
-        targets, sources = batch["targets"], batch["sources"]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.stage > 0):
-            states = network.hidden(batch["input_ids"], batch["attention_mask"])
-        hiddens = [state.flatten(0, 1)[source] for state, source in zip(states, sources, strict=True)]
+        targets = batch["targets"]
+        # In stage 1 no parameter of a specialist requires a gradient, so that none of them keeps activations.
+        hiddens, scores = network(batch["input_ids"], batch["attention_mask"], batch["sources"])
         try:
             heads = network.heads()
         except ValueError:
             _refuse_non_finite(hiddens, self.specialist_names)
             raise
-        scores = network.scores(hiddens)
         weights, options = [head.weight for head in heads], [head_options(head) for head in heads]
         given = (hiddens, weights, scores, targets)
         more: dict[str, Any] = {"blend": self.blend, "options": options, "names": self.specialist_names}
@@ -292,17 +293,22 @@ class UltraFuserModule(FinetuneModule):
         self._last_step = Step(-found.log_probs.sum(), count, empty, empty, -found.log_probs, found.correct, groups)
         return self._last_step
 
+    @property
+    def _fused(self) -> FusedNetwork:
+        network = self._network()
+        assert isinstance(network, FusedNetwork)
+        return network
+
     def _gate_parameters(self) -> list[nn.Parameter]:
-        network: Any = self._network()
-        return list(network.gates.parameters())
+        return list(self._fused.gates.parameters())
 
     def _specialist_parameters(self) -> list[nn.Parameter]:
         """What stage 2 trains of the specialists: their adapters, or all of their weights."""
-        network: Any = self._network()
-        if any(adapter is not None for adapter in network.adapters):
-            found = [p for adapter in network.adapters for b in adapter.branches.values() for p in b.parameters()]
+        adapters = [adapter for adapter in self._fused.adapters if adapter is not None]
+        if adapters:
+            found = [p for adapter in adapters for branch in adapter.branches.values() for p in branch.parameters()]
         else:
-            found = list(network.models.parameters())
+            found = list(self._fused.models.parameters())
         return list({id(p): p for p in found}.values())
 
     def _switch_specialists_on(self) -> None:
@@ -322,16 +328,15 @@ class UltraFuserModule(FinetuneModule):
         )
 
     def _trained_keys(self) -> list[str]:
-        network: Any = self._network()
+        network = self._fused
         if self.stage == 0:
             return [f"network.{key}" for key in network.state_dict() if key.startswith("gates.")]
         frozen = {key for key, p in network.named_parameters(remove_duplicate=False) if not p.requires_grad}
         return [f"network.{key}" for key in network.state_dict() if key not in frozen]
 
     def _freeze_modes(self) -> None:
-        network: Any = self._network()
-        if network.models.training:
-            network.models.eval()
+        if self._fused.models.training:
+            self._fused.models.eval()
 
 
 def _refuse_non_finite(hiddens: Sequence[torch.Tensor], names: Sequence[str]) -> None:

@@ -18,7 +18,11 @@ def run(devices: int, out: Path) -> list[dict]:
     for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
     done = subprocess.run(
-        [sys.executable, str(script), str(devices), str(out)], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, str(script), str(devices), str(out)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads((out / f"{devices}-{rank}.json").read_text()) for rank in range(devices)]
