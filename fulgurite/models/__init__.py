@@ -13,6 +13,7 @@ from fulgurite.models.heads import (
     usable_head,
 )
 from fulgurite.models.loading import TASKS, Backbone, load_backbone
+from fulgurite.models.merging import average_weights, task_arithmetic
 from fulgurite.models.packed_attention import (
     PACKABLE,
     disable_packing,
@@ -31,6 +32,7 @@ __all__ = [
     "FusedStates",
     "HeadBranch",
     "OutputHead",
+    "average_weights",
     "disable_packing",
     "enable_activation_checkpointing",
     "enable_packing",
@@ -42,5 +44,6 @@ __all__ = [
     "packed_inputs",
     "prove_head",
     "prove_packing",
+    "task_arithmetic",
     "usable_head",
 ]
