@@ -1,5 +1,13 @@
 """What needs a model's own text: generation, and later the metrics that judge it. No Lightning in here."""
 
+from fulgurite.evaluation.fused_generation import FusedAnswer, generate_fused
 from fulgurite.evaluation.generation import GenerationSettings, LoadedModel, generate_text, load_for_generation
 
-__all__ = ["GenerationSettings", "LoadedModel", "generate_text", "load_for_generation"]
+__all__ = [
+    "FusedAnswer",
+    "GenerationSettings",
+    "LoadedModel",
+    "generate_fused",
+    "generate_text",
+    "load_for_generation",
+]

@@ -240,7 +240,8 @@ class UltraFuserModule(FinetuneModule):
             dtype=self.dtype_name,
             trust_remote_code=self.trust_remote_code,
         )
-        network = FusedNetwork(specialists, self.specialist_names, self.gate_hidden)
+        network = FusedNetwork(specialists, self.specialist_names, self.gate_hidden, self.blend)
+        network.chat_templates = self.chat_templates
         for model in network.models:
             if self.dropout == "off":
                 switch_dropout_off(model)
