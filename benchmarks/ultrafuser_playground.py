@@ -48,7 +48,13 @@ def run(
         "rows": rows,
         "gate": {d: [_mean([run["gate"][d][e] for run in runs]) for e in range(3)] for d in DOMAINS},
         "tokens": runs[0]["tokens"],
-        "settings": {"questions": questions, "stage_steps": list(stage_steps), "batch": list(BATCH), "seeds": list(seeds), **RATES},
+        "settings": {
+            "questions": questions,
+            "stage_steps": list(stage_steps),
+            "batch": list(BATCH),
+            "seeds": list(seeds),
+            **RATES,
+        },
     }
 
 
@@ -80,7 +86,9 @@ def _baselines(tasks: dict[str, list[Any]]) -> list[dict[str, Any]]:
             answers[d].append(written[d])
             scores[d].append(answer_log_probs(model, tokenizer, [t.prompt for t in tasks[d]], written[d]))
     chosen = {d: select_answers(answers[d], torch.stack(scores[d])) for d in DOMAINS}
-    rows.append(_row("selection by mean log-probability", {d: _share(check, tasks[d], chosen[d]) for d in DOMAINS}, None))
+    rows.append(
+        _row("selection by mean log-probability", {d: _share(check, tasks[d], chosen[d]) for d in DOMAINS}, None)
+    )
     states = [model.state_dict() for model in wholes]
     for name, state in (
         ("average of the weights", average_weights(states)),
@@ -100,7 +108,9 @@ def _baselines(tasks: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _fused(tasks: dict[str, list[Any]], stage_steps: list[int], seed: int, scratch: Path, pictures: bool) -> dict[str, Any]:
+def _fused(
+    tasks: dict[str, list[Any]], stage_steps: list[int], seed: int, scratch: Path, pictures: bool
+) -> dict[str, Any]:
     """One training, measured behind each stage."""
     import lightning.pytorch as pl
 
@@ -123,7 +133,7 @@ def _fused(tasks: dict[str, list[Any]], stage_steps: list[int], seed: int, scrat
         callbacks=[BetweenStages(), RandomState()],
     )  # fmt: skip
     trainer.fit(module, data)
-    measured, gate, tokens = _measure_fused(module, tasks, gate=True)
+    measured, gate, tokens = _measure_fused(module, tasks)
     found |= {"stage2": measured, "gate": gate, "tokens": tokens if pictures else []}
     print(f"seed {seed}: {_told(*found['stage1'])} behind stage 1, {_told(*measured)} behind stage 2", flush=True)
     return found
@@ -175,60 +185,40 @@ def _measure(model: Any, tokenizer: Any, tasks: dict[str, list[Any]]) -> tuple[A
     return (right, losses), written
 
 
-def _measure_fused(module: Any, tasks: dict[str, list[Any]], gate: bool = False) -> tuple[Any, Any, Any]:
+def _measure_fused(module: Any, tasks: dict[str, list[Any]]) -> tuple[Any, dict[str, list[float]], list[Any]]:
     """The same of a fused module, with the gate's mean weights on reference answers and per token of some of its own."""
     import torch
-    from transformers import GenerationConfig
 
     from fulgurite.data.conversations import Conversation, Turn
     from fulgurite.data.fused_rows import FusedCollator, FusedEncoder
     from fulgurite.data.playground import check
+    from fulgurite.evaluation import GenerationSettings, generate_fused
 
     tokenizers, network = _tokenizers(), module.network.eval()
-    encoder, tokenizer = FusedEncoder(tokenizers, 512), tokenizers[0]
-    collator = FusedCollator(len(NAMES), tokenizer.pad_token_id)
-    config = GenerationConfig(
-        max_new_tokens=64, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True
-    )
+    network.chat_templates = [tokenizer.chat_template for tokenizer in tokenizers]
+    encoder, collator = FusedEncoder(tokenizers, 512), FusedCollator(len(NAMES), tokenizers[0].pad_token_id)
+    settings = GenerationSettings(max_new_tokens=64, batch_size=50)
     right, losses, weights, shown = {}, {}, {}, []
     for d in DOMAINS:
-        written: list[str] = []
-        loss = count = 0.0
-        gates = torch.zeros(len(NAMES))
-        for at in range(0, len(tasks[d]), 50):
-            part = tasks[d][at : at + 50]
-            prompts = [encoder.prompts([Turn("user", task.prompt)]) for task in part]
-            ids, masks = zip(*(_left([p[e] for p in prompts], tokenizer.pad_token_id) for e in range(len(NAMES))), strict=True)
-            with torch.no_grad():
-                out = network.generate(list(ids), list(masks), generation_config=config)
-            new = out.sequences[:, ids[0].shape[1] :].tolist()
-            new = [row[: row.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in row else row for row in new]
-            written += [tokenizer.decode(row) for row in new]
-            if gate and not at:
-                for i in (0, 1):
-                    pieces = [tokenizer.decode([token]) for token in new[i]]
-                    shown.append((part[i].prompt, list(zip(pieces, out.gate_weights[i].tolist(), strict=False))))
-            turns = [Conversation((Turn("user", t.prompt), Turn("assistant", t.answer)), d, 1) for t in part]
-            rows = [row for found in encoder.encode(turns) for row in found]
+        prompts = [task.prompt for task in tasks[d]]
+        answers = [samples[0] for samples in generate_fused(network, tokenizers[0], prompts, settings)]
+        right[d] = _share(check, tasks[d], [answer.text for answer in answers])
+        for prompt, answer in list(zip(prompts, answers, strict=True))[:2]:
+            shown.append((prompt, list(zip(answer.pieces, answer.weights.tolist(), strict=True))))
+        chats = [Conversation((Turn("user", t.prompt), Turn("assistant", t.answer)), d, 1) for t in tasks[d]]
+        rows = [row for found in encoder.encode(chats) for row in found]
+        loss, count, gates = 0.0, 0, torch.zeros(len(NAMES))
+        for at in range(0, len(rows), 50):
+            part = rows[at : at + 50]
             batch = collator.rows(
-                [{"input_ids": torch.tensor(r.packed_prompts), "labels": torch.tensor(r.answer)} for r in rows]
+                [{"input_ids": torch.tensor(r.packed_prompts), "labels": torch.tensor(r.answer)} for r in part]
             )
             with torch.no_grad():
                 step = module.objective(network, batch)
             loss, count = loss + float(step.loss_sum), count + int(step.targets)
             gates += module._last_weights.sum(0)
-        right[d], losses[d], weights[d] = _share(check, tasks[d], written), loss / count, (gates / count).tolist()
+        losses[d], weights[d] = loss / count, (gates / count).tolist()
     return (right, losses), weights, shown
-
-
-def _left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
-    import torch
-
-    width = max(map(len, rows))
-    ids, mask = torch.full((len(rows), width), pad), torch.zeros((len(rows), width), dtype=torch.int64)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row) :], mask[i, width - len(row) :] = torch.tensor(row), 1
-    return ids, mask
 
 
 def _sizes(tokenizer: Any, answers: Sequence[str]) -> Any:

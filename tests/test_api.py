@@ -75,8 +75,10 @@ PUBLIC = {
         "usable_head",
     ],
     "fulgurite.evaluation": [
+        "FusedAnswer",
         "GenerationSettings",
         "LoadedModel",
+        "generate_fused",
         "generate_text",
         "load_for_generation",
     ],
@@ -128,6 +130,9 @@ SIGNATURES = {
     "fulgurite.kernels.linear_log_probs": (
         "hidden weight targets bias=None ignore_index=-100 logit_scale=1.0 softcap=None lora_a=None gate=None "
         "lora_b=None scaling=1.0"
+    ),
+    "fulgurite.kernels.fused_log_probs": (
+        "hiddens weights gate_scores targets ignore_index=-100 blend='logits' options=None names=None"
     ),
     "fulgurite.kernels.linear_cross_entropy": (
         "hidden weight targets bias=None ignore_index=-100 logit_scale=1.0 softcap=None lora_a=None gate=None "
