@@ -95,10 +95,10 @@ class Benchmark:
 
 def all_benchmarks() -> dict[str, Benchmark]:
     """Every entry by name, in the order in which they run."""
-    from benchmarks import gates, linear, log_probs, preference, steps, training
+    from benchmarks import fusion, gates, linear, log_probs, preference, steps, training
 
     steps_of_models = [steps.LLAMA, steps.DEBERTA, preference.BENCHMARK, training.BENCHMARK]
-    entries = [linear.BENCHMARK, log_probs.BENCHMARK, gates.BENCHMARK, *steps_of_models]
+    entries = [linear.BENCHMARK, log_probs.BENCHMARK, fusion.BENCHMARK, gates.BENCHMARK, *steps_of_models]
     return {entry.name: entry for entry in entries}
 
 

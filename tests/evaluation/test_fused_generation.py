@@ -85,23 +85,19 @@ def test_every_token_comes_with_its_weights(fused: Any) -> None:
     assert torch.cat([answer.weights for answers in found for answer in answers]).std(0).min() > 0.01
 
 
-def test_an_answer_comes_as_it_is_written(fused: Any) -> None:
-    network, tokenizers = fused
-    pieces: list[str] = []
-    settings = GenerationSettings(max_new_tokens=16)
-    found = generate_text(network, tokenizers[0], PROMPTS[2:], settings, pieces.append)
-    assert "".join(pieces).rstrip() == found[0][0].rstrip() and len(pieces) > 1
-    assert network.generation_config is None and not network.training
-
-
-def test_without_templates_prompts_are_continued(fused: Any) -> None:
+def test_without_templates_prompts_are_continued_and_come_as_they_are_written(fused: Any) -> None:
     network, tokenizers = fused
     bare = copy.copy(network)
     bare.chat_templates = None
     tokenizer = copy.copy(tokenizers[0])
     tokenizer.chat_template = None
-    found = generate_fused(bare, tokenizer, ["Tell me what the red"], GenerationSettings(max_new_tokens=6))[0][0]
-    assert len(found.pieces) > 1
+    settings = GenerationSettings(max_new_tokens=8)
+    found = generate_fused(bare, tokenizer, ["def f(x):"], settings)[0][0]
+    pieces: list[str] = []
+    text = generate_text(bare, tokenizer, ["def f(x):"], settings, pieces.append)[0][0]
+    assert text == found.text == "".join(found.pieces) and len(found.pieces) > 2
+    assert "".join(pieces).rstrip() == text.rstrip() and len(pieces) > 1
+    assert bare.generation_config is None and not bare.training
     bare.chat_templates = ["{{ messages }}"]
     with pytest.raises(ValueError, match="1 chat templates for 2 specialists"):
         generate_text(bare, tokenizer, ["the red cat"])
