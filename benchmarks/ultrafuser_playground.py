@@ -68,10 +68,9 @@ def _baselines(tasks: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """Each specialist, what is merged of them, the selection among their answers, and the untrained uniform blend."""
     import torch
 
-    from fulgurite.data.playground import check
+    from fulgurite.data.playground import check, resolve_backbone
     from fulgurite.evaluation import answer_log_probs, select_answers
     from fulgurite.models import average_weights, load_backbone, task_arithmetic
-    from fulgurite.data.playground import resolve_backbone
 
     rows = []
     tokenizers = _tokenizers()
@@ -265,8 +264,8 @@ def report(figures: dict[str, Any], docs: Path) -> None:
         *(__doc__ or "").split("\n\n", 1)[1].strip().splitlines(),
         "",
         f"{settings['questions']} questions per domain, {settings['stage_steps'][0]} and {settings['stage_steps'][1]} steps of "
-        f"{settings['batch'][0]} and {settings['batch'][1]} rows per domain, {len(settings['seeds'])} seeds (means; from the lowest "
-        "to the highest in brackets). The specialists see no further training; UltraFuser's own does.",
+        f"{settings['batch'][0]} and {settings['batch'][1]} rows per domain, {len(settings['seeds'])} seeds (means; lowest and "
+        "highest in brackets). The specialists see no further training; UltraFuser's own does.",
         "",
         f"Machine: {figures['machine']['device']}; torch {figures['machine']['torch']}. Command: "
         "`python -m benchmarks.science ultrafuser_playground`.",
