@@ -22,7 +22,7 @@ from fulgurite.data.balanced_sampling import BalancedSampler
 from fulgurite.data.conversation_readers import ConversationReader
 from fulgurite.data.conversation_sources import find_sources
 from fulgurite.data.encoding import Rows, SelectedRows
-from fulgurite.data.fused_rows import FusedCollator, FusedEncoder
+from fulgurite.data.fused_rows import FusedCollator, FusedEncoder, split_prompts
 from fulgurite.data.length_report import LengthReport
 from fulgurite.data.playground import DOMAINS
 from fulgurite.data.sampling import WindowSampler
@@ -175,6 +175,20 @@ class UltraChat2DataModule(ConversationDataModule):
             count: how many were asked for.
         """
         return []
+
+    def sample_views(self, count: int) -> list[tuple[str, list[list[int]]]]:
+        """The first validation prompts, the domains in turn: as the first specialist's text, and as ids for each specialist.
+
+        Args:
+            count: how many; fewer where there are fewer.
+        """
+        encoded = self._rows("val")
+        rows: Any = [] if encoded is None else self._arranged(encoded)
+        found = []
+        for index in range(min(count, len(rows))):
+            prompts = [ids.tolist() for ids in split_prompts(rows[index]["input_ids"], len(self.tokenizers))]
+            found.append((str(self.load_tokenizer().decode(prompts[0], skip_special_tokens=True)), prompts))
+        return found
 
     @property
     def _answers_apart(self) -> bool:

@@ -24,6 +24,8 @@ from torch import nn
 from fulgurite.adapters import AdapterConfig
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.specialists import same_vocabulary
+from fulgurite.evaluation import GenerationSettings
+from fulgurite.evaluation.fused_generation import FusedWriter
 from fulgurite.kernels import fused_log_probs, fused_token_scores, use_backend
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients
@@ -220,6 +222,30 @@ class UltraFuserModule(FinetuneModule):
         for key, value in own.items():
             checkpoint["state_dict"].setdefault(key, value)
         self._trained = True
+
+    def gate_samples(
+        self, tokenizer: Any, views: Sequence[tuple[str, list[list[int]]]], max_new_tokens: int = 64
+    ) -> list[tuple[str, list[tuple[str, list[float]]]]]:
+        """Answers of the fused model, each as its prompt and its tokens with the specialists' weights.
+
+        Args:
+            tokenizer: of the specialists.
+            views: prompts as text and as ids for each specialist.
+            max_new_tokens: tokens of an answer at most.
+        """
+        modes = [(module, module.training) for module in self._fused.modules()]
+        self._fused.eval()
+        try:
+            writer = FusedWriter(self._fused, tokenizer, GenerationSettings(max_new_tokens=max_new_tokens))
+            with torch.no_grad():
+                answers = [samples[0] for samples in writer.detailed([prompts for _, prompts in views])]
+        finally:
+            for module, training in modes:
+                module.training = training
+        return [
+            (text, list(zip(answer.pieces, answer.weights.tolist(), strict=True)))
+            for (text, _), answer in zip(views, answers, strict=True)
+        ]
 
     def _evaluate(self, batch: Batch, prefix: str) -> None:
         super()._evaluate(batch, prefix)
