@@ -151,3 +151,25 @@ def test_a_run_killed_in_either_stage_goes_on_with_the_same_batches(
     fit(tmp_path / "b", folder, killed)
     fit(tmp_path / "b", folder, resumed, str(tmp_path / "b" / "ckpt" / f"step={killed_at // 2}.ckpt"))
     assert killed.seen + resumed.seen == whole.seen
+
+
+@pytest.mark.real_data
+def test_real_rows_of_three_schemas(tmp_path: Path, real_data: Path) -> None:
+    places = {
+        "text": str(real_data / "sft" / "alpaca" / "alpaca_en_demo.json"),
+        "code": str(real_data / "sft" / "ultrainteract" / "readme_example_rows.jsonl"),
+        "maths": str(real_data / "math" / "gsm8k" / "test_socratic.head-200.jsonl"),
+    }
+    columns = {"instruction": "question", "output": "answer"}
+    data = make(tmp_path, places, columns=columns, max_length=1500, val_fraction=0.0)
+    data.setup("fit")
+    (report,) = data.reports()
+    assert report.shares["maths"] == 200 and report.shares["text"] > 900 and report.shares["code"] >= 1
+    assert report.rows + report.tally.lost == report.tally.rows == 999 + 3 + 200
+    batch = next(iter(data.train_dataloader()))
+    tokenizer = data.tokenizers[0]
+    views = [[tokenizer.decode(ids[ids != tokenizer.pad_token_id]) for ids in view] for view in batch["input_ids"]]
+    for row, parts in enumerate(zip(*views, strict=True)):
+        answer = tokenizer.decode(batch["targets"][batch["row"] == row][:-1])
+        assert all(part.endswith(answer) for part in parts)
+        assert "[INST]" in parts[1] and "### Response:" in parts[2]
