@@ -258,14 +258,16 @@ def report(figures: dict[str, Any], docs: Path) -> None:
     alone, fused = rows[:3], rows[-1]
     best = max(alone, key=lambda row: _mean(list(row["right"].values())))
     own = {d: row["right"][d] for d, row in zip(DOMAINS, alone, strict=True)}
+    count = len(settings["seeds"])
+    seeds = f"{count} seeds (means; lowest and highest in brackets)" if count > 1 else "one seed"
     lines = [
         "# Three specialists fused",
         "",
         *(__doc__ or "").split("\n\n", 1)[1].strip().splitlines(),
         "",
         f"{settings['questions']} questions per domain, {settings['stage_steps'][0]} and {settings['stage_steps'][1]} steps of "
-        f"{settings['batch'][0]} and {settings['batch'][1]} rows per domain, {len(settings['seeds'])} seeds (means; lowest and "
-        "highest in brackets). The specialists see no further training; UltraFuser's own does.",
+        f"{settings['batch'][0]} and {settings['batch'][1]} rows per domain, {seeds}. "
+        "The specialists see no further training; UltraFuser's own does.",
         "",
         f"Machine: {figures['machine']['device']}; torch {figures['machine']['torch']}. Command: "
         "`python -m benchmarks.science ultrafuser_playground`.",
