@@ -27,7 +27,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["fulgurite", "fulgurite.*"]),
-    package_data={"fulgurite": ["py.typed"], "fulgurite.data.playground": ["base/*", "*/*.json", "*/*.safetensors"]},
+    package_data={
+        "fulgurite": ["py.typed"],
+        "fulgurite.data.playground": ["base/*", "*/*.json", "*/*.jinja", "*/*.safetensors"],
+    },
     install_requires=[
         "torch>=2.7",
         "lightning>=2.5.1",

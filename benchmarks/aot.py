@@ -170,6 +170,34 @@ def live_launches() -> list[tuple[Any, dict[str, Any]]]:
     return launches
 
 
+def fused_launches(dtype: str, number: int, vocabulary: int = 32000) -> list[tuple[Any, dict[str, Any]]]:
+    """The gate alone, hidden states as well, and the backward of trained heads, for some specialists; with and without a cap."""
+    import torch
+
+    from fulgurite.kernels import triton_fused
+    from fulgurite.kernels.fused_blocks import Specialist
+    from fulgurite.kernels.log_probs_blocks import Head, Known, Needs
+
+    narrow, launches = getattr(torch, dtype), []
+    empty = lambda *shape, dtype=narrow: torch.empty(*shape, dtype=dtype, device="meta")  # noqa: E731
+    kernel = triton_fused.fused_log_probs_kernel
+    triton_fused.fused_log_probs_kernel = _Recorder(kernel, launches)
+    rows, weight, targets = empty(2048, 64), empty(vocabulary, 64), empty(2048, dtype=torch.int64)
+    each, gate = empty(2048, dtype=torch.float32), empty(2048, number, dtype=torch.float32)
+    try:
+        for softcap in (None, 30.0):
+            specialists = [Specialist(rows, None, Head(weight, None, None, 1.0, softcap))] * number
+            run = lambda known, weighing, needs, group=specialists: triton_fused.fused_log_probs(  # noqa: E731
+                group, gate, targets, known, weighing, [needs] * number
+            )
+            run(None, None, Needs())
+            run(None, None, Needs(rows=True))
+            run(Known(each, each, each), each, Needs(rows=True, weight=True))
+    finally:
+        triton_fused.fused_log_probs_kernel = kernel
+    return launches
+
+
 def triton_proximal_rules() -> tuple[str, ...]:
     """The rules of the proximal step."""
     from fulgurite.kernels.proximal import PROX_RULES
@@ -258,6 +286,10 @@ def _cases(quick: bool) -> Iterator[tuple[dict[str, Any], Any, dict[str, Any]]]:
     for kernel, arguments in live_launches():
         dtype = str(arguments["base_ptr"].dtype).removeprefix("torch.")
         yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 1024}, kernel, arguments
+    for dtype in DTYPES[:1] if quick else DTYPES:
+        for number in (3,) if quick else (1, 2, 3, 6):
+            for kernel, arguments in fused_launches(dtype, number):
+                yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 2048}, kernel, arguments
     for kernel, arguments in proximal_launches():
         yield {"dtype": "float32", "rank": 0, "dropout": 0.0, "rows": arguments["n"]}, kernel, arguments
 
@@ -283,7 +315,7 @@ def compile_target(target: str, quick: bool) -> list[dict[str, Any]]:
                 "kernel": kernel.fn.__name__,
                 **case,
                 "flags": " ".join(flags).lower(),
-                "tile": "×".join(map(str, tile)) if any(tile) else str(arguments["BLOCK"]),
+                "tile": "×".join(map(str, tile)) if any(tile) else _block(arguments),
                 "warps": arguments["num_warps"],
                 "stages": arguments.get("num_stages", 0),
                 **usage,
@@ -291,6 +323,12 @@ def compile_target(target: str, quick: bool) -> list[dict[str, Any]]:
             }
         )
     return results
+
+
+def _block(arguments: dict[str, Any]) -> str:
+    """Numbers that a program of a row-wise kernel holds, for several specialists each."""
+    number, block = arguments.get("NUMBER"), arguments["BLOCK"]
+    return str(block) if number is None else f"{number}×{block}"
 
 
 def failures(results: list[dict[str, Any]]) -> list[str]:

@@ -96,6 +96,7 @@ class Benchmark:
 def all_benchmarks() -> dict[str, Benchmark]:
     """Every entry by name, in the order in which they run."""
     from benchmarks import (
+        fusion,
         gates,
         linear,
         log_probs,
@@ -108,7 +109,7 @@ def all_benchmarks() -> dict[str, Benchmark]:
     )
 
     steps_of_models = [steps.LLAMA, steps.DEBERTA, preference.BENCHMARK, reference.BENCHMARK, training.BENCHMARK]
-    entries = [linear.BENCHMARK, log_probs.BENCHMARK, gates.BENCHMARK, *steps_of_models]
+    entries = [linear.BENCHMARK, log_probs.BENCHMARK, fusion.BENCHMARK, gates.BENCHMARK, *steps_of_models]
     entries += [sparse.GRADIENT, sparse.LINEAR, sparse_steps.SPARSE_LLAMA]
     return {entry.name: entry for entry in entries}
 

@@ -18,7 +18,15 @@ from typing import Any
 
 import torch
 
-from benchmarks import apet_sizes, apet_sst2, preference_trend, sft_trl, sora_sst2, thresholds
+from benchmarks import (
+    apet_sizes,
+    apet_sst2,
+    preference_trend,
+    sft_trl,
+    sora_sst2,
+    thresholds,
+    ultrafuser_playground,
+)
 
 __all__ = ["main"]
 
@@ -30,6 +38,7 @@ STUDIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "preference_trend": preference_trend.run,
     "apet_sst2": apet_sst2.run,
     "apet_sizes": apet_sizes.run,
+    "ultrafuser_playground": ultrafuser_playground.run,
 }
 REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "thresholds": thresholds.report,
@@ -38,6 +47,7 @@ REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "preference_trend": preference_trend.report,
     "apet_sst2": apet_sst2.report,
     "apet_sizes": apet_sizes.report,
+    "ultrafuser_playground": ultrafuser_playground.report,
 }
 
 

@@ -29,6 +29,7 @@ import fulgurite.datamodules
 import fulgurite.lightning_modules  # noqa: F401  imported so that bare class names are known
 from fulgurite.callbacks import (
     AdapterCheckpoint,
+    GateReport,
     GenerationSamples,
     LearningCurve,
     RandomState,
@@ -52,6 +53,7 @@ _REPORTS = (
     SparsityReport,
     LearningCurve,
     RewardTrend,
+    GateReport,
     SamplePrinter,
     GenerationSamples,
 )
@@ -303,9 +305,12 @@ def _report_fit(trainer: Trainer) -> None:
             f"checkpoints in {shortest(Path(last).parent)}, configuration in {root}/config.yaml",
             "next:",
             f"  fulgurite test --config {root}/config.yaml --ckpt_path {shortest(last)}",
-            f"  fulgurite export --ckpt_path {shortest(last)} --out {root}/"
-            + ("peft" if getattr(adapter, "fits_peft", False) else "merged --format merged"),
         ]
+        if getattr(trainer.lightning_module, "exports", True):
+            lines.append(
+                f"  fulgurite export --ckpt_path {shortest(last)} --out {root}/"
+                + ("peft" if getattr(adapter, "fits_peft", False) else "merged --format merged")
+            )
     if lines:
         say(*lines)
 

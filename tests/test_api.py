@@ -9,10 +9,14 @@ import pytest
 
 PUBLIC = {
     "fulgurite.kernels": [
+        "FusedTokenScores",
         "LiveWeights",
         "SparsePlan",
         "TokenScores",
         "current_backend",
+        "fused_log_probs",
+        "fused_logits",
+        "fused_token_scores",
         "gated_lora_linear",
         "linear_cross_entropy",
         "linear_log_probs",
@@ -68,10 +72,14 @@ PUBLIC = {
     ],
     "fulgurite.models": [
         "Backbone",
+        "FusedGeneration",
+        "FusedNetwork",
+        "FusedStates",
         "HeadBranch",
         "OutputHead",
         "PACKABLE",
         "TASKS",
+        "average_weights",
         "disable_packing",
         "enable_activation_checkpointing",
         "enable_packing",
@@ -83,16 +91,21 @@ PUBLIC = {
         "packed_inputs",
         "prove_head",
         "prove_packing",
+        "task_arithmetic",
         "usable_head",
     ],
     "fulgurite.evaluation": [
+        "FusedAnswer",
         "GenerationSettings",
         "LoadedModel",
+        "answer_log_probs",
         "exact_match",
         "generate_from_ids",
+        "generate_fused",
         "generate_text",
         "load_for_generation",
         "rouge_l",
+        "select_answers",
         "token_f1",
     ],
     "fulgurite.lightning_modules": [
@@ -102,6 +115,7 @@ PUBLIC = {
         "PreferenceModule",
         "SFTModule",
         "SoRAModule",
+        "UltraFuserModule",
     ],
     "fulgurite.datamodules": [
         "ConversationDataModule",
@@ -111,6 +125,7 @@ PUBLIC = {
         "PreferenceDataModule",
         "SFTDataModule",
         "TextDataModule",
+        "UltraChat2DataModule",
         "UltraChatDataModule",
         "UltraCritiqueDataModule",
         "UltraFeedbackDataModule",
@@ -120,6 +135,7 @@ PUBLIC = {
     ],
     "fulgurite.callbacks": [
         "AdapterCheckpoint",
+        "GateReport",
         "GenerationSamples",
         "LearningCurve",
         "RandomState",
@@ -155,6 +171,9 @@ SIGNATURES = {
     "fulgurite.kernels.linear_log_probs": (
         "hidden weight targets bias=None ignore_index=-100 logit_scale=1.0 softcap=None lora_a=None gate=None "
         "lora_b=None scaling=1.0"
+    ),
+    "fulgurite.kernels.fused_log_probs": (
+        "hiddens weights gate_scores targets ignore_index=-100 blend='logits' options=None names=None"
     ),
     "fulgurite.kernels.linear_cross_entropy": (
         "hidden weight targets bias=None ignore_index=-100 logit_scale=1.0 softcap=None lora_a=None gate=None "

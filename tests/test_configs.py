@@ -25,6 +25,9 @@ def test_recipe_runs_two_steps(path, tmp_path, capsys):
         words[words.index("48")] = "512"
         words += ["--data.limit_train", "60", "--trainer.num_sanity_val_steps", "0", "--model.dtype", "float32"]
         words += ["--trainer.accumulate_grad_batches", "1", "--trainer.val_check_interval", "1.0"]
+    if content["model"]["class_path"] == "UltraFuserModule":
+        words += ["--model.specialists", "[playground-text, playground-code, playground-maths]"]
+        words += ["--data.evol_instruct", "null", "--data.math_instruct", "null"]
     if content["model"]["init_args"].get("schedule"):  # stages are counted in epochs
         words = [w for w in words if w not in ("--trainer.max_steps", "2")]
         words += [

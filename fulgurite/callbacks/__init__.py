@@ -1,6 +1,7 @@
 """Callbacks for any Trainer: adapter checkpoints, random state, reports, pictures, and samples of data and answers."""
 
 from fulgurite.callbacks.adapter_checkpoint import AdapterCheckpoint
+from fulgurite.callbacks.gate_report import GateReport
 from fulgurite.callbacks.generation_samples import GenerationSamples
 from fulgurite.callbacks.learning_curve import LearningCurve
 from fulgurite.callbacks.random_state import RandomState
@@ -11,6 +12,7 @@ from fulgurite.callbacks.throughput import Throughput
 
 __all__ = [
     "AdapterCheckpoint",
+    "GateReport",
     "GenerationSamples",
     "LearningCurve",
     "RandomState",

@@ -46,7 +46,8 @@ class SamplePrinter(Callback):
         if self._done or trainer.global_step > 0 or not trainer.is_global_zero:
             return
         self._done = True
-        if not isinstance(batch, Mapping) or not isinstance(batch.get("input_ids"), torch.Tensor):
+        fused = isinstance(batch, Mapping) and "sources" in batch and isinstance(batch.get("input_ids"), list)
+        if not isinstance(batch, Mapping) or not (fused or isinstance(batch.get("input_ids"), torch.Tensor)):
             return
         # A live progress bar owns the terminal: what goes through its console does not tear it apart.
         console = getattr(getattr(trainer.progress_bar_callback, "progress", None), "console", None) or Console()
@@ -67,6 +68,8 @@ class SamplePrinter(Callback):
             names: names of the classes
             colours: whether styles will be seen; else supervised text stands between « and »
         """
+        if isinstance(batch["input_ids"], list):
+            return self._views(batch, tokenizer, colours)
         if "owner" in batch:
             return self._comparison(
                 {k: v.cpu() for k, v in batch.items() if isinstance(v, torch.Tensor)}, tokenizer, colours
@@ -98,6 +101,21 @@ class SamplePrinter(Callback):
             text.append(f"\n{int(bright.sum())} of {len(ids)} tokens are trained on", style="italic")
         elif isinstance(labels, torch.Tensor):
             text.append("\nlabel: ").append(_label(labels[0], names), style="bold bright_green" if colours else "")
+        return text
+
+    def _views(self, batch: Mapping[str, Any], tokenizer: Any, colours: bool) -> Text:
+        """The first row of a batch for several specialists: what each of them sees, and the answer that all are asked for."""
+        answer = batch["targets"][batch["row"] == 0].cpu()
+        text = Text(no_wrap=False)
+        for place, (ids, mask) in enumerate(zip(batch["input_ids"], batch["attention_mask"], strict=True)):
+            seen = ids[0][mask[0].bool()].cpu()
+            # The answer's last token is predicted and not read, so it does not stand there.
+            whole = torch.cat([seen, answer[-1:]])
+            labels = torch.full_like(whole, -100)
+            labels[len(whole) - len(answer) :] = answer
+            text.append(f"specialist {place}:\n", style="italic")
+            text.append_text(self.render({"input_ids": whole[None], "labels": labels[None]}, tokenizer, None, colours))
+            text.append("\n")
         return text
 
     def _comparison(self, batch: Mapping[str, torch.Tensor], tokenizer: Any, colours: bool) -> Text:

@@ -65,6 +65,11 @@ def export(
         raise ValueError(f"export: tolerance {tolerance} was given; allowed are positive numbers such as 1e-5")
     module = load_module(ckpt_path)
     module.configure_model()
+    if not module.exports:
+        raise ValueError(
+            f"export: {shortest(ckpt_path)} is a {type(module).__name__}, which is several models and a gate and leaves as none; "
+            "the checkpoint itself is what fulgurite generate and test load"
+        )
     adapter = module.adapter
     if adapter is None and format != "merged":
         raise ValueError(

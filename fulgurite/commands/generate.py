@@ -18,6 +18,7 @@ from fulgurite.data.conversations import Turn
 from fulgurite.data.templates import apply_template
 from fulgurite.data.tokenizers import load_tokenizer
 from fulgurite.evaluation.generation import GenerationSettings, LoadedModel, generate_text, load_for_generation
+from fulgurite.models import FusedNetwork
 
 __all__ = ["generate"]
 
@@ -151,14 +152,22 @@ def _from_checkpoint(path: str, template: str | None, dtype: str | None, device:
             f"generate: {shortest(path)} was trained for {module.task}, which writes no text; give a checkpoint of "
             "SFTModule, or of another module with the task causal_lm or seq2seq"
         )
-    tokenizer = load_tokenizer(module.backbone)
+    fused = module.network if isinstance(module.network, FusedNetwork) else None
+    # A fused model's specialists may be adapters, whose base has the tokenizer.
+    tokenizer = load_tokenizer(module.backbone if fused is None else str(fused.config._name_or_path))
     if template is not None:
         tokenizer.chat_template = module.chat_template or tokenizer.chat_template
         apply_template(tokenizer, template)
     elif module.chat_template is not None:
         tokenizer.chat_template = module.chat_template
     network = module.network.to(device=device)  # type: ignore[call-overload]
-    return LoadedModel((network if dtype is None else network.to(getattr(torch, dtype))).eval(), tokenizer)
+    network = network if dtype is None else network.to(getattr(torch, dtype))
+    if isinstance(network, FusedNetwork):
+        network.blend = str(getattr(module, "blend", network.blend))
+        templates = getattr(module, "chat_templates", None) if template is None else None
+        network.chat_templates, tokenizer.chat_template = templates, (templates or [tokenizer.chat_template])[0]
+        network.gates.float()  # a gate is small, and differences of its scores decide
+    return LoadedModel(network.eval(), tokenizer)
 
 
 def _answer(loaded: LoadedModel, start: tuple[Turn, ...], prompt: str, settings: GenerationSettings) -> None:

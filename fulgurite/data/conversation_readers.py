@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fulgurite.data.conversations import Conversation, Finding, Turn, checked, place
@@ -160,6 +161,7 @@ class ConversationReader(RowReader[Conversation]):
         tags: keep conversations of these tags only.
         tag_sources: give conversations without a tag of their own the name of their source.
         critique_prompt: the request of ultrafeedback_critique, with {instruction} and {answer}; None takes our wording.
+        own_tags: keep the tags that schemas give; False leaves all to `tag_sources`.
     """
 
     noun = "conversation"
@@ -174,12 +176,17 @@ class ConversationReader(RowReader[Conversation]):
         tags: Sequence[str] | None = None,
         tag_sources: bool = False,
         critique_prompt: str | None = None,
+        own_tags: bool = True,
     ) -> None:
         super().__init__(sources, schema, columns, on_bad_row, tags, tag_sources)
+        self.own_tags = own_tags
         self._readers = {} if critique_prompt is None else {"ultrafeedback_critique": critique_reader(critique_prompt)}
 
     def _read(self, schema: str, row: Row, source: str, number: int) -> Iterator[Conversation | Finding]:
-        return read_row(schema, row, source, number, self._readers.get(schema))
+        found = read_row(schema, row, source, number, self._readers.get(schema))
+        if self.own_tags:
+            return found
+        return (item if isinstance(item, Finding) else replace(item, tag=None) for item in found)
 
     def _guess(self, found: Sequence[str], name: str, rows: Sequence[Row]) -> str:
         return guess_schema(found, name, rows)

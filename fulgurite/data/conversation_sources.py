@@ -28,7 +28,7 @@ def find_sources(
     """The sources of one split; none where there is no such split.
 
     Args:
-        path: hub id, file, folder, or "builtin".
+        path: hub id, file, folder, "builtin", or "builtin:DOMAIN" for rows of text, code or maths alone.
         split: "train", "val" or "test".
         owner: what messages call the caller.
         builtin: schema of the playground's rows.
@@ -36,9 +36,16 @@ def find_sources(
         only_split: the path was given for this split: a file is it, whatever its name, and so are unnamed files.
         use: "sft" or "prefs": which of several kinds of files or splits is meant.
     """
-    if path == "builtin":
-        from fulgurite.data.playground import builtin_rows
+    if path == "builtin" or path.startswith("builtin:"):
+        from fulgurite.data.playground import DOMAINS, builtin_rows
 
+        domain = path.partition(":")[2]
+        if domain:
+            builtin = f"ultrachat2/{domain}"
+        if domain and domain not in DOMAINS:
+            raise ValueError(
+                f"{owner}: path is {path!r}; allowed are 'builtin' and builtin:{', builtin:'.join(DOMAINS)}"
+            )
         if builtin == "text" and split == "test":
             return []
         rows = builtin_rows(

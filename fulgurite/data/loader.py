@@ -73,11 +73,11 @@ class ResumableLoader(DataLoader):  # type: ignore[type-arg]
     def state_dict(self) -> dict[str, Any]:
         """Where the training loop stands, and what must be the same for that to mean anything."""
         epoch, batches = self._normalised(*self.position())
-        return {"epoch": epoch, "batches": batches, "stream": self._stream()}
+        return {"epoch": epoch, "batches": batches, "stream": self._window_sampler().stream()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next iteration start where `state` was saved."""
-        was, now = state["stream"], self._stream()
+        was, now = state["stream"], self._window_sampler().stream()
         changed = [f"{key} was {was.get(key)}, is {now[key]}" for key in now if was.get(key) != now[key]]
         if changed and state["batches"]:
             raise ValueError(
@@ -94,11 +94,3 @@ class ResumableLoader(DataLoader):  # type: ignore[type-arg]
                 sampler.accumulate,
             )
         sampler.skip(state["epoch"], state["batches"])
-
-    def _stream(self) -> dict[str, int]:
-        sampler = self._window_sampler()
-        return {
-            "rows": sampler.rows,
-            "rows per global batch": sampler.batch_size * sampler.num_replicas,
-            "seed": sampler.seed,
-        }

@@ -112,6 +112,10 @@ class WindowSampler(DistributedSampler):  # type: ignore[type-arg]
         """Whether `skip` was called since the last iteration began."""
         return self._start is not None
 
+    def stream(self) -> dict[str, int | str]:
+        """What must be the same for a position to mean the same rows."""
+        return {"rows": self.rows, "rows per global batch": self.batch_size * self.num_replicas, "seed": self.seed}
+
     def order(self, epoch: int) -> Tensor:
         """The rows in the order of an epoch, (rows,) int64."""
         if not self.shuffle:

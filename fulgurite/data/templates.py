@@ -93,6 +93,16 @@ _BODIES = {
         "{{ '### Response:\\n' }}" + _answer(f"{_CONTENT} + eos_token") + "{{ '\\n\\n' }}",
     )
     + _prompt("### Response:\\n"),
+    # WizardMath's: as alpaca, but the answer stands in the line of its heading.
+    "wizardmath": "{% if messages[0]['role'] != 'system' %}{{ '"
+    + _PREAMBLE
+    + "' }}{% endif %}"
+    + _turns(
+        f"{{{{ {_CONTENT} + '\\n\\n' }}}}",
+        f"{{{{ '### Instruction:\\n' + {_CONTENT} + '\\n\\n' }}}}",
+        "{{ '### Response:' }}" + _answer(f"' ' + {_CONTENT} + eos_token") + "{{ '\\n\\n' }}",
+    )
+    + _prompt("### Response:"),
     "playground": _turns(
         f"{{{{ '<|system|>\\n' + {_CONTENT} + '<|end|>\\n' }}}}",
         f"{{{{ '<|user|>\\n' + {_CONTENT} + '<|end|>\\n' }}}}",

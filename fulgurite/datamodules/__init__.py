@@ -8,6 +8,7 @@ from fulgurite.datamodules.pet_tasks import PETTasksDataModule
 from fulgurite.datamodules.preferences import PreferenceDataModule
 from fulgurite.datamodules.sft import SFTDataModule
 from fulgurite.datamodules.ultrachat import UltraChatDataModule
+from fulgurite.datamodules.ultrachat2 import UltraChat2DataModule
 from fulgurite.datamodules.ultrafeedback import UltraFeedbackDataModule
 from fulgurite.datamodules.ultrafeedback_critique import UltraCritiqueDataModule
 from fulgurite.datamodules.ultrainteract import UltraInteractDataModule
@@ -22,6 +23,7 @@ __all__ = [
     "PreferenceDataModule",
     "SFTDataModule",
     "TextDataModule",
+    "UltraChat2DataModule",
     "UltraChatDataModule",
     "UltraCritiqueDataModule",
     "UltraFeedbackDataModule",

@@ -188,18 +188,9 @@ class TextDataModule(LightningDataModule):
         targets = encoded.targets()
         if int(targets.sum()) == 0:
             raise ValueError(f"{type(self).__name__}: no training row has a label; there is nothing to train on")
-        trainer = self.trainer
-        sampler = WindowSampler(
-            len(encoded),
-            self.batch_size,
-            targets,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-            accumulate=self._accumulate(),
-            seed=self.seed,
-        )
-        if trainer is not None:
-            sampler.limit = self._most_batches(trainer, len(sampler))
+        sampler = self._sampler(encoded, targets)
+        if self.trainer is not None:
+            sampler.limit = self._most_batches(self.trainer, len(sampler))
         loader = ResumableLoader(
             BatchRows(encoded),
             sampler,
@@ -214,6 +205,19 @@ class TextDataModule(LightningDataModule):
             loader.load_state_dict(self._resume)
             self._resume = {}
         return loader
+
+    def _sampler(self, encoded: Rows, targets: torch.Tensor) -> WindowSampler:
+        """Which rows make up which training batch."""
+        trainer = self.trainer
+        return WindowSampler(
+            len(encoded),
+            self.batch_size,
+            targets,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            accumulate=self._accumulate(),
+            seed=self.seed,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands. Lightning saves the loader's own state too, but restores it too late for a module that asks

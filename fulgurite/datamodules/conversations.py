@@ -199,6 +199,11 @@ class ConversationDataModule(TextDataModule):
             found.append((ids[:start] if stop else ids, str(tokenizer.decode(answer, skip_special_tokens=True))))
         return found
 
+    @property
+    def _answers_apart(self) -> bool:
+        """Whether rows keep their answers beside the input ids."""
+        return self.task_type == "seq2seq"
+
     def setup(self, stage: str | None = None) -> None:
         """Reads the stage's splits and reports, once, what they hold."""
         super().setup(stage)
@@ -275,7 +280,7 @@ class ConversationDataModule(TextDataModule):
         def write() -> None:
             reader = self._reader(sources)
             keep = self._kept(reader, part, limit)
-            with TokenWriter(path, self.task_type == "seq2seq") as writer:
+            with TokenWriter(path, self._answers_apart) as writer:
                 tally = write_conversations(
                     writer,
                     numbered(reader, keep),
@@ -416,7 +421,7 @@ class ConversationDataModule(TextDataModule):
             accumulate=self._accumulate() if train else 1,
             tags=None if tag is None else (tag, self.tag_names),
             schemas=json.loads(rows.metadata["schemas"]),
-            pairs=self.task_type == "seq2seq",
+            pairs=self._answers_apart,
         )
 
     def _report(self, fitting: bool) -> None:

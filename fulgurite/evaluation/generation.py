@@ -12,7 +12,8 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,11 +22,24 @@ from fulgurite.data.answers import AnswerFinder, end_tokens
 from fulgurite.data.conversations import Turn
 from fulgurite.data.prompts import encode_prompt, encode_source, is_chat
 from fulgurite.evaluation.loading import LoadedModel, load_for_generation
+from fulgurite.models import FusedNetwork
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["GenerationSettings", "LoadedModel", "generate_from_ids", "generate_text", "load_for_generation"]
+__all__ = [
+    "GenerationSettings",
+    "LoadedModel",
+    "Writer",
+    "as_list",
+    "generate_from_ids",
+    "generate_text",
+    "in_batches",
+    "load_for_generation",
+    "prompt_name",
+]
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,8 @@ def generate_text(
     The model's mode and its generation settings are afterwards what they were; with a seed so are the random numbers.
 
     Args:
-        model: a transformers model that can generate, adapters included.
+        model: a transformers model that can generate, adapters included; or a FusedNetwork, which lays each specialist's own
+            chat template over the prompts.
         tokenizer: its tokenizer.
         prompts: turns of a chat whose last one the user's, or a text, which is the user's turn if the tokenizer has a
             chat template and is continued as it is if not.
@@ -104,8 +119,10 @@ def generate_text(
             f"generate_text: write was given with {len(prompts)} prompts and {settings.num_samples} samples; it takes one of each"
         )
     histories = [_turns(tokenizer, prompt) for prompt in prompts]
-    writer = _Writer(model, tokenizer, settings)
-    found = _in_batches(writer, [writer.encode(turns) for turns in histories], write)
+    writer = _writer(model, tokenizer, settings)
+    found = in_batches(
+        writer, model, [writer.encode(turns) for turns in histories], partial(writer.answers, write=write)
+    )
     return [
         [text.removeprefix(writer.lead) if is_chat(turns) else text for text in texts]
         for turns, texts in zip(histories, found, strict=True)
@@ -130,10 +147,10 @@ def generate_from_ids(
         ValueError: a prompt without a token, or one that does not fit into the model's window.
     """
     _refuse_silent(model)
-    writer = _Writer(model, tokenizer, settings or GenerationSettings())
+    writer = Writer(model, tokenizer, settings or GenerationSettings())
     for ids in prompts:
         writer.check(ids, f"of {len(ids)} ids")
-    return _in_batches(writer, prompts, None)
+    return in_batches(writer, model, prompts, partial(writer.answers, write=None))
 
 
 def _refuse_silent(model: nn.Module) -> None:
@@ -143,17 +160,40 @@ def _refuse_silent(model: nn.Module) -> None:
         )
 
 
-def _in_batches(writer: _Writer, ids: Sequence[Sequence[int]], write: Callable[[str], Any] | None) -> list[list[str]]:
-    """Texts in the order of the prompts; batches hold prompts of like length."""
-    found: list[list[str]] = [[] for _ in ids]
-    order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
-    step = max(1, writer.settings.batch_size // writer.settings.num_samples)
-    with _undisturbed(writer.model, writer.settings.seed):
+def in_batches(
+    writer: Writer, model: nn.Module, ids: Sequence[Any], answer: Callable[[list[Any]], list[list[Answer]]]
+) -> list[list[Answer]]:
+    """The answers to every prompt, in order; batches hold prompts of like length, the longest first.
+
+    Args:
+        writer: knows the prompts' lengths, batch size, samples and seed.
+        model: what writes; its mode and generation settings come back.
+        ids: the encoded prompts.
+        answer: encoded prompts of a batch to the samples of each.
+    """
+    settings = writer.settings
+    found: list[list[Answer]] = [[] for _ in ids]
+    order = sorted(range(len(ids)), key=lambda i: (-writer.length(ids[i]), i))
+    step = max(1, settings.batch_size // settings.num_samples)
+    with _undisturbed(model, settings.seed):
         for at in range(0, len(order), step):
             places = order[at : at + step]
-            for i, texts in zip(places, writer.answers([ids[i] for i in places], write), strict=True):
-                found[i] = texts
+            for i, answers in zip(places, answer([ids[i] for i in places]), strict=True):
+                found[i] = answers
     return found
+
+
+def _writer(model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: GenerationSettings) -> Writer:
+    from fulgurite.evaluation.fused_generation import FusedWriter
+
+    if isinstance(model, FusedNetwork):
+        return FusedWriter(model, tokenizer, settings)
+    return Writer(model, tokenizer, settings)
+
+
+def prompt_name(turns: Sequence[Turn]) -> str:
+    """How messages call a prompt: the beginning of its last turn."""
+    return f"{turns[-1].content[:40]!r}..."
 
 
 def _turns(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Turn]) -> Sequence[Turn]:
@@ -181,7 +221,7 @@ def _undisturbed(model: nn.Module, seed: int | None) -> Iterator[None]:
             module.training = training
 
 
-class _Writer:
+class Writer:
     """Generates for batches of token ids."""
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, settings: GenerationSettings) -> None:
@@ -194,11 +234,11 @@ class _Writer:
         own = copy.deepcopy(getattr(model, "generation_config", None))
         chat = tokenizer.chat_template and not self.encoder_decoder
         self.lead = AnswerFinder(tokenizer).lead if chat else ""
-        self.stops = list(dict.fromkeys([*_as_list(getattr(own, "eos_token_id", None)), *end_tokens(tokenizer)]))
+        self.stops = list(dict.fromkeys([*as_list(getattr(own, "eos_token_id", None)), *end_tokens(tokenizer)]))
         self.pad = next((i for i in (tokenizer.pad_token_id, *self.stops) if i is not None), 0)
-        self.config = self._configured(own)
+        self.config = self.configured(own)
 
-    def _configured(self, own: Any) -> Any:
+    def configured(self, own: Any) -> Any:
         """Generation settings of transformers; from the model's own only what is no choice (where a decoder starts)."""
         from transformers import GenerationConfig
 
@@ -218,10 +258,10 @@ class _Writer:
             use_cache=True,
         )
 
-    def encode(self, turns: Sequence[Turn]) -> list[int]:
+    def encode(self, turns: Sequence[Turn]) -> Any:
         """The prompt's ids; refused where they do not fit."""
         ids = (encode_source if self.encoder_decoder else encode_prompt)(self.tokenizer, turns)
-        self.check(ids, f"{turns[-1].content[:40]!r}...")
+        self.check(ids, prompt_name(turns))
         return ids
 
     def check(self, ids: Sequence[int], name: str) -> None:
@@ -234,8 +274,12 @@ class _Writer:
                 "included; shorten it"
             )
 
-    def answers(self, rows: Sequence[Sequence[int]], write: Callable[[str], Any] | None) -> list[list[str]]:
-        """Texts for one batch of prompts."""
+    def length(self, ids: Any) -> int:
+        """Tokens of an encoded prompt."""
+        return len(ids)
+
+    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask of a batch, (B, T) on the model's device."""
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), self.pad, dtype=torch.int64)
         mask = torch.zeros_like(ids)
@@ -243,27 +287,37 @@ class _Writer:
             place = slice(0, len(row)) if self.encoder_decoder else slice(width - len(row), width)
             ids[i, place] = torch.tensor(row)
             mask[i, place] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    def answers(self, rows: Sequence[Any], write: Callable[[str], Any] | None) -> list[list[str]]:
+        """Texts for one batch of prompts."""
+        ids, mask = self.padded(rows)
+        width = ids.shape[1]
         room = self.settings.max_new_tokens
         if self.window is not None and not self.encoder_decoder:
             room = min(room, self.window - width)
         config = copy.deepcopy(self.config)
         config.max_new_tokens = room
         self.model.generation_config = config
-        streamer = None if write is None else _streamer(self.tokenizer, write, self.lead, not self.encoder_decoder)
-        out = self.model.generate(
-            input_ids=ids.to(self.device),
-            attention_mask=mask.to(self.device),
-            generation_config=config,
-            streamer=streamer,
-        )
+        streamer = self.streamer(write)
+        out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config, streamer=streamer)
         new = out.tolist() if self.encoder_decoder else out[:, width:].tolist()
         samples = self.settings.num_samples
-        return [[self._text(row, new[i * samples + j]) for j in range(samples)] for i, row in enumerate(rows)]
+        return [[self.text(row, new[i * samples + j]) for j in range(samples)] for i, row in enumerate(rows)]
 
-    def _text(self, prompt: Sequence[int], new: Sequence[int]) -> str:
+    def streamer(self, write: Callable[[str], Any] | None) -> Any:
+        """transformers' streamer that hands whole words to `write`, or None."""
+        return None if write is None else _streamer(self.tokenizer, write, self.lead, not self.encoder_decoder)
+
+    def ended(self, new: Sequence[int]) -> list[int]:
+        """The answer's own tokens: without the decoder's start, up to the end."""
         start = 1 if self.encoder_decoder else 0  # the decoder's start token, which may be eos
         stop = next((i for i in range(start, len(new)) if new[i] in self.stops), len(new))
-        answer = list(new[start:stop])
+        return list(new[start:stop])
+
+    def text(self, prompt: Sequence[int], new: Sequence[int]) -> str:
+        """The answer as text."""
+        answer = self.ended(new)
         alone = str(self.tokenizer.decode(answer, skip_special_tokens=True))
         if self.encoder_decoder:
             return alone
@@ -273,7 +327,8 @@ class _Writer:
         return whole[len(before) :] if whole.startswith(before) else alone
 
 
-def _as_list(value: int | Sequence[int] | None) -> list[int]:
+def as_list(value: int | Sequence[int] | None) -> list[int]:
+    """The ids of a setting that is one id, several or none."""
     if value is None:
         return []
     return [value] if isinstance(value, int) else list(value)

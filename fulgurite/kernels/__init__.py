@@ -1,6 +1,8 @@
 """Functions on tensors: differentiable, stateless, each with a plain-PyTorch twin in :mod:`fulgurite.kernels.reference`."""
 
 from fulgurite.kernels.backend import current_backend, use_backend
+from fulgurite.kernels.fused_log_probs import fused_log_probs
+from fulgurite.kernels.fused_scores import FusedTokenScores, fused_logits, fused_token_scores
 from fulgurite.kernels.gated_lora import gated_lora_linear
 from fulgurite.kernels.log_probs import TokenScores, linear_cross_entropy, linear_log_probs, linear_token_scores
 from fulgurite.kernels.proximal import proximal_adamw_step_, soft_threshold_
@@ -9,10 +11,14 @@ from fulgurite.kernels.sparse_live import LiveWeights, sparse_adamw_step_, write
 from fulgurite.kernels.sparse_plan import SparsePlan, plan_sparse_delta
 
 __all__ = [
+    "FusedTokenScores",
     "LiveWeights",
     "SparsePlan",
     "TokenScores",
     "current_backend",
+    "fused_log_probs",
+    "fused_logits",
+    "fused_token_scores",
     "gated_lora_linear",
     "linear_cross_entropy",
     "linear_log_probs",

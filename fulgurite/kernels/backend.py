@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 _setting = "auto"
 # Kernel -> the module that implements it: a function of the kernel's name, and ``refusal`` with its tensors as arguments.
 _triton_modules: dict[str, str] = {
+    "fused_log_probs": "fulgurite.kernels.triton_fused",
     "gated_lora_linear": "fulgurite.kernels.triton_gated_lora",
     "linear_log_probs": "fulgurite.kernels.triton_log_probs",
     "proximal_adamw_step_": "fulgurite.kernels.triton_proximal",

@@ -8,12 +8,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from fulgurite.kernels.fused_scores import FusedTokenScores
 from fulgurite.kernels.gated_lora import draw_seed, dropout_scale
 from fulgurite.kernels.log_probs import TokenScores
 from fulgurite.kernels.sparse_live import LiveWeights
 from fulgurite.kernels.sparse_plan import SparsePlan
 
 __all__ = [
+    "fused_log_probs",
+    "fused_logits",
+    "fused_token_scores",
     "gated_lora_linear",
     "linear_cross_entropy",
     "linear_log_probs",
@@ -120,6 +124,65 @@ def linear_token_scores(
     found = scores.gather(-1, targets.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1)
     entropy = -torch.xlogy(scores.exp(), scores.exp()).sum(-1)
     return TokenScores(found.masked_fill(ignored, 0.0), scores.argmax(-1) == targets, entropy.masked_fill(ignored, 0.0))
+
+
+def _each_log_softmax(hiddens, weights, options, normalised):  # type: ignore[no-untyped-def]
+    """Every specialist's logits or log-probabilities of the shared vocabulary, (…, E, V)."""
+    heads = [weights] * len(hiddens) if isinstance(weights, torch.Tensor) else weights
+    more = (
+        [{}] * len(hiddens) if options is None else [options] * len(hiddens) if isinstance(options, dict) else options
+    )
+    vocabulary = min(weight.shape[0] for weight in heads)
+    found = []
+    for hidden, weight, each in zip(hiddens, heads, more, strict=True):
+        logits = F.linear(hidden, weight, each.get("bias"))
+        if each.get("lora_a") is not None:
+            low = hidden @ each["lora_a"].to(hidden.dtype).t()
+            low = low if each.get("gate") is None else low * each["gate"].to(hidden.dtype)
+            logits = logits + each.get("scaling", 1.0) * (low @ each["lora_b"].to(hidden.dtype).t())
+        logits = logits[..., :vocabulary].to(torch.promote_types(logits.dtype, torch.float32)) * each.get(
+            "logit_scale", 1.0
+        )
+        if each.get("softcap") is not None:
+            logits = each["softcap"] * torch.tanh(logits / each["softcap"])
+        found.append(logits.log_softmax(-1) if normalised else logits)
+    return torch.stack(found, -2)
+
+
+def fused_logits(hiddens, weights, gate_scores, blend="logits", *, options=None, names=None):  # type: ignore[no-untyped-def]
+    """Twin of :func:`fulgurite.kernels.fused_logits`, with gradients."""
+    each = _each_log_softmax(hiddens, weights, options, blend == "probs")
+    if blend == "probs":
+        return (each + gate_scores.to(each.dtype).log_softmax(-1).unsqueeze(-1)).logsumexp(-2)
+    return (each * gate_scores.to(each.dtype).softmax(-1).unsqueeze(-1)).sum(-2)
+
+
+def fused_log_probs(  # type: ignore[no-untyped-def]
+    hiddens, weights, gate_scores, targets, ignore_index=-100, blend="logits", *, options=None, names=None
+):
+    """Twin of :func:`fulgurite.kernels.fused_log_probs`; keeps (…, E, V)."""
+    ignored = targets == ignore_index
+    place = targets.masked_fill(ignored, 0).unsqueeze(-1)
+    if blend == "logprobs":
+        each = _each_log_softmax(hiddens, weights, options, True)
+        own = each.gather(-1, place.unsqueeze(-2).expand(*gate_scores.shape, 1)).squeeze(-1)
+        found = (own * gate_scores.to(each.dtype).softmax(-1)).sum(-1)
+    else:
+        scores = fused_logits(hiddens, weights, gate_scores, blend, options=options).log_softmax(-1)
+        found = scores.gather(-1, place).squeeze(-1)
+    return found.masked_fill(ignored, 0.0)
+
+
+def fused_token_scores(  # type: ignore[no-untyped-def]
+    hiddens, weights, gate_scores, targets, ignore_index=-100, blend="logits", *, options=None, names=None
+):
+    """Twin of :func:`fulgurite.kernels.fused_token_scores`."""
+    scores = fused_logits(hiddens, weights, gate_scores, blend, options=options).log_softmax(-1).detach()
+    ignored = targets == ignore_index
+    found = fused_log_probs(hiddens, weights, gate_scores, targets, ignore_index, blend, options=options).detach()
+    entropy = -torch.xlogy(scores.exp(), scores.exp()).sum(-1).masked_fill(ignored, 0.0)
+    gate = gate_scores.to(scores.dtype).softmax(-1)[~ignored].mean(0).detach()
+    return FusedTokenScores(found, scores.argmax(-1) == targets, entropy, gate)
 
 
 def soft_threshold_(value: torch.Tensor, threshold: float | torch.Tensor) -> torch.Tensor:

@@ -6,5 +6,14 @@ from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.preference import PreferenceModule
 from fulgurite.lightning_modules.sft import SFTModule
 from fulgurite.lightning_modules.sora import SoRAModule
+from fulgurite.lightning_modules.ultrafuser import UltraFuserModule
 
-__all__ = ["APETModule", "ClassificationModule", "FinetuneModule", "PreferenceModule", "SFTModule", "SoRAModule"]
+__all__ = [
+    "APETModule",
+    "ClassificationModule",
+    "FinetuneModule",
+    "PreferenceModule",
+    "SFTModule",
+    "SoRAModule",
+    "UltraFuserModule",
+]

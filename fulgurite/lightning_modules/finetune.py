@@ -54,6 +54,7 @@ class FinetuneModule(LightningModule):
         trust_remote_code: run model code from the checkpoint's repository.
     """
 
+    exports = True  # whether what is trained can leave as one model or one adapter
     data_task: str | None = None  # what a datamodule's `task_type` must be where that is not the backbone's task
 
     def __init__(

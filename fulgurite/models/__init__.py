@@ -1,6 +1,8 @@
 """Everything that knows transformers: loading backbones, their heads, packed attention, activation checkpointing."""
 
 from fulgurite.models.checkpointing import enable_activation_checkpointing
+from fulgurite.models.fused_decoding import FusedGeneration
+from fulgurite.models.fusion import FusedNetwork, FusedStates
 from fulgurite.models.heads import (
     HeadBranch,
     OutputHead,
@@ -11,6 +13,7 @@ from fulgurite.models.heads import (
     usable_head,
 )
 from fulgurite.models.loading import TASKS, Backbone, load_backbone
+from fulgurite.models.merging import average_weights, task_arithmetic
 from fulgurite.models.packed_attention import (
     PACKABLE,
     disable_packing,
@@ -24,8 +27,12 @@ __all__ = [
     "PACKABLE",
     "TASKS",
     "Backbone",
+    "FusedGeneration",
+    "FusedNetwork",
+    "FusedStates",
     "HeadBranch",
     "OutputHead",
+    "average_weights",
     "disable_packing",
     "enable_activation_checkpointing",
     "enable_packing",
@@ -37,5 +44,6 @@ __all__ = [
     "packed_inputs",
     "prove_head",
     "prove_packing",
+    "task_arithmetic",
     "usable_head",
 ]

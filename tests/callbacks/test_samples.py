@@ -70,3 +70,18 @@ def test_prints_once_on_the_first_process_of_a_new_fit(
     for _ in range(3):
         printer.on_train_batch_start(trainer_at(step, rank), SimpleNamespace(), LM, 0)  # type: ignore[arg-type]
     assert capsys.readouterr().out.count("first training example:") == prints
+
+
+def test_a_batch_for_several_specialists_shows_what_each_of_them_sees() -> None:
+    batch = {
+        "input_ids": [torch.tensor([[1, 2, 3], [1, 9, 0]]), torch.tensor([[5, 1, 2, 3], [5, 9, 0, 0]])],
+        "attention_mask": [torch.tensor([[1, 1, 1], [1, 1, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])],
+        "sources": torch.tensor([[1, 2, 4], [2, 3, 5]]),
+        "targets": torch.tensor([3, 4, 8]),
+        "row": torch.tensor([0, 0, 1]),
+    }
+    text = SamplePrinter().render(batch, Words(), None, colours=False).plain
+    assert text.splitlines() == [
+        "specialist 0:", "w1 w2«w3 w4»", "2 of 4 tokens are trained on",
+        "specialist 1:", "w5 w1 w2«w3 w4»", "2 of 5 tokens are trained on",
+    ]  # fmt: skip

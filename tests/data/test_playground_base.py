@@ -29,7 +29,9 @@ def test_names_of_the_base_resolve_to_its_folder_and_others_stay(tmp_path: Path,
 
 
 def test_an_unknown_playground_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'playground-huge'; the playground has playground, playground-base;"):
+    with pytest.raises(
+        ValueError, match=r"'playground-huge'; the playground has playground, playground-base, playground-text,"
+    ):
         resolve_backbone("playground-huge")
 
 

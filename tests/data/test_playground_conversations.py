@@ -20,6 +20,7 @@ _COLUMNS = {
     "sharegpt": ["id", "conversations"],
     "alpaca": ["instruction", "input", "output"],
     "prompt_completion": ["prompt", "completion"],
+    **{f"ultrachat2/{domain}": ["id", "data"] for domain in ("text", "code", "maths")},
 }
 _DIGESTS = {
     "ultrainteract_sft": "5b847ac03e3da5f7",
@@ -30,11 +31,14 @@ _DIGESTS = {
     "sharegpt": "8db5c2410cf16f80",
     "alpaca": "bd7c10c1d9b8c376",
     "prompt_completion": "bceba65c362180ad",
+    "ultrachat2/text": "b043633c4228fe22",
+    "ultrachat2/code": "37f332895407b2da",
+    "ultrachat2/maths": "54af7da28c89c8a9",
 }
 
 
 def answers(schema: str, row: dict[str, Any]) -> list[str]:
-    if schema in ("ultrachat", "ultralink"):
+    if schema in ("ultrachat", "ultralink") or schema.startswith("ultrachat2/"):
         return row["data"][1::2]
     if schema == "ultrachat_200k":
         return [message["content"] for message in row["messages"] if message["role"] == "assistant"]
@@ -72,6 +76,14 @@ def test_the_same_rows_everywhere_and_the_first_whatever_the_count(schema: str) 
     assert rows != builtin_rows(schema, "train", seed=1, count=40)
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
     assert digest == _DIGESTS[schema]
+
+
+@pytest.mark.parametrize("domain", ["text", "code", "maths"])
+def test_rows_of_one_domain(domain: str) -> None:
+    assert {
+        task.domain for _, tasks in made_conversations(f"ultrachat2/{domain}", "train", count=50) for task in tasks
+    } == {domain}
+    assert len(builtin_rows(f"ultrachat2/{domain}", "train")) == 6000
 
 
 def test_ultralink_has_every_language_and_kind_with_answers_of_its_own() -> None:

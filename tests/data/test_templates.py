@@ -24,6 +24,7 @@ EXPECTED = {
     "<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\nNo<|im_end|>\n",
     "mistral": "[INST] Be short.\n\nHi [/INST] Yes<eos>[INST] b [/INST] No<eos>",
     "alpaca": "Be short.\n\n### Instruction:\nHi\n\n### Response:\nYes<eos>\n\n### Instruction:\nb\n\n### Response:\nNo<eos>\n\n",
+    "wizardmath": "Be short.\n\n### Instruction:\nHi\n\n### Response: Yes<eos>\n\n### Instruction:\nb\n\n### Response: No<eos>\n\n",
     "playground": "<|system|>\nBe short.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nYes<|end|>\n"
     "<|user|>\nb<|end|>\n<|assistant|>\nNo<|end|>\n",
 }

@@ -39,6 +39,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 
 
 FILES = [
+    "test_triton_fused.py",
     "test_triton_gated_lora.py",
     "test_triton_log_probs.py",
     "test_triton_proximal.py",

@@ -2,7 +2,8 @@
 
 Verbs: ``tokenizer`` trains the byte-level BPE on playground documents and writes the model's config beside it;
 ``config`` writes only the config; ``half FOLDER`` takes trained weights (a folder with model.safetensors) over as
-float16. Every file is written under a temporary name first.
+float16; ``specialist FOLDER --domain code`` takes an exported adapter over as that domain's specialist, in float16. Every
+file is written under a temporary name first.
 """
 
 from __future__ import annotations
@@ -13,10 +14,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fulgurite.data.playground.generators import documents
-from fulgurite.data.playground.registry import BACKBONES
+from fulgurite.data.playground.generators import DOMAINS, documents
+from fulgurite.data.playground.registry import BACKBONES, SPECIALISTS
 
-__all__ = ["CHAT_TEMPLATE", "SPECIAL_TOKENS", "main", "write_config", "write_half", "write_tokenizer"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "SPECIAL_TOKENS",
+    "main",
+    "write_config",
+    "write_half",
+    "write_specialist",
+    "write_tokenizer",
+]
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 _VOCABULARY = 1024
@@ -128,6 +137,37 @@ def write_half(source: Path, folder: Path) -> None:
     _write(folder / "model.safetensors", save(state, metadata={"format": "pt"}))
 
 
+def write_specialist(source: Path, folder: Path) -> None:
+    """Takes an exported adapter over: its weights as float16, its description with the base's name, its chat template.
+
+    Args:
+        source: a folder that ``fulgurite export --format adapter`` wrote.
+        folder: where to write.
+    """
+    import torch
+    from safetensors.torch import load_file, save
+    from transformers import AutoTokenizer
+
+    path = source / "adapter.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"write_specialist: {path}; a folder of `fulgurite export --format adapter` is needed; export the adapter first."
+        )
+    state = {
+        name: value.to(torch.float16) if value.is_floating_point() else value for name, value in load_file(path).items()
+    }
+    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ValueError(f"write_specialist: {broken[0]} of {path} leaves float16; train it again with less.")
+    description = json.loads((source / "adapter.json").read_text(encoding="utf-8"))
+    description["base_model"] = "playground"
+    template = AutoTokenizer.from_pretrained(source).chat_template
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "adapter.safetensors", save(state, metadata={"format": "pt"}))
+    _write(folder / "adapter.json", (json.dumps(description, indent=2) + "\n").encode())
+    _write(folder / "chat_template.jinja", template.encode())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of this file.
 
@@ -135,10 +175,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: verb and options; None reads the command line.
     """
     parser = argparse.ArgumentParser(prog="python -m fulgurite.data.playground.build", description=main.__doc__)
-    parser.add_argument("verb", choices=("tokenizer", "config", "half"))
-    parser.add_argument("source", nargs="?", type=Path, help="the folder of the trained weights, for half")
+    parser.add_argument("verb", choices=("tokenizer", "config", "half", "specialist"))
+    parser.add_argument(
+        "source", nargs="?", type=Path, help="the folder of the trained weights, for half and specialist"
+    )
+    parser.add_argument("--domain", choices=DOMAINS, help="whose specialist it is")
     parser.add_argument("--folder", type=Path, default=BACKBONES["playground"], help="where to write")
     options = parser.parse_args(arguments)
+    if options.verb == "specialist":
+        if options.source is None or options.domain is None:
+            parser.error("specialist needs the folder of the exported adapter and --domain")
+        write_specialist(options.source, SPECIALISTS[f"playground-{options.domain}"])
+        return
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.verb == "half":
         if options.source is None:

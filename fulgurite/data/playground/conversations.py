@@ -24,6 +24,7 @@ Row = dict[str, Any]
 Made = tuple[Row, list[Task]]
 
 _COUNTS = {"train": 2000, "validation": 200, "test": 200}
+_DOMAIN_TRAIN = 6000  # a specialist learns from one domain alone
 _MAKERS: dict[str, Callable[[Draw], Task]] = {"text": text_task, "code": code_task, "maths": maths_task}
 _MODELS = ("playground-large", "playground-small", "playground-wordy", "playground-guess")
 _PRINCIPLES = ("helpfulness", "honesty", "truthfulness", "verbalized_calibration")
@@ -36,7 +37,7 @@ def conversation_rows(schema: str, split: str, seed: int = 0, count: int | None 
         schema: one of ``CONVERSATION_ROWS``.
         split: train, validation or test.
         seed: equal seeds give equal rows.
-        count: how many; None: 2000 for train, 200 for the others.
+        count: how many; None: 2000 for train (6000 of one domain), 200 for the others.
     """
     return [row for row, _ in made_conversations(schema, split, seed, count)]
 
@@ -48,12 +49,14 @@ def made_conversations(schema: str, split: str, seed: int = 0, count: int | None
         schema: one of ``CONVERSATION_ROWS``.
         split: train, validation or test.
         seed: equal seeds give equal rows.
-        count: how many; None: 2000 for train, 200 for the others.
+        count: how many; None: 2000 for train (6000 of one domain), 200 for the others.
     """
     if split not in SPLITS:
         raise ValueError(f"conversation_rows: split {split!r}; allowed are {', '.join(SPLITS)}; choose one of them.")
     make = _ROWS[schema]
     wanted = _COUNTS[split] if count is None else count
+    if count is None and split == "train" and schema.startswith("ultrachat2/"):
+        wanted = _DOMAIN_TRAIN
     return (make(Draw(f"{schema}|{split}|{seed}|{index}", split), index) for index in range(wanted))
 
 
@@ -131,6 +134,16 @@ def _meaning(kind: str, tasks: list[Task]) -> str:
         if kind == "chat_specific"
         else kind + "".join(c for c in tasks[0].prompt if c.isdigit() or c in "+-*%=x")
     )
+
+
+def _ultrachat2(domain: str) -> Callable[[Draw, int], Made]:
+    """One instruction of a domain with its answer, in UltraChat's columns: UltraChat 2 itself was not released."""
+
+    def make(draw: Draw, index: int) -> Made:
+        task = drawn_task(draw, domain)
+        return {"id": f"{domain}_{index}", "data": [task.prompt, task.answer]}, [task]
+
+    return make
 
 
 def _sharegpt(draw: Draw, index: int) -> Made:
@@ -247,5 +260,6 @@ _ROWS: dict[str, Callable[[Draw, int], Made]] = {
     "sharegpt": _sharegpt,
     "alpaca": _alpaca,
     "prompt_completion": _prompt_completion,
+    **{f"ultrachat2/{domain}": _ultrachat2(domain) for domain in DOMAINS},
 }
 CONVERSATION_ROWS = tuple(_ROWS)

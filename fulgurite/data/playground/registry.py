@@ -1,4 +1,4 @@
-"""Names of the playground: its base model, and its rows by the published schema that they follow."""
+"""Names of the playground: its base model, its specialists, and its rows by the published schema that they follow."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from typing import Any
 
 from fulgurite.data.playground.answers import ANSWER_ROWS, answer_rows
 from fulgurite.data.playground.conversations import CONVERSATION_ROWS, conversation_rows
-from fulgurite.data.playground.generators import documents
+from fulgurite.data.playground.generators import DOMAINS, documents
 from fulgurite.data.playground.glue import GLUE_COLUMNS, glue_rows
 from fulgurite.data.playground.preferences import PREFERENCE_ROWS, preference_rows
 
-__all__ = ["BACKBONES", "SCHEMAS", "builtin_rows", "resolve_backbone"]
+__all__ = ["BACKBONES", "SCHEMAS", "SPECIALISTS", "builtin_rows", "resolve_backbone"]
 
 _BASE = Path(__file__).parent / "base"
 BACKBONES: dict[str, Path] = {"playground": _BASE, "playground-base": _BASE}
+# Adapters on the base, each tuned on one domain (configs/ultrafuser_specialist.yaml), with a chat template of its own.
+SPECIALISTS: dict[str, Path] = {
+    f"playground-{domain}": Path(__file__).parent / f"specialist_{domain}" for domain in DOMAINS
+}
 SCHEMAS = (*(f"glue/{task}" for task in GLUE_COLUMNS), *ANSWER_ROWS, *CONVERSATION_ROWS, *PREFERENCE_ROWS, "text")
 _TEXTS = {"train": 20_000, "validation": 500}
 
@@ -23,12 +27,13 @@ def resolve_backbone(name: str) -> str:
     """The folder that a playground name stands for; any other name comes back unchanged.
 
     Args:
-        name: playground, playground-base, a folder, or an id on the hub.
+        name: playground, playground-base, an adapter on it (playground-text, -code, -maths), a folder, or an id on the hub.
     """
-    if name in BACKBONES:
-        return str(BACKBONES[name])
+    known = {**BACKBONES, **SPECIALISTS}
+    if name in known:
+        return str(known[name])
     if name.startswith("playground") and not Path(name).exists():
-        raise ValueError(f"resolve_backbone: {name!r}; the playground has {', '.join(BACKBONES)}; choose one of them.")
+        raise ValueError(f"resolve_backbone: {name!r}; the playground has {', '.join(known)}; choose one of them.")
     return name
 
 

@@ -1,0 +1,103 @@
+"""Choosing among the answers of several models: the baseline of fusion that decides by whole answers instead of tokens.
+
+UltraFuser (https://arxiv.org/abs/2403.08281) lets a reward model or GPT-4o choose. Any scorer will do; the one here needs no
+further model: an answer's mean log-probability per token under the model that wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fulgurite.data.conversations import Conversation, Turn
+from fulgurite.data.masking import ConversationEncoder, Omission
+from fulgurite.kernels import linear_log_probs
+from fulgurite.models import find_decoder, head_options, output_head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["answer_log_probs", "select_answers"]
+
+
+@torch.no_grad()
+def answer_log_probs(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    batch_size: int = 16,
+    max_length: int = 2048,
+) -> torch.Tensor:
+    """Mean log-probability per token of each answer, its end of turn included, (N,) float32 on the CPU; -inf for no answer.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer with a chat template.
+        prompts: N questions.
+        answers: an answer to each.
+        batch_size: rows that are computed at once.
+        max_length: tokens of a prompt with its answer; longer ones lose their end.
+    """
+    if len(prompts) != len(answers):
+        raise ValueError(
+            f"answer_log_probs: {len(prompts)} prompts and {len(answers)} answers; give one answer to each"
+        )
+    found = torch.full((len(answers),), -torch.inf)
+    encoder = ConversationEncoder(tokenizer, max_length, "last", "cut")
+    places = [i for i, answer in enumerate(answers) if answer]
+    conversations = [
+        Conversation((Turn("user", prompts[i]), Turn("assistant", answers[i])), "answers", i + 1) for i in places
+    ]
+    rows = [(i, row[0]) for i, row in zip(places, encoder.encode(conversations), strict=True)]
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        for at in range(0, len(rows), batch_size):
+            part = [(i, row) for i, row in rows[at : at + batch_size] if not isinstance(row, Omission)]
+            if part:
+                found[[i for i, _ in part]] = _means(model, [row for _, row in part])
+    finally:
+        for module, training in modes:
+            module.training = training
+    return found
+
+
+def _means(model: nn.Module, rows: Sequence[Any]) -> torch.Tensor:
+    device = next(model.parameters()).device
+    width = max(len(row.input_ids) for row in rows)
+    ids = torch.zeros((len(rows), width), dtype=torch.int64)
+    mask, targets = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for i, row in enumerate(rows):
+        size = len(row.input_ids)
+        ids[i, :size], mask[i, :size] = torch.tensor(row.input_ids), 1
+        marked = torch.tensor(row.supervised)
+        targets[i, :size][marked] = ids[i, :size][marked]
+    targets = targets[:, 1:].to(device)
+    inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    states = find_decoder(model)(**inputs, use_cache=False).last_hidden_state[:, :-1]
+    head = output_head(model)
+    if head is None:
+        logits = model(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+        tokens = logits.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1).masked_fill(targets < 0, 0)
+    else:
+        tokens = linear_log_probs(states, head.weight, targets, **head_options(head))
+    return (tokens.sum(-1) / (targets >= 0).sum(-1)).float().cpu()
+
+
+def select_answers(answers: Sequence[Sequence[str]], scores: torch.Tensor) -> list[str]:
+    """Of each question the answer with the highest score; ties go to the first model.
+
+    Args:
+        answers: of E models, N each.
+        scores: (E, N), what a scorer thinks of them.
+    """
+    if not answers or tuple(scores.shape) != (len(answers), len(answers[0])):
+        raise ValueError(
+            f"select_answers: scores are {tuple(scores.shape)} for {len(answers)} models with "
+            f"{len(answers[0]) if answers else 0} answers; (models, answers) is needed"
+        )
+    return [answers[int(best)][i] for i, best in enumerate(scores.argmax(0))]

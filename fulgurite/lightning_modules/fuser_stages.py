@@ -1,0 +1,123 @@
+"""The two stages of UltraFuser inside one fit: what is trained when, and how one optimizer grows when the second begins.
+
+Stage 1 trains the gate alone; the specialists' parameters do not require gradients, so they have none and take no optimizer
+memory. At the first batch of stage 2 they are switched on and join the optimizer and the learning-rate scheduler as groups of
+their own. A run that resumes in stage 2 has them from the start, so that the saved optimizer state fits.
+
+DDP synchronises only what required gradients when it wrapped the module. What joins later is averaged over the processes here,
+behind the backward of each optimizer step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fulgurite.optim import StagedSchedule
+
+__all__ = ["Stages", "average_gradients"]
+
+GATE, GATE_BIASES = "gate", "gate_no_decay"
+
+
+class Stages:
+    """Groups and learning rates of both stages.
+
+    Args:
+        steps: optimizer steps of each stage.
+        gate_rates: peak learning rate of the gate in each stage.
+        specialist_rate: peak learning rate of the specialists in stage 2.
+        weight_decay: decoupled decay of matrices.
+        warmup_ratio: share of each stage's steps spent on linear warm-up.
+        shape: decay after the warm-up.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[int],
+        gate_rates: Sequence[float],
+        specialist_rate: float,
+        weight_decay: float,
+        warmup_ratio: float,
+        shape: str,
+    ) -> None:
+        self.schedule = StagedSchedule(steps, warmup_ratio, shape)
+        self.gate_rates, self.specialist_rate, self.weight_decay = list(gate_rates), specialist_rate, weight_decay
+
+    def gate_groups(self, gate: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+        """The gate's parameters as groups of an optimizer."""
+        return self._groups("gate", gate, self.gate_rates[0])
+
+    def specialist_groups(self, params: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+        """The specialists' trained parameters as groups of an optimizer."""
+        return self._groups("specialists", params, self.specialist_rate)
+
+    def factors(self, groups: Sequence[dict[str, Any]]) -> list[Callable[[int], float]]:
+        """For each group the factor on its learning rate at an optimizer step."""
+        return [self._gate_factor if group["name"].startswith("gate") else self._specialist_factor for group in groups]
+
+    def join(self, optimizer: Any, scheduler: Any, params: Sequence[nn.Parameter]) -> None:
+        """Adds the specialists to a running optimizer and its LambdaLR.
+
+        Args:
+            optimizer: that of the gate.
+            scheduler: a LambdaLR on it.
+            params: what is trained from now on.
+        """
+        groups = self.specialist_groups(params)
+        step = scheduler.last_epoch
+        for group, factor in zip(groups, self.factors(groups), strict=True):
+            rate = group["lr"]
+            optimizer.add_param_group({**group, "initial_lr": rate, "lr": rate * factor(step)})
+            scheduler.base_lrs.append(rate)
+            scheduler.lr_lambdas.append(factor)
+
+    def _gate_factor(self, step: int) -> float:
+        return self.schedule(step) * self.gate_rates[self.schedule.stage(step)] / self.gate_rates[0]
+
+    def _specialist_factor(self, step: int) -> float:
+        return self.schedule(step) if self.schedule.stage(step) else 0.0
+
+    def _groups(self, name: str, params: Sequence[nn.Parameter], rate: float) -> list[dict[str, Any]]:
+        matrices, rest = [p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]
+        found: list[dict[str, Any]] = [
+            {"name": name, "params": matrices, "lr": rate, "weight_decay": self.weight_decay},
+            {"name": f"{name}_no_decay", "params": rest, "lr": rate, "weight_decay": 0.0},
+        ]
+        return [group for group in found if group["params"]]
+
+
+def average_gradients(params: Sequence[nn.Parameter]) -> None:
+    """Averages gradients over all processes, in buckets of one dtype; a process without a gradient counts as zero.
+
+    Args:
+        params: in the same order everywhere.
+    """
+    import torch.distributed as dist
+
+    for p in params:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    by_kind: dict[Any, list[torch.Tensor]] = {}
+    for p in params:
+        assert p.grad is not None
+        by_kind.setdefault((p.device, p.dtype), []).append(p.grad)
+    for grads in by_kind.values():
+        for bucket in _buckets(grads):
+            flat = torch.cat([grad.flatten() for grad in bucket])
+            dist.all_reduce(flat)
+            flat /= dist.get_world_size()
+            for grad, piece in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                grad.copy_(piece.view_as(grad))
+
+
+def _buckets(grads: Sequence[torch.Tensor], numbers: int = 1 << 23) -> list[list[torch.Tensor]]:
+    found: list[list[torch.Tensor]] = [[]]
+    for grad in grads:
+        if found[-1] and sum(g.numel() for g in found[-1]) + grad.numel() > numbers:
+            found.append([])
+        found[-1].append(grad)
+    return found

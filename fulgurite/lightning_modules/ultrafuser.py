@@ -1,0 +1,374 @@
+"""UltraFuser (arXiv 2403.08281): several specialists' predictions blended per token by a gate that is learnt.
+
+For the i-th token of an answer every specialist e, in its own chat template, has a hidden state h_e. One small network g scores
+each from its own state, and the logits are blended by the softmax of the scores:
+
+    w = softmax_e(g(h_1), …, g(h_E))        o = Σ_e w_e · logits_e        loss = −log softmax(o)[token]
+
+Stage 1 trains the gate, stage 2 the specialists as well, where ∂loss/∂θ_e carries the factor w_e: the gate is a learning rate
+per token. There is no loss that balances the load, on purpose: a specialist is already better on its own domain.
+
+Deviations: the loss is the mean over answer tokens of the whole optimizer step, of all processes (the paper: "averaged over the
+batch"); both stages warm up and decay anew; dropout is off unless asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from fulgurite.adapters import AdapterConfig
+from fulgurite.data.playground import resolve_backbone
+from fulgurite.data.specialists import same_vocabulary
+from fulgurite.evaluation import GenerationSettings
+from fulgurite.evaluation.fused_generation import FusedWriter
+from fulgurite.kernels import fused_log_probs, fused_token_scores, use_backend
+from fulgurite.lightning_modules.finetune import FinetuneModule
+from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients
+from fulgurite.lightning_modules.fusion_metrics import FusionMetrics
+from fulgurite.lightning_modules.hyperparameters import remember
+from fulgurite.lightning_modules.objectives import Batch, Step
+from fulgurite.models import FusedNetwork, enable_activation_checkpointing, head_options
+from fulgurite.models.dropout import switch_dropout_off
+from fulgurite.models.specialists import adapter_base, load_specialists
+from fulgurite.optim import ProximalAdamW
+
+__all__ = ["UltraFuserModule"]
+
+
+class UltraFuserModule(FinetuneModule):
+    """Fuse specialists of one vocabulary.
+
+    Args:
+        specialists: hub ids or folders of whole models; or folders of adapters, or playground names, on one base.
+        backbone: base of the adapters, held once (default: what the adapters name); leave it out for whole models.
+        adapter: what stage 2 trains of specialists that are whole models (default: all of their weights).
+        gate_hidden: width of the gate's hidden layer.
+        blend: what is blended; "probs" and "logprobs" do not depend on the specialists' scales of logits.
+        stage_steps: optimizer steps of each stage; one number trains the gate alone.
+        learning_rate: peak learning rate of the gate in stage 1.
+        stage2_learning_rate: peak learning rate of the specialists in stage 2 (default: learning_rate).
+        gate_learning_rate: peak learning rate of the gate in stage 2 (default: that of the specialists).
+        dropout: "off", or "model" for the specialists' own probabilities while they are trained.
+        weight_decay: decoupled weight decay of matrices.
+        warmup_ratio: share of each stage's steps spent on linear warm-up.
+        lr_schedule: decay after the warm-up, to the end of each stage.
+        dtype: dtype of the specialists' weights; the gate is float32.
+        gradient_checkpointing: recompute the specialists' activations in stage 2: less memory, more time.
+        kernels: backend of the kernels (default: leave the process's setting alone).
+        trust_remote_code: run model code from the checkpoints' repositories.
+    """
+
+    exports = False
+
+    def __init__(
+        self,
+        specialists: list[str],
+        backbone: str | None = None,
+        adapter: AdapterConfig | None = None,
+        gate_hidden: int = 512,
+        blend: Literal["logits", "probs", "logprobs"] = "logits",
+        stage_steps: list[int] = [400, 5000],  # noqa: B006  never changed
+        learning_rate: float = 2e-5,
+        stage2_learning_rate: float | None = None,
+        gate_learning_rate: float | None = None,
+        dropout: Literal["off", "model"] = "off",
+        weight_decay: float = 0.0,
+        warmup_ratio: float = 0.03,
+        lr_schedule: Literal["linear", "cosine", "constant"] = "cosine",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        gradient_checkpointing: bool = False,
+        kernels: Literal["auto", "triton", "torch"] | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        arguments = dict(locals())
+        if len(specialists) < 1 or not 1 <= len(stage_steps) <= 2 or min(stage_steps, default=0) < 1:
+            raise ValueError(
+                f"UltraFuserModule: specialists={specialists}, stage_steps={stage_steps}; at least one specialist and one or two "
+                "stages of at least one optimizer step are needed."
+            )
+        rates = (stage2_learning_rate, gate_learning_rate)
+        if any(rate is not None and rate <= 0 for rate in rates) or gate_hidden < 1:
+            raise ValueError(
+                f"UltraFuserModule: stage2_learning_rate={rates[0]}, gate_learning_rate={rates[1]}, gate_hidden={gate_hidden}; "
+                "all must be above 0."
+            )
+        super().__init__(
+            task="causal_lm",
+            backbone=backbone or specialists[0],
+            learning_rate=learning_rate,
+            gate_learning_rate=gate_learning_rate,
+            weight_decay=weight_decay,
+            warmup_ratio=warmup_ratio,
+            lr_schedule=lr_schedule,
+            dtype=dtype,
+            gradient_checkpointing=gradient_checkpointing,
+            kernels=kernels,
+            trust_remote_code=trust_remote_code,
+        )
+        remember(self, arguments, UltraFuserModule)
+        self.specialists, self.base = list(specialists), backbone
+        self.specialist_adapter, self.gate_hidden, self.blend = adapter, gate_hidden, blend
+        self.stage_steps, self.dropout = list(stage_steps), dropout
+        self.stage = 0
+        later = stage2_learning_rate or learning_rate
+        self._stages = Stages(
+            self.stage_steps,
+            [learning_rate, gate_learning_rate or later],
+            later,
+            weight_decay,
+            warmup_ratio,
+            lr_schedule,
+        )
+        self.chat_templates: list[str] | None = None
+        self.objective = self._fused_step
+        self._joined: list[nn.Parameter] = []
+
+    @property
+    def specialist_names(self) -> list[str]:
+        """Short names, for metrics and pictures: the last part of each path, numbered where two are alike."""
+        short = [name.rstrip("/\\").replace("\\", "/").rpartition("/")[2] for name in self.specialists]
+        return [name if short.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(short)]
+
+    def setup(self, stage: str) -> None:
+        """Metrics by domain, and the templates that the data lays over each specialist's prompts."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        tokenizers = getattr(data, "tokenizers", None)
+        if tokenizers is not None:
+            self.chat_templates = [str(tokenizer.chat_template) for tokenizer in tokenizers]
+            if self.network is not None:
+                self._fused.chat_templates = self.chat_templates
+        if not isinstance(getattr(self, "val_fusion", None), FusionMetrics):
+            domains = tuple(getattr(data, "tag_names", None) or ())
+            self.val_fusion, self.test_fusion = (
+                FusionMetrics(domains, self.specialist_names, prefix) for prefix in ("val_", "test_")
+            )
+
+    def on_train_start(self) -> None:
+        """Say what each stage trains."""
+        self._trained = True
+        gate = sum(p.numel() for p in self._gate_parameters())
+        later = sum(p.numel() for p in self._specialist_parameters())
+        whole = sum(p.numel() for p in self._network().parameters())
+        steps = self.stage_steps
+        second = f", then {steps[1]} steps {gate + later:,}" if len(steps) > 1 else ""
+        rank_zero_info(f"training the gate, {gate:,} of {whole:,} parameters, for {steps[0]} steps{second}")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Begin stage 2 at its first batch; keep frozen specialists in evaluation mode."""
+        if self.stage == 0 and len(self.stage_steps) > 1 and self.global_step >= self.stage_steps[0]:
+            self._begin_stage2()
+        if self.stage == 0:
+            self._freeze_modes()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Average the gradients that DDP does not know of."""
+        if self._joined and self.trainer.world_size > 1:
+            average_gradients(self._joined)
+
+    def configure_optimizers(self) -> Any:
+        """The gate's groups, and the specialists' where the run is in stage 2 already; both follow their stages' schedules."""
+        planned, steps = sum(self.stage_steps), self.trainer.estimated_stepping_batches
+        if steps > planned:
+            raise ValueError(
+                f"UltraFuserModule: the run has {steps} optimizer steps, but stage_steps={self.stage_steps} add up to {planned}; "
+                "set trainer.max_epochs=1 with UltraChat2DataModule, whose epoch is the stages, or trainer.max_steps to "
+                f"{planned} at most."
+            )
+        groups = self._stages.gate_groups(self._gate_parameters())
+        if self.stage:
+            groups += self._stages.specialist_groups(self._specialist_parameters())
+        optimizer = ProximalAdamW(groups, lr=self.learning_rate)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._stages.factors(groups))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What is trained goes into the file: the gate, and in stage 2 the specialists or their adapters."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["fuser_stage"], checkpoint["chat_templates"] = self.stage, self.chat_templates
+        mine = set(self._trained_keys())
+        checkpoint["state_dict"] = {
+            key: value
+            for key, value in checkpoint["state_dict"].items()
+            if not key.startswith("network.") or key in mine
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the checkpoint's stage, check its keys, and fill in what was never trained."""
+        self.chat_templates = self.chat_templates or checkpoint.get("chat_templates")
+        self.chat_template = self.chat_template or checkpoint.get("chat_template")
+        if "fuser_stage" not in checkpoint:
+            raise ValueError(
+                "UltraFuserModule: the checkpoint is of another module; give one that UltraFuserModule wrote."
+            )
+        network = self._fused
+        network.chat_templates = self.chat_templates
+        if checkpoint["fuser_stage"] and not self.stage:
+            self._switch_specialists_on()
+        saved, wanted = set(checkpoint["state_dict"]), self._trained_keys()
+        own = {f"network.{key}": value for key, value in network.state_dict().items()}
+        foreign = sorted(key for key in saved if key.startswith("network.") and key not in own)
+        if missing := [key for key in wanted if key not in saved] or foreign:
+            raise ValueError(
+                f"UltraFuserModule: the checkpoint does not fit: {len([k for k in wanted if k not in saved])} tensors are missing "
+                f"in it and {len(foreign)} are foreign, the first is {missing[0]!r}. Load it with the specialists it was trained "
+                f"with (here {', '.join(self.specialists)})."
+            )
+        for key, value in own.items():
+            checkpoint["state_dict"].setdefault(key, value)
+        self._trained = True
+
+    def gate_samples(
+        self, tokenizer: Any, views: Sequence[tuple[str, list[list[int]]]], max_new_tokens: int = 64
+    ) -> list[tuple[str, list[tuple[str, list[float]]]]]:
+        """Answers of the fused model, each as its prompt and its tokens with the specialists' weights.
+
+        Args:
+            tokenizer: of the specialists.
+            views: prompts as text and as ids for each specialist.
+            max_new_tokens: tokens of an answer at most.
+        """
+        modes = [(module, module.training) for module in self._fused.modules()]
+        self._fused.eval()
+        try:
+            writer = FusedWriter(self._fused, tokenizer, GenerationSettings(max_new_tokens=max_new_tokens))
+            with torch.no_grad():
+                answers = [samples[0] for samples in writer.detailed([prompts for _, prompts in views])]
+        finally:
+            for module, training in modes:
+                module.training = training
+        return [
+            (text, list(zip(answer.pieces, answer.weights.tolist(), strict=True)))
+            for (text, _), answer in zip(views, answers, strict=True)
+        ]
+
+    def _evaluate(self, batch: Batch, prefix: str) -> None:
+        super()._evaluate(batch, prefix)
+        metrics = getattr(self, prefix + "fusion")
+        metrics.update(self._last_step, self._last_weights)
+        for name, metric in metrics.named().items():
+            self._note(name, metric, on_step=False, on_epoch=True)
+
+    def _build(self) -> None:
+        if self.kernels is not None:
+            use_backend(self.kernels)
+        folders = [resolve_backbone(name) for name in self.specialists]
+        named = {base for base in map(adapter_base, folders) if base}
+        base = self.base or (named.pop() if len(named) == 1 else None)
+        specialists = load_specialists(
+            folders,
+            None if base is None else resolve_backbone(base),
+            names=self.specialists,
+            adapter=self.specialist_adapter,
+            dtype=self.dtype_name,
+            trust_remote_code=self.trust_remote_code,
+        )
+        network = FusedNetwork(specialists, self.specialist_names, self.gate_hidden, self.blend)
+        network.chat_templates = self.chat_templates
+        for model in network.models:
+            if self.dropout == "off":
+                switch_dropout_off(model)
+            if self.gradient_checkpointing:
+                enable_activation_checkpointing(model, next((s.adapter for s in specialists if s.model is model), None))
+        self.network = network.train()
+        self._check_vocabulary(network)
+
+    def _check_vocabulary(self, network: Any) -> None:
+        """Every token that the specialists' tokenizers share must have a row in each embedding and head."""
+        data = getattr(self._trainer, "datamodule", None)
+        tokenizers = getattr(data, "tokenizers", None)
+        if tokenizers is None:
+            return
+        shared = same_vocabulary(tokenizers, self.specialists)
+        for place, name in enumerate(self.specialist_names):
+            model = network.specialist(place)
+            for what, part in (
+                ("embedding", model.get_input_embeddings()),
+                ("output head", model.get_output_embeddings()),
+            ):
+                if part.weight.shape[0] < shared:
+                    raise ValueError(
+                        f"UltraFuserModule: the {what} of {name} has {part.weight.shape[0]} rows, but the specialists' tokenizers "
+                        f"share {shared} tokens; give the tokenizer that this model was trained with, or another specialist"
+                    )
+
+    def _fused_step(self, network: Any, batch: Any) -> Step:
+        """Loss of the answers' tokens under the blend; in evaluation also each token's, and the gate's weights."""
+        targets = batch["targets"]
+        # In stage 1 no parameter of a specialist requires a gradient, so that none of them keeps activations.
+        hiddens, scores = network(batch["input_ids"], batch["attention_mask"], batch["sources"])
+        try:
+            heads = network.heads()
+        except ValueError:
+            _refuse_non_finite(hiddens, self.specialist_names)
+            raise
+        weights, options = [head.weight for head in heads], [head_options(head) for head in heads]
+        given = (hiddens, weights, scores, targets)
+        more: dict[str, Any] = {"blend": self.blend, "options": options, "names": self.specialist_names}
+        count, empty = torch.tensor(len(targets), device=targets.device), targets[:0]
+        if torch.is_grad_enabled():
+            return Step(-fused_log_probs(*given, **more).sum(), count, empty, empty)
+        found = fused_token_scores(*given, **more)
+        groups = batch["tag"][batch["row"]] if "tag" in batch else None
+        self._last_weights = scores.softmax(-1)
+        self._last_step = Step(-found.log_probs.sum(), count, empty, empty, -found.log_probs, found.correct, groups)
+        return self._last_step
+
+    @property
+    def _fused(self) -> FusedNetwork:
+        network = self._network()
+        assert isinstance(network, FusedNetwork)
+        return network
+
+    def _gate_parameters(self) -> list[nn.Parameter]:
+        return list(self._fused.gates.parameters())
+
+    def _specialist_parameters(self) -> list[nn.Parameter]:
+        """What stage 2 trains of the specialists: their adapters, or all of their weights."""
+        adapters = [adapter for adapter in self._fused.adapters if adapter is not None]
+        if adapters:
+            found = [p for adapter in adapters for group in adapter.param_groups(lr=1.0) for p in group["params"]]
+        else:
+            found = list(self._fused.models.parameters())
+        return list({id(p): p for p in found}.values())
+
+    def _switch_specialists_on(self) -> None:
+        self.stage = 1
+        for p in self._specialist_parameters():
+            p.requires_grad_(True)
+
+    def _begin_stage2(self) -> None:
+        self._switch_specialists_on()
+        self._network().train()
+        params = self._specialist_parameters()
+        scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
+        self._stages.join(self.trainer.optimizers[0], scheduler, params)
+        self._joined = params
+        rank_zero_info(
+            f"step {self.global_step}: stage 2 begins, {sum(p.numel() for p in params):,} parameters of the specialists join"
+        )
+
+    def _trained_keys(self) -> list[str]:
+        network = self._fused
+        if self.stage == 0:
+            return [f"network.{key}" for key in network.state_dict() if key.startswith("gates.")]
+        frozen = {key for key, p in network.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return [f"network.{key}" for key in network.state_dict() if key not in frozen]
+
+    def _freeze_modes(self) -> None:
+        if self._fused.models.training:
+            self._fused.models.eval()
+
+
+def _refuse_non_finite(hiddens: Sequence[torch.Tensor], names: Sequence[str]) -> None:
+    """A head cannot be proved on a model whose states are NaN: that is then what is wrong with it."""
+    for hidden, name in zip(hiddens, names, strict=True):
+        if not bool(hidden.isfinite().all()):
+            raise ValueError(
+                f"UltraFuserModule: the hidden states of {name} are not finite; look at that model alone, in float32 or bfloat16"
+            )
