@@ -3,7 +3,8 @@
 from fulgurite.lightning_modules.classification import ClassificationModule
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.preference import PreferenceModule
+from fulgurite.lightning_modules.reward import RewardModule
 from fulgurite.lightning_modules.sft import SFTModule
 from fulgurite.lightning_modules.sora import SoRAModule
 
-__all__ = ["ClassificationModule", "FinetuneModule", "PreferenceModule", "SFTModule", "SoRAModule"]
+__all__ = ["ClassificationModule", "FinetuneModule", "PreferenceModule", "RewardModule", "SFTModule", "SoRAModule"]
