@@ -43,6 +43,7 @@ VERBS = {
     "generate": Verb(
         "answer a prompt, a file of prompts, or a chat in the terminal", "fulgurite.commands.generate:generate"
     ),
+    "score": Verb("rewards of a file's answers, or RewardBench, by a reward model", "fulgurite.commands.score:score"),
 }
 
 _EPILOG = """\

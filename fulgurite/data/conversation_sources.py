@@ -28,7 +28,7 @@ def find_sources(
     """The sources of one split; none where there is no such split.
 
     Args:
-        path: hub id, file, folder, or "builtin".
+        path: hub id, file, folder, or "builtin"; "builtin:SCHEMA" takes the playground's rows of another schema.
         split: "train", "val" or "test".
         owner: what messages call the caller.
         builtin: schema of the playground's rows.
@@ -36,7 +36,8 @@ def find_sources(
         only_split: the path was given for this split: a file is it, whatever its name, and so are unnamed files.
         use: "sft" or "prefs": which of several kinds of files or splits is meant.
     """
-    if path == "builtin":
+    if path.startswith("builtin:") or path == "builtin":
+        builtin = path.partition(":")[2] or builtin
         from fulgurite.data.playground import builtin_rows
 
         if builtin == "text" and split == "test":

@@ -44,7 +44,7 @@ SCHEMAS: dict[str, tuple[dict[str, Any], Any]] = {
             "id": "p_1_1",
             "parent_id": "p",
         },
-        Preference(HI, "good", "bad", "rows", 1, group="p", tag="Logic"),
+        Preference(HI, "good", "bad", "rows", 1, group="p", tag="Logic", direct=True),
     ),
     "ultrafeedback": (
         {
