@@ -32,6 +32,7 @@ from fulgurite.callbacks import (
     GenerationSamples,
     LearningCurve,
     RandomState,
+    RewardReport,
     RewardTrend,
     SamplePrinter,
     SparsityReport,
@@ -41,7 +42,7 @@ from fulgurite.cli_checkpoints import MetricCheckpoint
 from fulgurite.cli_parser import TrainerParser
 from fulgurite.commands.checkpoint_files import find_checkpoint, read_checkpoint
 from fulgurite.console import metrics_table, quiet_lightning, say, shortest
-from fulgurite.lightning_modules import FinetuneModule
+from fulgurite.lightning_modules import FinetuneModule, RewardModule
 
 __all__ = ["TrainerCLI", "run_trainer_verb"]
 
@@ -52,6 +53,7 @@ _REPORTS = (
     SparsityReport,
     LearningCurve,
     RewardTrend,
+    RewardReport,
     SamplePrinter,
     GenerationSamples,
 )
@@ -298,12 +300,15 @@ def _report_fit(trainer: Trainer) -> None:
             lines.append(f"best {keeper.monitor} {score:.4f} in {shortest(keeper.best_model_path)}")
     if last:
         root = shortest(trainer.default_root_dir)
+        module = trainer.lightning_module
+        # PEFT knows no reward head, and full tuning leaves no adapter.
+        peft = getattr(module, "adapter", None) is not None and not isinstance(module, RewardModule)
         lines += [
             f"checkpoints in {shortest(Path(last).parent)}, configuration in {root}/config.yaml",
             "next:",
             f"  fulgurite test --config {root}/config.yaml --ckpt_path {shortest(last)}",
             f"  fulgurite export --ckpt_path {shortest(last)} --out {root}/"
-            + ("peft" if getattr(trainer.lightning_module, "adapter", None) is not None else "merged --format merged"),
+            + ("peft" if peft else "merged --format merged"),
         ]
     if lines:
         say(*lines)

@@ -45,6 +45,7 @@ PUBLIC = {
         "RewardLoss",
         "kl_baseline",
         "kto_weight_warning",
+        "kway_loss",
         "means",
         "preference_metrics",
     ],
@@ -52,7 +53,10 @@ PUBLIC = {
         "Backbone",
         "HeadBranch",
         "OutputHead",
+        "LAYOUTS",
         "PACKABLE",
+        "RewardModel",
+        "RewardOutput",
         "TASKS",
         "disable_packing",
         "enable_activation_checkpointing",
@@ -61,22 +65,31 @@ PUBLIC = {
         "find_decoder",
         "head_options",
         "load_backbone",
+        "load_reward_model",
         "output_head",
         "packed_inputs",
         "prove_head",
         "prove_packing",
+        "save_reward_model",
+        "save_sequence_classification",
         "usable_head",
     ],
     "fulgurite.evaluation": [
+        "BenchmarkItem",
+        "BenchmarkResult",
         "GenerationSettings",
         "LoadedModel",
+        "RewardScorer",
+        "benchmark_items",
         "generate_text",
         "load_for_generation",
+        "score_benchmark",
     ],
     "fulgurite.lightning_modules": [
         "ClassificationModule",
         "FinetuneModule",
         "PreferenceModule",
+        "RewardModule",
         "SFTModule",
         "SoRAModule",
     ],
@@ -93,12 +106,14 @@ PUBLIC = {
         "UltraInteractDataModule",
         "UltraInteractPairDataModule",
         "UltraLinkDataModule",
+        "UltraSafetyDataModule",
     ],
     "fulgurite.callbacks": [
         "AdapterCheckpoint",
         "GenerationSamples",
         "LearningCurve",
         "RandomState",
+        "RewardReport",
         "RewardTrend",
         "SamplePrinter",
         "SparsityReport",
@@ -156,6 +171,11 @@ OPTIONS = {
         "gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels "
         "trust_remote_code"
     ),
+    "fulgurite.lightning_modules.RewardModule": (
+        "backbone loss use_margin ranking_weight direct_weight centring temperature head adapter learning_rate "
+        "head_learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels "
+        "trust_remote_code"
+    ),
     "fulgurite.datamodules.SFTDataModule": (
         "path val_path test_path schema columns template supervise task_type packing too_long on_bad_row val_fraction "
         "weights mixing revision tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir limit_train "
@@ -167,9 +187,9 @@ OPTIONS = {
         "cache_dir limit_train pad_multiple"
     ),
     "fulgurite.datamodules.PreferenceDataModule": (
-        "path val_path test_path schema columns as_chat template objective_kind pair_rule ties score trees packing "
-        "token_budget on_bad_row val_fraction revision tokenizer batch_size eval_batch_size max_length num_workers seed "
-        "cache_dir limit_train pad_multiple"
+        "path val_path test_path schema columns as_chat template objective_kind pair_rule ties score margin_scale augment "
+        "trees packing token_budget on_bad_row val_fraction weights mixing revision tokenizer batch_size eval_batch_size "
+        "max_length num_workers seed cache_dir limit_train pad_multiple"
     ),
 }
 
@@ -194,7 +214,7 @@ def test_public_names(package):
     undocumented = [
         name
         for name in module.__all__
-        if name not in ("LR_SHAPES", "PACKABLE", "PREFERENCE_LOSSES", "TASKS")
+        if name not in ("LAYOUTS", "LR_SHAPES", "PACKABLE", "PREFERENCE_LOSSES", "TASKS")
         and not inspect.getdoc(getattr(module, name))
     ]
     assert not undocumented

@@ -5,8 +5,8 @@ and the merged weights W + s·B diag(g) A, and then what was written is loaded a
 above the tolerance, relative to the largest logit, fails: a merged model that does not compute what was trained is
 the commonest complaint about such tools.
 
-Reward models are written merged, in one of two layouts: transformers' sequence classification with one label, or that of UltraRM and
-Eurus-RM. What a PEFT adapter cannot carry is the head on the last token, so that format is refused for them.
+Reward models are written merged, in one of two layouts: transformers' sequence classification with one label, or that
+of UltraRM and Eurus-RM. PEFT cannot carry a head on the last token, so that format is refused for them.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from torch import nn
 
 from fulgurite.adapters import Adapter
 from fulgurite.commands.checkpoint_files import load_module
-from fulgurite.commands.export_reward import write_reward_model
 from fulgurite.commands.export_checks import compare, in_fp32, logits_of, no_progress_bar, probe
+from fulgurite.commands.export_reward import write_reward_model
 from fulgurite.console import say, shortest
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.tokenizers import load_tokenizer
@@ -61,7 +61,7 @@ def export(
         out: the folder to make.
         format: peft for stock PEFT and vLLM, merged for a plain transformers model, adapter for fulgurite.adapters.
         rank_pattern: with peft, write each module's own rank instead of padding all to one.
-        layout: of a reward model that is written merged: transformers' one-label classifier, or UltraRM's and Eurus-RM's; none takes the
+        layout: of a merged reward model: transformers' one-label classifier, or UltraRM's and Eurus-RM's; none takes the
             former where transformers has it.
         tolerance: largest difference allowed, relative to the largest logit.
         overwrite: replace the folder if it is there.
@@ -81,8 +81,8 @@ def export(
         )
     if reward and format == "peft":
         raise ValueError(
-            f"export: {shortest(ckpt_path)} is a reward model, whose head on the last token PEFT does not know; give --format merged "
-            "(--layout sequence_classification or regression_head), or --format adapter for fulgurite"
+            f"export: {shortest(ckpt_path)} is a reward model, whose head on the last token PEFT does not know; give "
+            "--format merged (--layout sequence_classification or regression_head), or --format adapter for fulgurite"
         )
     if adapter is None and format != "merged":
         raise ValueError(

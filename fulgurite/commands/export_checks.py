@@ -53,6 +53,7 @@ def in_fp32(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def logits_of(network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The network's logits in float32, those of padded positions left out."""
     logits: torch.Tensor = network(**batch).logits
     if "decoder_input_ids" in batch or logits.dim() == 2:
         return logits.float()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["score"]
 
 Row = dict[str, Any]
+Rewards = tuple[list[float | None], list[int]]  # of each answer of a row, with its tokens
 _HASH = "score_hash"
 _ADDED = ("reward", "rewards", "reward_chosen", "reward_rejected", "answer_tokens", _HASH)
 
@@ -102,12 +103,14 @@ def score(
     else:
         asked = [_asked(row, where, as_chat) for row, where in zip(table.rows, places, strict=True)]
     scorer = _load(model, template, max_length, batch_size, dtype, device)
-    rewards, lengths = _rewards(asked, scorer, None if output is None else Path(output), [model, _stamp(model)], overwrite)
+    rewards, lengths = _rewards(
+        asked, scorer, None if output is None else Path(output), [model, _stamp(model)], overwrite
+    )
     flat = [value for row in rewards for value in row if value is not None]
     if len(flat) >= 4 and len(set(flat)) == 1:
         raise ValueError(
-            f"score: all {len(flat)} rewards are {flat[0]:.6g}; a constant reward orders nothing. The model is broken, or not a reward "
-            "model; look at its training, or at float16, which makes ties."
+            f"score: all {len(flat)} rewards are {flat[0]:.6g}; a constant reward orders nothing. The model is broken, or "
+            "not a reward model; look at its training, or at float16, which makes ties."
         )
     if benchmark is not None:
         say(benchmark_table(score_benchmark(items, rewards, benchmark), benchmark))
@@ -133,10 +136,12 @@ def _rewards(
             )
         known = {str(row[_HASH]): row for row in [*earlier, *_written(part)] if _HASH in row}
         target.parent.mkdir(parents=True, exist_ok=True)
-    found: list[tuple[list[float | None], list[int]] | None] = [_taken(known.get(key), a) for key, a in zip(hashes, asked, strict=True)]
+    found: list[Rewards | None] = [_taken(known.get(key), a) for key, a in zip(hashes, asked, strict=True)]
     waiting = [i for i, values in enumerate(found) if values is None]
     if len(waiting) < len(asked):
-        say(f"{len(asked) - len(waiting)} of {len(asked)} rows have rewards already, in {shortest(str(target))} or .part")
+        say(
+            f"{len(asked) - len(waiting)} of {len(asked)} rows have rewards already, in {shortest(str(target))} or .part"
+        )
     _score_waiting(asked, scorer, waiting, found, hashes, part)
     done = [values for values in found if values is not None]
     if target is not None and part is not None:
@@ -156,14 +161,14 @@ def _score_waiting(
     asked: Sequence[Asked],
     scorer: RewardScorer,
     waiting: Sequence[int],
-    found: list[tuple[list[float | None], list[int]] | None],
+    found: list[Rewards | None],
     hashes: Sequence[str],
     part: Path | None,
 ) -> None:
     from tqdm import tqdm
 
     flat = [(i, turns) for i in waiting for turns in asked[i].conversations]
-    partly: dict[int, tuple[list[float | None], list[int]]] = {}
+    partly: dict[int, Rewards] = {}
     at = 0
     stream = None if part is None else open(part, "ab")  # noqa: SIM115  closed below
     try:
@@ -244,14 +249,19 @@ def _line(asked: Asked, values: Sequence[float | None], lengths: Sequence[int], 
         added = {"rewards": list(values)}
     else:
         added = {"reward": values[0]}
-    return json.dumps({**asked.row, **added, "answer_tokens": list(lengths), _HASH: key}, ensure_ascii=False, default=str) + "\n"
+    return (
+        json.dumps({**asked.row, **added, "answer_tokens": list(lengths), _HASH: key}, ensure_ascii=False, default=str)
+        + "\n"
+    )
 
 
-def _taken(row: Row | None, asked: Asked) -> tuple[list[float | None], list[int]] | None:
+def _taken(row: Row | None, asked: Asked) -> Rewards | None:
     """Rewards and lengths of an earlier output's row."""
     if row is None:
         return None
-    values = row.get("rewards", [row.get("reward")] if "reward" in row else [row.get("reward_chosen"), row.get("reward_rejected")])
+    values = row.get(
+        "rewards", [row.get("reward")] if "reward" in row else [row.get("reward_chosen"), row.get("reward_rejected")]
+    )
     lengths = row.get("answer_tokens")
     wanted = len(asked.conversations)
     if not isinstance(values, list) or not isinstance(lengths, list) or not len(values) == len(lengths) == wanted:

@@ -35,7 +35,7 @@ def augment(pairs: Sequence[Preference], seed: int = 0) -> list[Preference]:
     grid = [(a, b) for a, b in grid if pairs[a].chosen.strip() != pairs[b].rejected.strip()]
     random.Random(f"{seed}|{pairs[0].group}").shuffle(grid)
     uses: Counter[tuple[str, int]] = Counter()
-    found = []
+    found: list[Preference] = []
     for a, b in grid:
         actions = (("chosen", a), ("rejected", b))
         if len(found) == _MOST_PAIRS or any(uses[action] == _MOST_USES for action in actions):
@@ -101,4 +101,3 @@ class Augmented:
                 made = augment(waiting.pop(group), self.seed)
                 self.added += len(made)
                 yield from made
-

@@ -90,7 +90,10 @@ def mix(
         digest = hashlib.sha256(f"{seed}:mix:{name}".encode()).digest()
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "little")))
         chosen.append(rows.repeat(wanted // present[name]))
-        rest, reached = wanted % present[name], torch.cat([torch.zeros(1, dtype=torch.int64), units[rows[order]].cumsum(0)])
+        rest, reached = (
+            wanted % present[name],
+            torch.cat([torch.zeros(1, dtype=torch.int64), units[rows[order]].cumsum(0)]),
+        )
         chosen.append(rows[order[: int((reached - rest).abs().argmin())]])
     return torch.cat(chosen)
 

@@ -120,7 +120,8 @@ def compare(
         margin_scale: what margins are divided by; "annotation": the widest that the record's scale allows.
 
     Raises:
-        ValueError: a margin of unknown scale, or one that its scale does not allow; a record that cannot be of that kind, such as pairs of single labelled answers.
+        ValueError: a margin of unknown scale, or one that its scale does not allow.
+        ValueError: a record that cannot be of that kind, such as pairs of single labelled answers.
     """
     if kind not in KINDS:
         raise ValueError(f"compare: kind {kind!r}; allowed are {', '.join(map(repr, KINDS))}; choose one of them")
@@ -187,7 +188,7 @@ def _divided(margin: float, record: Preference | Ranked, by: float | str | None)
 
 
 def completion_score(completion: Mapping[str, Any], score: str) -> tuple[float, str | None]:
-    """The score of an answer of UltraFeedback or UltraSafety, NaN where it has none, and what was corrected or is wrong, if anything.
+    """The score of an answer of UltraFeedback or UltraSafety, NaN where it has none, and what was corrected or wrong.
 
     Args:
         completion: with `annotations`, `overall_score` and `fine-grained_score` as published.

@@ -15,7 +15,8 @@ r"""Rows of the published schemas of preferences to records.
 
 `preference` is TRL's and that of ultrafeedback_binarized: texts, or lists of messages, which may hold the prompt again;
 without a prompt it is what both lists begin with. A margin is given, or the difference of two scores, which may stand in
-a column `metadata`. `direct` (true or false) says that the pair is right against wrong, as UltraInteract's pairs are. `auto` takes the first schema whose columns are all there and that the first row looks like.
+a column `metadata`. `direct` (true or false) says that the pair is right against wrong, as UltraInteract's pairs are.
+`auto` takes the first schema whose columns are all there and that the first row looks like.
 
 UltraSafety's columns are known from a derived copy only: the question is taken from `instruction`, and the first of an
 answer's judgements of harmlessness counts.
@@ -65,7 +66,9 @@ def _scored(row: Row, source: str, number: int, score: str) -> Read:
             raise BadRow("not an answer", f"completion {index} has no 'response'")
         value, note = completion_score(completion, score)
         if note is not None and note.startswith(OUTSIDE):
-            yield Finding(place(source, number), f"an answer left out: {OUTSIDE}", f"answer {index}: {note}", lost=False)
+            yield Finding(
+                place(source, number), f"an answer left out: {OUTSIDE}", f"answer {index}: {note}", lost=False
+            )
             continue
         if note is not None:
             yield Finding(place(source, number), note.split(":")[0], f"completion {index}", lost=False)

@@ -117,7 +117,8 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", template: str | None = 
 
     Args:
         tokenizer: its `chat_template` is set.
-        template: "auto" or None for the tokenizer's own, else `ultrachat`, or `encoder` where there is sep and no eos; one of TEMPLATES; or a Jinja file's path.
+        template: "auto" or None for the tokenizer's own, else `ultrachat`, or `encoder` where there is sep and no eos; one of
+            TEMPLATES; or a Jinja file's path.
 
     Raises:
         ValueError: an unknown name, a file that is no template, or a tokenizer without the tokens that a turn ends with.

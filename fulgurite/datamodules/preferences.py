@@ -284,7 +284,9 @@ class PreferenceDataModule(ConversationDataModule):
             encoded: list[EncodedComparison] = []
             records = chain([] if first is None else [first], records)
             while chunk := list(islice(records, _CHUNK)):
-                compared = [compare(record, kind, self.pair_rule, self.ties, self.seed, self.margin_scale) for record in chunk]
+                compared = [
+                    compare(record, kind, self.pair_rule, self.ties, self.seed, self.margin_scale) for record in chunk
+                ]
                 for item in compared:
                     if isinstance(item, Finding):
                         tally.add(item.where, item.reason, item.detail, item.lost)

@@ -9,4 +9,9 @@ __all__ = [
     "BenchmarkResult",
     "RewardScorer",
     "benchmark_items",
-    "score_benchmark","GenerationSettings", "LoadedModel", "generate_text", "load_for_generation"]
+    "score_benchmark",
+    "GenerationSettings",
+    "LoadedModel",
+    "generate_text",
+    "load_for_generation",
+]

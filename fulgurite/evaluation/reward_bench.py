@@ -127,7 +127,9 @@ def benchmark_items(rows: Iterable[tuple[Mapping[str, Any], str]], benchmark: st
     for row, where in rows:
         missing = [name for name in ("prompt", "chosen", "rejected", "subset", "id") if row.get(name) is None]
         if missing:
-            raise ValueError(f"{where}: no {', '.join(missing)}; rows of {benchmark} have prompt, chosen, rejected, subset and id")
+            raise ValueError(
+                f"{where}: no {', '.join(missing)}; rows of {benchmark} have prompt, chosen, rejected, subset and id"
+            )
         if row["subset"] not in known:
             other = BENCHMARKS[0] if second else BENCHMARKS[1]
             raise ValueError(
@@ -137,12 +139,19 @@ def benchmark_items(rows: Iterable[tuple[Mapping[str, Any], str]], benchmark: st
         sides = [[row[side]] if isinstance(row[side], str) else list(row[side]) for side in ("chosen", "rejected")]
         correct = int(row.get("num_correct") or len(sides[0])) if second else 1
         whole = row["subset"] == "Ties" or (len(sides[0]), len(sides[1])) == ((1, 3) if second else (1, 1))
-        if not whole or correct != len(sides[0]) or not sides[1] or not all(isinstance(a, str) for s in sides for a in s):
+        if (
+            not whole
+            or correct != len(sides[0])
+            or not sides[1]
+            or not all(isinstance(a, str) for s in sides for a in s)
+        ):
             raise ValueError(
-                f"{where}: {len(sides[0])} chosen and {len(sides[1])} rejected answers (num_correct {correct}); {row['subset']} needs "
-                f"{'one chosen and three rejected texts' if second else 'one text each'}; correct the row"
+                f"{where}: {len(sides[0])} chosen and {len(sides[1])} rejected answers (num_correct {correct}); "
+                f"{row['subset']} needs {'one chosen and three rejected texts' if second else 'one text each'}; correct the row"
             )
-        found.append(BenchmarkItem(str(row["id"]), row["subset"], row["prompt"], (*sides[0], *sides[1]), correct, where))
+        found.append(
+            BenchmarkItem(str(row["id"]), row["subset"], row["prompt"], (*sides[0], *sides[1]), correct, where)
+        )
     if not found:
         raise ValueError(f"benchmark_items: no row of {benchmark} was found; give a file with its rows")
     return found
@@ -179,7 +188,9 @@ def score_benchmark(
     subsets = {name: total / counts[name] for name, total in sums.items()}
     if "Ties" in counts and benchmark == "rewardbench2":
         subsets["Ties"] = ties_score(ties)
-    sections = section_scores(subsets) if benchmark == "rewardbench" else {n: subsets[n] for n in SUBSETS if n in subsets}
+    sections = (
+        section_scores(subsets) if benchmark == "rewardbench" else {n: subsets[n] for n in SUBSETS if n in subsets}
+    )
     return BenchmarkResult(subsets, counts, sections, sum(sections.values()) / len(sections), results)
 
 

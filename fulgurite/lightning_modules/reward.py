@@ -27,7 +27,7 @@ from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.hyperparameters import remember
 from fulgurite.lightning_modules.objectives import Batch, Step
 from fulgurite.lightning_modules.preference import switch_dropout_off
-from fulgurite.lightning_modules.reward_metrics import RewardMetrics
+from fulgurite.lightning_modules.reward_metrics import RewardMetrics, reliability
 from fulgurite.losses import RewardLoss, kway_loss
 from fulgurite.models import Backbone, RewardModel, load_reward_model
 
@@ -47,7 +47,7 @@ class RewardModule(FinetuneModule):
         direct_weight: weight of the direct term, of flagged pairs only (UltraInteract's); 0 leaves it out.
         centring: weight of (r_chosen + r_rejected)², which keeps rewards near zero; 0.01 is usual.
         temperature: of K-way losses' soft labels: softmax(score / temperature).
-        head: "last_token" (bias-free), "classifier" (transformers' own of that architecture), or "auto": the checkpoint's, else last_token.
+        head: "last_token" (bias-free), "classifier" (transformers' own), or "auto": the checkpoint's, else last_token.
         adapter: LoRA, SoRA, or nothing to train the whole network; the head is always trained.
         learning_rate: peak learning rate; 1e-5 is usual for full tuning, 1e-4 for adapters.
         head_learning_rate: peak learning rate of the reward head (default: learning_rate).
@@ -107,7 +107,9 @@ class RewardModule(FinetuneModule):
         if temperature <= 0:
             raise ValueError(f"RewardModule: temperature={temperature}; it must be above 0.")
         if ranking_weight == 0 and direct_weight == 0:
-            raise ValueError("RewardModule: ranking_weight and direct_weight are both 0, so nothing is learnt; raise one.")
+            raise ValueError(
+                "RewardModule: ranking_weight and direct_weight are both 0, so nothing is learnt; raise one."
+            )
         self.loss_name, self.kind, self.temperature = loss, _KINDS[loss], temperature
         self.loss = RewardLoss(ranking_weight, direct_weight, centring)
         self.use_margin, self.head = use_margin, head
@@ -226,6 +228,9 @@ class RewardModule(FinetuneModule):
         constant = metrics.constant()
         # Kept for pictures; under DDP the rank's own share.
         self.reward_values = {name: value.cpu() for name, value in metrics.values().items()}
+        if len(self.reward_values["chosen"]):
+            bins = reliability(self.reward_values["chosen"] - self.reward_values["rejected"])
+            self.reward_values |= bins._asdict()
         metrics.reset()
         for name, value in figures.items():
             self._note(prefix + name, value, prog_bar=name == "rewards/accuracies", on_step=False, on_epoch=True)
@@ -245,7 +250,11 @@ class RewardModule(FinetuneModule):
 def _positions(network: nn.Module) -> int | None:
     """The most tokens that a model with learnt positions can number; None where positions are computed."""
     for name, module in network.named_modules():
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in ("position_embeddings", "wpe", "embed_positions"):
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in (
+            "position_embeddings",
+            "wpe",
+            "embed_positions",
+        ):
             # RoBERTa numbers from behind the padding token.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     return None

@@ -24,7 +24,7 @@ _BINS = 10
 
 
 class Reliability(NamedTuple):
-    """Confidence against accuracy by bins: mean confidence, share in the right order and pairs, (bins,) each; empty bins left out."""
+    """Mean confidence, share in the right order and pairs of each bin, (bins,) each; empty bins are left out."""
 
     confidence: torch.Tensor
     accuracy: torch.Tensor
@@ -46,7 +46,9 @@ def reliability(lead: torch.Tensor, bins: int = _BINS) -> Reliability:
     there = sizes > 0
 
     def means(values: torch.Tensor) -> torch.Tensor:
-        return (torch.zeros(bins, dtype=torch.float64, device=lead.device).index_add_(0, place, values) / sizes.clamp(min=1))[there]
+        return (
+            torch.zeros(bins, dtype=torch.float64, device=lead.device).index_add_(0, place, values) / sizes.clamp(min=1)
+        )[there]
 
     return Reliability(means(confidence), means(right), sizes[there])
 

@@ -1,4 +1,4 @@
-"""The two layouts of reward checkpoints on disk: which one a folder has, reading the one that transformers does not know, writing both.
+"""The two layouts of reward checkpoints on disk: which one a folder has; reading and writing them.
 
     regression_head            model.*, regression_head.weight (1, H): UltraRM, Eurus-RM, ours
     sequence_classification    transformers' …ForSequenceClassification with one label (score.weight, or a classifier)
@@ -133,7 +133,9 @@ def save_reward_model(model: RewardModel, folder: Path) -> None:
     config.save_pretrained(folder)
 
 
-def save_sequence_classification(model: RewardModel, folder: Path, pad_token_id: int | None, last_token_ids: set[int]) -> None:
+def save_sequence_classification(
+    model: RewardModel, folder: Path, pad_token_id: int | None, last_token_ids: set[int]
+) -> None:
     """Write transformers' …ForSequenceClassification with one label.
 
     Args:

@@ -176,7 +176,11 @@ def load_reward_model(
                 f"load_reward_model: {name} has the classification head of {type(loaded.model).__name__}, but "
                 "head='last_token' was asked for; leave head at 'auto', or give the base model."
             )
-        own = [n for n, child in loaded.model.named_children() if child is not base and any(True for _ in child.parameters())]
+        own = [
+            n
+            for n, child in loaded.model.named_children()
+            if child is not base and any(True for _ in child.parameters())
+        ]
         inside = [n for n in loaded.new_heads if n.split(".")[0] not in own]
         return Backbone(loaded.model, (*own, *inside))
     loaded = checkpoint_model(transformers.AutoModel, name, dtype, trust_remote_code=trust_remote_code)
@@ -186,8 +190,11 @@ def load_reward_model(
 
 def _bare(model: nn.Module) -> nn.Module:
     """The model without the pooler of BERT's kin, which the last token's state never meets."""
-    if getattr(model, "pooler", None) is not None and "add_pooling_layer" in inspect.signature(type(model).__init__).parameters:
-        model.pooler = None
+    if (
+        getattr(model, "pooler", None) is not None
+        and "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
+    ):
+        model.pooler = None  # type: ignore[assignment]
     return model
 
 

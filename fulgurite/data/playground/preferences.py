@@ -121,7 +121,9 @@ def _ultrasafety(split: str, seed: int) -> Iterator[Made]:
             {
                 "model": completion["model"],
                 "response": completion["response"],
-                "annotations": {"harmlessness": [{"Rating": str(int(completion in right)), "Rationale": "It is as it is."}]},
+                "annotations": {
+                    "harmlessness": [{"Rating": str(int(completion in right)), "Rationale": "It is as it is."}]
+                },
             }
             for completion in (right[0], wrong[0])
         ]
