@@ -27,7 +27,7 @@ from fulgurite.data.trees import build_tree
 from fulgurite.lightning_modules.completions import CompletionLogProbs
 from fulgurite.losses import Completions, PreferenceLoss
 
-__all__ = ["BENCHMARK", "four_answers", "tree_batch", "ultra_interact"]
+__all__ = ["BENCHMARK", "four_answers", "tree_batch", "trl_missing", "ultra_interact"]
 
 _BETA = 0.1
 _SHORT = 20
@@ -60,8 +60,8 @@ def _drawer(divisor: int, vocabulary: int) -> Callable[[int], torch.Tensor]:
     return lambda length: torch.randint(5, vocabulary, (length // divisor,), generator=generator)
 
 
-def tree_batch(pairs: Pairs, shared: bool) -> dict[str, torch.Tensor]:
-    """The pairs as one tree, or each completion of each pair as a row of its own, all rows packed into one."""
+def tree_batch(pairs: Pairs, shared: bool, packing: bool = True) -> dict[str, torch.Tensor]:
+    """The pairs as one tree, or each completion of each pair as a row of its own, all rows packed into one or padded."""
     if shared:
         known: dict[bytes, int] = {}
         paths: list[Path] = []
@@ -102,7 +102,7 @@ def tree_batch(pairs: Pairs, shared: bool) -> dict[str, torch.Tensor]:
         "lengths": torch.tensor([len(path) - begin for path, begin in paths]),
         "pairs": torch.tensor(index),
     }
-    return TreeCollator(0).rows([item])
+    return TreeCollator(0, packing=packing).rows([item])
 
 
 def _reference(pairs: Pairs, short: bool) -> dict[bytes, float]:
@@ -275,7 +275,8 @@ def _plain(case: ModelCase, placed: Placed, pairs: Pairs) -> dict[str, torch.Ten
     return found
 
 
-def _trl_missing() -> str | None:
+def trl_missing() -> str | None:
+    """Why TRL cannot take part; None if it can."""
     try:
         import trl  # noqa: F401
     except ImportError:
@@ -293,7 +294,7 @@ def _workloads(settings: Settings) -> list[Workload]:
     for name, make in (("UltraInteract tree, 5 pairs", ultra_interact), ("4 answers, 6 pairs", four_answers)):
         contenders: dict[str, Any] = {
             _UNPACKED: partial(_prepare, _UNPACKED, make, case),
-            _TRL: _trl_missing()
+            _TRL: trl_missing()
             or why_not("PEFT LoRA", case.device, dtype, False)
             or partial(_prepare, _TRL, make, case),
             OURS: partial(_prepare, OURS, make, case),
