@@ -150,7 +150,7 @@ def test_an_interrupted_scoring_goes_on_where_it_stopped(checkpoint, rows, tmp_p
     assert main(words) == 0
     assert "4 of 6 rows have rewards already" in capsys.readouterr().out
     assert read(out) == whole and not (tmp_path / "out.jsonl.part").exists()
-    other = write(tmp_path / "other.jsonl", rows[:2] + [{**rows[2], "prompt": "another"}])
+    other = write(tmp_path / "other.jsonl", [*rows[:2], {**rows[2], "prompt": "another"}])
     words[words.index("--file") + 1] = other
     assert main(words) == 1 and "is there already with rewards of other rows" in capsys.readouterr().err
     assert read(out) == whole

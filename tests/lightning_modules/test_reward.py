@@ -23,7 +23,7 @@ from fulgurite.lightning_modules.reward_metrics import RewardMetrics, reliabilit
 from fulgurite.models import load_reward_model, save_reward_model
 
 OPTIONS = {"tokenizer": "playground", "max_length": 256, "batch_size": 2}
-COUNTS = {"train": 60, "validation": 15}
+COUNTS = {"train": 60, "validation": 15, "test": 10}
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +86,7 @@ def test_the_loss_is_bradley_terry_with_margins_by_hand(make_trainer, shared):
     trained, losses = module(use_margin=True, centring=0.01), Losses()
     make_trainer(losses, max_steps=3, limit_val_batches=0).fit(trained, rows)
     batch = next(iter(rows.train_dataloader()))
-    assert 0 < float(batch["pair_margin"].min()) and float(batch["pair_margin"].max()) <= 1
+    assert float(batch["pair_margin"].min()) > 0 and float(batch["pair_margin"].max()) <= 1
     with torch.no_grad():
         rewards = plain_rewards(trained.network, batch)
         step = trained.objective(trained.network, batch)
@@ -180,10 +180,10 @@ def test_encoders_refuse_packs_and_rows_beyond_their_positions(make_trainer, pla
     with pytest.raises(ValueError, match="set packing to false"):
         rows = data(shared, tokenizer=plain_bert, max_length=128)
         make_trainer(max_steps=1).fit(module(backbone=plain_bert), rows)
-    with pytest.raises(ValueError, match="own head|packing to false"):
+    with pytest.raises(ValueError, match="packing to false"):
         rows = data(shared, tokenizer=plain_bert, max_length=128)
         make_trainer(max_steps=1).fit(module(backbone=plain_bert, head="classifier"), rows)
-    with pytest.raises(ValueError, match="knows 128 positions. Give --data.max_length 128"):
+    with pytest.raises(ValueError, match=r"knows 128 positions\. Give --data\.max_length 128"):
         rows = data(shared, tokenizer=plain_bert, max_length=129, packing=False)
         make_trainer(max_steps=1).fit(module(backbone=plain_bert), rows)
 
@@ -291,4 +291,6 @@ def test_metrics_by_hand():
     assert found["rewards/calibration_error"] == pytest.approx(error, abs=1e-6)
     bins = reliability(torch.tensor([0.1, 2.0, -2.0, 8.0]))
     assert bins.pairs.tolist() == [1, 2, 1] and bins.accuracy.tolist() == [1.0, 0.5, 1.0]
-    assert RewardMetrics().compute() == {}
+    empty = RewardMetrics()
+    empty.update(rewards, lengths, pairs[:0])
+    assert empty.compute() == {} and not empty.constant()
