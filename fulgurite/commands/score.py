@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,11 +17,11 @@ import torch
 
 from fulgurite.commands.checkpoint_files import load_module
 from fulgurite.commands.score_report import benchmark_table, summary_table
+from fulgurite.commands.score_rows import HASH, Asked, Row, answered, read_asked, turns_before
 from fulgurite.console import say, shortest
 from fulgurite.data.conversations import Turn
 from fulgurite.data.files import read_table
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.data.row_reader import BadRow, messages
 from fulgurite.data.templates import apply_template
 from fulgurite.data.tokenizers import load_tokenizer
 from fulgurite.evaluation.reward_bench import benchmark_items, score_benchmark
@@ -33,25 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["score"]
 
-Row = dict[str, Any]
 Rewards = tuple[list[float | None], list[int]]  # of each answer of a row, with its tokens
-_HASH = "score_hash"
-_ADDED = ("reward", "rewards", "reward_chosen", "reward_rejected", "answer_tokens", _HASH)
-
-
-@dataclass
-class Asked:
-    """A row with the conversations that it holds.
-
-    Attributes:
-        row: As it was read.
-        kind: "conversation", "pair" or "completions".
-        conversations: Turns of each answer with what stands before it.
-    """
-
-    row: Row
-    kind: str
-    conversations: list[tuple[Turn, ...]]
 
 
 def score(
@@ -98,10 +79,10 @@ def score(
     if benchmark is not None:
         items = benchmark_items(zip(table.rows, places, strict=True), benchmark)
         for row, item in zip(table.rows, items, strict=True):
-            before = _before(item.prompt, item.where, as_chat)
-            asked.append(Asked(row, "completions", [_answered(before, answer) for answer in item.answers]))
+            before = turns_before(item.prompt, item.where, as_chat)
+            asked.append(Asked(row, "completions", [answered(before, answer) for answer in item.answers]))
     else:
-        asked = [_asked(row, where, as_chat) for row, where in zip(table.rows, places, strict=True)]
+        asked = [read_asked(row, where, as_chat) for row, where in zip(table.rows, places, strict=True)]
     scorer = _load(model, template, max_length, batch_size, dtype, device)
     rewards, lengths = _rewards(
         asked, scorer, None if output is None else Path(output), [model, _stamp(model)], overwrite
@@ -129,12 +110,12 @@ def _rewards(
     part = None if target is None else target.with_name(target.name + ".part")
     if target is not None and part is not None:
         earlier = _written(target)
-        if target.exists() and not overwrite and any(row.get(_HASH) not in set(hashes) for row in earlier):
+        if target.exists() and not overwrite and any(row.get(HASH) not in set(hashes) for row in earlier):
             raise FileExistsError(
                 f"score: {target} is there already with rewards of other rows, or of another model or settings; give another "
                 "--output, or --overwrite true to replace it"
             )
-        known = {str(row[_HASH]): row for row in [*earlier, *_written(part)] if _HASH in row}
+        known = {str(row[HASH]): row for row in [*earlier, *_written(part)] if HASH in row}
         target.parent.mkdir(parents=True, exist_ok=True)
     found: list[Rewards | None] = [_taken(known.get(key), a) for key, a in zip(hashes, asked, strict=True)]
     waiting = [i for i, values in enumerate(found) if values is None]
@@ -194,54 +175,6 @@ def _score_waiting(
             stream.close()
 
 
-def _asked(row: Row, where: str, as_chat: bool) -> Asked:
-    taken = [name for name in _ADDED if name in row]
-    if taken:
-        raise ValueError(f"{where}: a column {taken[0]!r} is there already, which the rewards would replace; rename it")
-    try:
-        if row.get("messages") is not None:
-            turns = messages(row["messages"], "messages")
-            if len(turns) < 2 or turns[-1].role != "assistant":
-                raise BadRow("no answer", "'messages' must end with a message of the assistant")
-            return Asked(row, "conversation", [turns])
-        if row.get("chosen") is not None and row.get("rejected") is not None:
-            before = () if row.get("prompt") is None else _before(row["prompt"], where, as_chat)
-            return Asked(row, "pair", [_answered(before, row[side]) for side in ("chosen", "rejected")])
-        if row.get("prompt") is not None and row.get("completions") is not None:
-            before = _before(row["prompt"], where, as_chat)
-            return Asked(row, "completions", [_answered(before, answer) for answer in row["completions"]])
-        if row.get("prompt") is not None and row.get("completion") is not None:
-            return Asked(row, "conversation", [_answered(_before(row["prompt"], where, as_chat), row["completion"])])
-    except BadRow as error:
-        raise ValueError(f"{where}: {error.reason}: {error.detail}; correct the row") from error
-    raise ValueError(
-        f"{where}: columns {', '.join(map(repr, row)) or 'none'}; needed are messages; or prompt with completion, completions, or "
-        "chosen and rejected"
-    )
-
-
-def _before(prompt: object, where: str, as_chat: bool) -> tuple[Turn, ...]:
-    if isinstance(prompt, str):
-        return (Turn("user" if as_chat else "prompt", prompt),)
-    try:
-        return messages(prompt, "prompt")
-    except BadRow as error:
-        raise ValueError(f"{where}: {error.reason}: {error.detail}; correct the row") from error
-
-
-def _answered(before: tuple[Turn, ...], answer: object) -> tuple[Turn, ...]:
-    if isinstance(answer, list):  # messages, which may hold the prompt again
-        turns = messages(answer, "answer")
-        if not turns or turns[-1].role != "assistant":
-            raise BadRow("no answer", "an answer given as messages must end with one of the assistant")
-        return turns if turns[: len(before)] == before else (*before, *turns)
-    if not isinstance(answer, str):
-        raise BadRow("not an answer", f"an answer is {type(answer).__name__}; a text or messages are needed")
-    if not before:
-        raise BadRow("no prompt", "answers that are texts need a column 'prompt'")
-    return (*before, Turn("completion" if before[0].role == "prompt" else "assistant", answer))
-
-
 def _line(asked: Asked, values: Sequence[float | None], lengths: Sequence[int], key: str) -> str:
     if asked.kind == "pair":
         added: Row = {"reward_chosen": values[0], "reward_rejected": values[1]}
@@ -250,7 +183,7 @@ def _line(asked: Asked, values: Sequence[float | None], lengths: Sequence[int], 
     else:
         added = {"reward": values[0]}
     return (
-        json.dumps({**asked.row, **added, "answer_tokens": list(lengths), _HASH: key}, ensure_ascii=False, default=str)
+        json.dumps({**asked.row, **added, "answer_tokens": list(lengths), HASH: key}, ensure_ascii=False, default=str)
         + "\n"
     )
 
