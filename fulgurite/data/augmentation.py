@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from fulgurite.data.preferences import Preference
+from fulgurite.data.preferences import Preference, PreferenceRecord
 
 __all__ = ["Augmented", "augment"]
 
@@ -61,36 +61,25 @@ def augment(pairs: Sequence[Preference], seed: int = 0) -> list[Preference]:
 
 
 class Augmented:
-    """A reader's records with the new pairs of each instruction behind its last one; read twice, to know where that is.
+    """Records with the new pairs of each instruction behind its last one; read twice, to know where that is.
 
     Only the pairs of instructions that are not complete yet are kept in memory; rows of one instruction usually follow each other.
 
     Args:
-        reader: may be iterated over more than once; has `tally` and `schemas`.
+        records: starts a reading of the same records at each call.
         seed: see `augment`.
     """
 
-    def __init__(self, reader: Any, seed: int = 0) -> None:
-        self.reader = reader
+    def __init__(self, records: Callable[[], Iterable[Any]], seed: int = 0) -> None:
+        self.records = records
         self.seed = seed
         self.added = 0
 
-    @property
-    def tally(self) -> Any:
-        """The reader's."""
-        return self.reader.tally
-
-    @property
-    def schemas(self) -> dict[str, str]:
-        """The reader's."""
-        found: dict[str, str] = self.reader.schemas
-        return found
-
-    def __iter__(self) -> Iterator[Any]:
-        sizes = Counter(record.group for record in self.reader if isinstance(record, Preference))
+    def __iter__(self) -> Iterator[PreferenceRecord]:
+        sizes = Counter(record.group for record in self.records() if isinstance(record, Preference))
         waiting: dict[str, list[Preference]] = {}
         self.added = 0
-        for record in self.reader:
+        for record in self.records():
             yield record
             group = getattr(record, "group", None)
             # The grid of more rows is too large anyway.

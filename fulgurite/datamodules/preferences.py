@@ -272,10 +272,12 @@ class PreferenceDataModule(ConversationDataModule):
     def _grown(self, split: str, sources: list[RowSource], part: str, limit: int | None) -> TreeRows:
         """The trees of a split, built from its rows."""
         reader = self._reader(sources)
-        if self.augment and split == "train":
-            reader = Augmented(reader, self.seed)
         keep = self._kept(reader, part, limit)
-        records: Any = iter(self._shown(numbered(reader, keep), f"encoding {split}"))
+        kept: Any = numbered(reader, keep)
+        if self.augment and split == "train":
+            # Behind the division: new pairs must not move the line between training and validation rows.
+            kept = Augmented(lambda: numbered(reader, keep), self.seed)
+        records: Any = iter(self._shown(kept, f"encoding {split}"))
         first = next(records, None)
         kind = self._given_kind or ("labels" if isinstance(first, Labelled) else "pairs")
         tally = Tally()

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from fulgurite.data.augmentation import Augmented, augment
-from fulgurite.data.conversations import Tally, Turn
+from fulgurite.data.conversations import Turn
 from fulgurite.data.playground import builtin_rows
 from fulgurite.data.preferences import Preference
 from fulgurite.datamodules import UltraInteractPairDataModule
@@ -48,23 +48,11 @@ def test_equal_texts_make_no_pair_and_the_seed_decides_the_order():
     assert len(orders) > 1 and augment(trajectory(3), 1) == augment(trajectory(3), 1)
 
 
-class Reader:
-    """Stands for a PreferenceReader."""
-
-    tally, schemas = Tally(), {"rows": "ultrainteract_pair"}
-
-    def __init__(self, records):
-        self.records = records
-
-    def __iter__(self):
-        return iter(self.records)
-
-
 def test_new_pairs_follow_the_last_row_of_their_instruction_even_between_others():
     a, b, c = trajectory(2, "a"), trajectory(3, "b", 10), trajectory(4, "c", 20)
     alone = Preference((Turn("user", "x"),), "1", "2", "rows", 30)
     mixed = [a[0], *b[:2], *c[:2], a[1], alone, *c[2:], b[2]]
-    reader = Augmented(Reader(mixed))
+    reader = Augmented(lambda: mixed)
     found = list(reader)
     assert [r for r in found if r in mixed] == mixed
     assert reader.added == 2 + 6 == len(found) - len(mixed)
@@ -89,3 +77,23 @@ def test_training_trees_hold_the_new_pairs_and_validation_none(tmp_path):
     # Two wrong actions of a short task may be the same text as a right one's neighbour; such pairs are left out.
     assert 0.8 * expected <= units[True]["train"] - units[False]["train"] <= expected and expected > 10
     assert units[True]["val"] == units[False]["val"] == 20
+
+
+def test_validation_rows_cut_from_training_stay_the_same(tmp_path):
+    rows = builtin_rows("ultrainteract_pair", "train", count=80)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held = {}
+    for augmented in (False, True):
+        data = UltraInteractPairDataModule(
+            path=str(tmp_path / "rows.jsonl"),
+            tokenizer="playground",
+            max_length=512,
+            augment=augmented,
+            val_fraction=0.3,
+            cache_dir=str(tmp_path / "c"),
+        )
+        data.setup("fit")
+        held[augmented] = data._splits["val"].tensors["key"].tolist()
+        train = data._splits["train"].tensors["key"].tolist()
+        assert not set(held[augmented]) & set(train)
+    assert held[True] == held[False]
