@@ -79,6 +79,10 @@ class Layout:
                     )
             model.load_state_dict({key: value for key, value in part.items() if key in wanted}, strict=False)
             missing -= set(part)
+        state = model.state_dict()
+        # A tensor with two names (tied embeddings) is stored under one of them.
+        there = {state[key].data_ptr() for key in set(wanted) - missing}
+        missing = {key for key in missing if state[key].data_ptr() not in there}
         if missing:
             raise ValueError(
                 f"load_reward_model: {self.name} lacks {len(missing)} tensors of {type(model.model).__name__}, the first is "

@@ -247,6 +247,18 @@ def test_killed_and_resumed_equals_uninterrupted(make_trainer, tmp_path, shared)
     assert 0 < done < 4 < len(straight) and run(checkpoint=last) == straight[done:]
 
 
+def test_recomputed_activations_change_nothing(make_trainer, shared):
+    found = []
+    for recompute in (False, True):
+        seed_everything(0)
+        losses = Losses()
+        make_trainer(losses, max_steps=3, limit_val_batches=0).fit(
+            module(gradient_checkpointing=recompute), data(shared)
+        )
+        found.append(losses.values)
+    assert found[0] == pytest.approx(found[1], rel=1e-5) and len(set(found[0])) == 3
+
+
 def test_a_constant_reward_is_told_and_refused_in_the_test(make_trainer, shared):
     rows = data(shared)
     trained = module()

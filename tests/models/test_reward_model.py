@@ -114,6 +114,21 @@ def test_an_encoders_own_classifier_is_kept_and_a_plain_encoder_gets_the_last_to
         save_sequence_classification(plain.model, tmp_path, 0, {1})
 
 
+def test_a_tensor_with_two_names_is_stored_once_and_loads(tmp_path):
+    import transformers
+
+    config = transformers.BartConfig(
+        vocab_size=40, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=48, decoder_ffn_dim=48, pad_token_id=1,
+    )  # fmt: skip
+    model = RewardModel(transformers.BartModel(config)).eval()
+    save_reward_model(model, tmp_path)
+    assert len(load_file(tmp_path / "model.safetensors")) < len(model.state_dict())
+    again = load_reward_model(str(tmp_path)).model
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
 def test_lost_and_foreign_heads_are_refused(tmp_path):
     model = reward_model()
     save_reward_model(model, tmp_path)
