@@ -8,7 +8,7 @@ correctness averaged over seeds first). Pairs longer than 384 tokens are left ou
 (b) The playground's trees of right and wrong actions (Coding, Math_CoT), where a checker says what is right: Bradley-Terry
 alone against Bradley-Terry with Eurus's direct term; three seeds, full tuning of the playground's base, trees. What is
 measured is the share of right answers with a reward above zero, of wrong ones below, and of pairs with both, on held-out
-instructions: Bradley-Terry fixes no zero. The learning rate (1e-3; tried were 5e-4, 1e-3 and 2e-3) was chosen by the pair
+instructions: Bradley-Terry fixes no zero. The learning rate (1e-3; also tried was 2e-3 for 6 epochs) was chosen by the pair
 accuracy of L_BT + L_DR with seed 0 on the same held-out pairs.
 """
 
