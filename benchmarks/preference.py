@@ -39,6 +39,7 @@ __all__ = [
     "plain_loss_and_gradients",
     "prepare",
     "tree_batch",
+    "trl_missing",
     "ultra_interact",
 ]
 
@@ -73,8 +74,8 @@ def _drawer(divisor: int, vocabulary: int) -> Callable[[int], torch.Tensor]:
     return lambda length: torch.randint(5, vocabulary, (length // divisor,), generator=generator)
 
 
-def tree_batch(pairs: Pairs, shared: bool) -> dict[str, torch.Tensor]:
-    """The pairs as one tree, or each completion of each pair as a row of its own, all rows packed into one."""
+def tree_batch(pairs: Pairs, shared: bool, packing: bool = True) -> dict[str, torch.Tensor]:
+    """The pairs as one tree, or each completion of each pair as a row of its own, all rows packed into one or padded."""
     if shared:
         known: dict[bytes, int] = {}
         paths: list[Path] = []
@@ -115,7 +116,7 @@ def tree_batch(pairs: Pairs, shared: bool) -> dict[str, torch.Tensor]:
         "lengths": torch.tensor([len(path) - begin for path, begin in paths]),
         "pairs": torch.tensor(index),
     }
-    return TreeCollator(0).rows([item])
+    return TreeCollator(0, packing=packing).rows([item])
 
 
 def made_up_reference(pairs: Pairs) -> dict[bytes, float]:
@@ -307,7 +308,8 @@ def plain_loss_and_gradients(
     return found
 
 
-def _trl_missing() -> str | None:
+def trl_missing() -> str | None:
+    """Why TRL cannot take part; None if it can."""
     try:
         import trl  # noqa: F401
     except ImportError:
@@ -329,7 +331,7 @@ def _workloads(settings: Settings) -> list[Workload]:
     for name, make in (("UltraInteract tree, 5 pairs", ultra_interact), ("4 answers, 6 pairs", four_answers)):
         contenders: dict[str, Any] = {
             UNPACKED: partial(prepare, UNPACKED, make, case),
-            _TRL: _trl_missing()
+            _TRL: trl_missing()
             or why_not("PEFT LoRA", case.device, case.dtype, False)
             or partial(prepare, _TRL, make, case),
             OURS: partial(prepare, OURS, make, case),

@@ -102,15 +102,16 @@ def all_benchmarks() -> dict[str, Benchmark]:
         log_probs,
         preference,
         reference,
+        reward,
         sparse,
         sparse_steps,
         steps,
         training,
     )
 
-    steps_of_models = [steps.LLAMA, steps.DEBERTA, preference.BENCHMARK, reference.BENCHMARK, training.BENCHMARK]
+    steps_of_models = [steps.LLAMA, steps.DEBERTA, preference.BENCHMARK, reference.BENCHMARK, reward.BENCHMARK]
     entries = [linear.BENCHMARK, log_probs.BENCHMARK, fusion.BENCHMARK, gates.BENCHMARK, *steps_of_models]
-    entries += [sparse.GRADIENT, sparse.LINEAR, sparse_steps.SPARSE_LLAMA]
+    entries += [training.BENCHMARK, sparse.GRADIENT, sparse.LINEAR, sparse_steps.SPARSE_LLAMA]
     return {entry.name: entry for entry in entries}
 
 

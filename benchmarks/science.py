@@ -22,6 +22,7 @@ from benchmarks import (
     apet_sizes,
     apet_sst2,
     preference_trend,
+    reward_study,
     sft_trl,
     sora_sst2,
     thresholds,
@@ -39,6 +40,7 @@ STUDIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "apet_sst2": apet_sst2.run,
     "apet_sizes": apet_sizes.run,
     "ultrafuser_playground": ultrafuser_playground.run,
+    "reward_study": reward_study.run,
 }
 REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "thresholds": thresholds.report,
@@ -48,6 +50,7 @@ REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "apet_sst2": apet_sst2.report,
     "apet_sizes": apet_sizes.report,
     "ultrafuser_playground": ultrafuser_playground.report,
+    "reward_study": reward_study.report,
 }
 
 

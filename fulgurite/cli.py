@@ -47,6 +47,7 @@ VERBS = {
         "find how many tunable parameters a task takes: a sweep over budgets and seeds",
         "fulgurite.commands.thresholds:thresholds",
     ),
+    "score": Verb("rewards of a file's answers, or RewardBench, by a reward model", "fulgurite.commands.score:score"),
 }
 
 _EPILOG = """\

@@ -33,6 +33,7 @@ from fulgurite.callbacks import (
     GenerationSamples,
     LearningCurve,
     RandomState,
+    RewardReport,
     RewardTrend,
     SamplePrinter,
     SparsityReport,
@@ -42,7 +43,7 @@ from fulgurite.cli_checkpoints import MetricCheckpoint
 from fulgurite.cli_parser import TrainerParser
 from fulgurite.commands.checkpoint_files import find_checkpoint, read_checkpoint
 from fulgurite.console import metrics_table, quiet_lightning, say, shortest
-from fulgurite.lightning_modules import FinetuneModule
+from fulgurite.lightning_modules import FinetuneModule, RewardModule
 
 __all__ = ["TrainerCLI", "run_trainer_verb"]
 
@@ -53,6 +54,7 @@ _REPORTS = (
     SparsityReport,
     LearningCurve,
     RewardTrend,
+    RewardReport,
     GateReport,
     SamplePrinter,
     GenerationSamples,
@@ -300,7 +302,10 @@ def _report_fit(trainer: Trainer) -> None:
             lines.append(f"best {keeper.monitor} {score:.4f} in {shortest(keeper.best_model_path)}")
     if last:
         root = shortest(trainer.default_root_dir)
-        adapter = getattr(trainer.lightning_module, "adapter", None)
+        module = trainer.lightning_module
+        # PEFT knows no reward head, and full tuning leaves no adapter.
+        fits = getattr(getattr(module, "adapter", None), "fits_peft", False)
+        peft = fits and not isinstance(module, RewardModule)
         lines += [
             f"checkpoints in {shortest(Path(last).parent)}, configuration in {root}/config.yaml",
             "next:",
@@ -309,7 +314,7 @@ def _report_fit(trainer: Trainer) -> None:
         if getattr(trainer.lightning_module, "exports", True):
             lines.append(
                 f"  fulgurite export --ckpt_path {shortest(last)} --out {root}/"
-                + ("peft" if getattr(adapter, "fits_peft", False) else "merged --format merged")
+                + ("peft" if peft else "merged --format merged")
             )
     if lines:
         say(*lines)

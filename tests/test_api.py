@@ -67,6 +67,7 @@ PUBLIC = {
         "RewardLoss",
         "kl_baseline",
         "kto_weight_warning",
+        "kway_loss",
         "means",
         "preference_metrics",
     ],
@@ -77,7 +78,10 @@ PUBLIC = {
         "FusedStates",
         "HeadBranch",
         "OutputHead",
+        "LAYOUTS",
         "PACKABLE",
+        "RewardModel",
+        "RewardOutput",
         "TASKS",
         "average_weights",
         "disable_packing",
@@ -87,24 +91,32 @@ PUBLIC = {
         "find_decoder",
         "head_options",
         "load_backbone",
+        "load_reward_model",
         "output_head",
         "packed_inputs",
         "prove_head",
         "prove_packing",
+        "save_reward_model",
+        "save_sequence_classification",
         "task_arithmetic",
         "usable_head",
     ],
     "fulgurite.evaluation": [
+        "BenchmarkItem",
+        "BenchmarkResult",
         "FusedAnswer",
         "GenerationSettings",
         "LoadedModel",
+        "RewardScorer",
         "answer_log_probs",
+        "benchmark_items",
         "exact_match",
         "generate_from_ids",
         "generate_fused",
         "generate_text",
         "load_for_generation",
         "rouge_l",
+        "score_benchmark",
         "select_answers",
         "token_f1",
     ],
@@ -113,6 +125,7 @@ PUBLIC = {
         "ClassificationModule",
         "FinetuneModule",
         "PreferenceModule",
+        "RewardModule",
         "SFTModule",
         "SoRAModule",
         "UltraFuserModule",
@@ -132,6 +145,7 @@ PUBLIC = {
         "UltraInteractDataModule",
         "UltraInteractPairDataModule",
         "UltraLinkDataModule",
+        "UltraSafetyDataModule",
     ],
     "fulgurite.callbacks": [
         "AdapterCheckpoint",
@@ -139,6 +153,7 @@ PUBLIC = {
         "GenerationSamples",
         "LearningCurve",
         "RandomState",
+        "RewardReport",
         "RewardTrend",
         "SamplePrinter",
         "SparsityReport",
@@ -217,6 +232,11 @@ OPTIONS = {
         "gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels "
         "trust_remote_code"
     ),
+    "fulgurite.lightning_modules.RewardModule": (
+        "backbone loss use_margin ranking_weight direct_weight centring temperature head adapter learning_rate "
+        "head_learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels "
+        "trust_remote_code"
+    ),
     "fulgurite.datamodules.SFTDataModule": (
         "path val_path test_path schema columns template supervise task_type packing too_long on_bad_row val_fraction "
         "weights mixing revision tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir limit_train "
@@ -228,9 +248,9 @@ OPTIONS = {
         "cache_dir limit_train pad_multiple"
     ),
     "fulgurite.datamodules.PreferenceDataModule": (
-        "path val_path test_path schema columns as_chat template objective_kind pair_rule ties score trees packing "
-        "token_budget on_bad_row val_fraction revision tokenizer batch_size eval_batch_size max_length num_workers seed "
-        "cache_dir limit_train pad_multiple"
+        "path val_path test_path schema columns as_chat template objective_kind pair_rule ties score margin_scale augment "
+        "trees packing token_budget on_bad_row val_fraction weights mixing revision tokenizer batch_size eval_batch_size "
+        "max_length num_workers seed cache_dir limit_train pad_multiple"
     ),
 }
 
@@ -255,7 +275,7 @@ def test_public_names(package):
     undocumented = [
         name
         for name in module.__all__
-        if name not in ("LR_SHAPES", "PACKABLE", "PREFERENCE_LOSSES", "TASKS")
+        if name not in ("LAYOUTS", "LR_SHAPES", "PACKABLE", "PREFERENCE_LOSSES", "TASKS")
         and not inspect.getdoc(getattr(module, name))
     ]
     assert not undocumented

@@ -5,6 +5,7 @@ from fulgurite.callbacks.gate_report import GateReport
 from fulgurite.callbacks.generation_samples import GenerationSamples
 from fulgurite.callbacks.learning_curve import LearningCurve
 from fulgurite.callbacks.random_state import RandomState
+from fulgurite.callbacks.reward_report import RewardReport
 from fulgurite.callbacks.reward_trend import RewardTrend
 from fulgurite.callbacks.samples import SamplePrinter
 from fulgurite.callbacks.sparsity import SparsityReport
@@ -16,6 +17,7 @@ __all__ = [
     "GenerationSamples",
     "LearningCurve",
     "RandomState",
+    "RewardReport",
     "RewardTrend",
     "SamplePrinter",
     "SparsityReport",

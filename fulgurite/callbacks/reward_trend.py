@@ -121,7 +121,7 @@ def _draw(seen: dict[str, list[tuple[int, float]]], path: Path) -> None:
         if points := seen.get("val_" + name):
             rewards.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=name.split("/")[1])
     rewards.axhline(0.0, color="0.5", linewidth=0.8)
-    rewards.set_title("implicit reward (pale: training batches)")
+    rewards.set_title("reward (pale: training batches)")
     if points := seen.get("train_" + _ACCURACY):
         accuracy.plot(*zip(*points, strict=True), color="tab:blue", alpha=0.35)
     if points := seen.get("val_" + _ACCURACY):

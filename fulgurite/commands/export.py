@@ -4,6 +4,9 @@ Before anything is left on disk both forwards run on a probe batch in fp32, the 
 and the merged weights W + s·B diag(g) A, and then what was written is loaded again by its reader. A difference
 above the tolerance, relative to the largest logit, fails: a merged model that does not compute what was trained is
 the commonest complaint about such tools.
+
+Reward models are written merged, in one of two layouts: transformers' sequence classification with one label, or that
+of UltraRM and Eurus-RM. PEFT cannot carry a head on the last token, so that format is refused for them.
 """
 
 import contextlib
@@ -20,10 +23,12 @@ from torch import nn
 
 from fulgurite.adapters import Adapter
 from fulgurite.commands.checkpoint_files import load_module
+from fulgurite.commands.export_checks import compare, in_fp32, logits_of, no_progress_bar, probe
+from fulgurite.commands.export_reward import write_reward_model
 from fulgurite.console import say, shortest
-from fulgurite.data.playground import documents, resolve_backbone
+from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.tokenizers import load_tokenizer
-from fulgurite.models import load_backbone
+from fulgurite.models import RewardModel, load_backbone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +50,7 @@ def export(
     out: str,
     format: Literal["peft", "merged", "adapter"] = "peft",
     rank_pattern: bool = False,
+    layout: Literal["sequence_classification", "regression_head"] | None = None,
     tolerance: float = 1e-5,
     overwrite: bool = False,
 ) -> None:
@@ -55,6 +61,8 @@ def export(
         out: the folder to make.
         format: peft for stock PEFT and vLLM, merged for a plain transformers model, adapter for fulgurite.adapters.
         rank_pattern: with peft, write each module's own rank instead of padding all to one.
+        layout: of a merged reward model: transformers' one-label classifier, or UltraRM's and Eurus-RM's; none takes the
+            former where transformers has it.
         tolerance: largest difference allowed, relative to the largest logit.
         overwrite: replace the folder if it is there.
     """
@@ -71,6 +79,16 @@ def export(
             "the checkpoint itself is what fulgurite generate and test load"
         )
     adapter = module.adapter
+    reward = isinstance(module.network, RewardModel)
+    if layout is not None and not (reward and format == "merged"):
+        raise ValueError(
+            f"export: --layout {layout} is for reward models with a head on the last token, and --format merged; leave it out"
+        )
+    if reward and format == "peft":
+        raise ValueError(
+            f"export: {shortest(ckpt_path)} is a reward model, whose head on the last token PEFT does not know; give "
+            "--format merged (--layout sequence_classification or regression_head), or --format adapter for fulgurite"
+        )
     if adapter is None and format != "merged":
         raise ValueError(
             f"export: {shortest(ckpt_path)} holds no adapter, its whole network was trained; --format merged writes that network"
@@ -80,7 +98,9 @@ def export(
         tokenizer.chat_template = module.chat_template  # what was trained with is what has to be served with
     table = _summary(adapter, module)  # before a merge takes the adapter off
     with _whole_or_nothing(target) as folder:
-        if format == "merged":
+        if format == "merged" and isinstance(module.network, RewardModel):
+            write_reward_model(module, tokenizer, folder, layout, tolerance)
+        elif format == "merged":
             _write_merged(module, tokenizer, folder, tolerance)
         else:
             assert adapter is not None
@@ -101,13 +121,13 @@ def _write_adapter(
     tolerance: float,
 ) -> None:
     network = _network(module)
-    batch = _probe(tokenizer, module.task)
-    with _in_fp32(network):
-        expected = _logits(network, batch)
+    batch = probe(tokenizer, module.task)
+    with in_fp32(network):
+        expected = logits_of(network, batch)
         adapter.merge(reversible=True)
-        merged = _logits(network, batch)
+        merged = logits_of(network, batch)
         adapter.unmerge()
-    _compare("merged", merged, expected, tolerance)
+    compare("merged", merged, expected, tolerance)
     if format == "adapter":
         adapter.save(folder)
         return
@@ -117,26 +137,26 @@ def _write_adapter(
     if loaded is None:
         say("PEFT is not installed, so the folder was not loaded with it; pip install peft to have that checked too")
     else:
-        _compare("PEFT", _logits(loaded, batch), expected, tolerance)
+        compare("PEFT", logits_of(loaded, batch), expected, tolerance)
 
 
 def _write_merged(
     module: "FinetuneModule", tokenizer: "PreTrainedTokenizerBase", folder: Path, tolerance: float
 ) -> None:
     network, adapter = _network(module), module.adapter
-    batch = _probe(tokenizer, module.task)
-    with _in_fp32(network):
-        expected = _logits(network, batch)
+    batch = probe(tokenizer, module.task)
+    with in_fp32(network):
+        expected = logits_of(network, batch)
         if adapter is not None:
             adapter.merge()
-            _compare("merged", _logits(network, batch), expected, tolerance)
+            compare("merged", logits_of(network, batch), expected, tolerance)
             adapter.detach()
-    with _no_progress_bar():
+    with no_progress_bar():
         network.save_pretrained(folder)
     stored = next(network.parameters()).dtype
     if stored == torch.float32:
         again = load_backbone(str(folder), module.task, num_labels=module.num_labels).model.eval()
-        _compare("reloaded", _logits(again, batch), expected, tolerance)
+        compare("reloaded", logits_of(again, batch), expected, tolerance)
     else:
         say(f"the weights are stored in {stored}, as the base was; the figures above are those of float32")
 
@@ -161,63 +181,6 @@ def _network(module: "FinetuneModule") -> Any:
             f"export: {type(module).__name__} has no network after configure_model; its class must build one"
         )
     return module.network.eval()
-
-
-def _probe(tokenizer: "PreTrainedTokenizerBase", task: str) -> dict[str, torch.Tensor]:
-    """A batch of four texts of different lengths, (4, at most 64) tokens."""
-    texts = list(documents(seed=0, count=4))
-    encoded = dict(tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt"))
-    if task == "seq2seq":
-        encoded["decoder_input_ids"] = encoded["input_ids"]
-    return encoded
-
-
-@contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Within the block transformers draws no progress bars."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _in_fp32(network: nn.Module) -> Iterator[None]:
-    """Within the block the weights are fp32; afterwards each has its dtype back."""
-    dtypes = {name: parameter.dtype for name, parameter in network.named_parameters()}
-    network.float()
-    try:
-        yield
-    finally:
-        for name, parameter in network.named_parameters():
-            parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
-
-
-@torch.no_grad()
-def _logits(network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    logits: torch.Tensor = network(**batch).logits
-    if "decoder_input_ids" in batch or logits.dim() == 2:
-        return logits.float()
-    # What stands at padded positions is nobody's prediction.
-    return logits[batch["attention_mask"].bool()].float()
-
-
-def _compare(name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
-    """Prints the largest difference, and refuses one above the tolerance."""
-    largest = expected.abs().max().item()
-    difference = (found - expected).abs().max().item()
-    relative = difference / largest if largest else difference
-    say(f"max |{name} − adapter| = {difference:.1e} ({relative:.1e} of the largest logit)")
-    if not relative <= tolerance:
-        raise ValueError(
-            f"export: the {name} model differs from the trained one by {relative:.1e} of the largest logit, allowed is "
-            f"{tolerance:.1e}; nothing was written; a base in bf16 may need a larger --tolerance"
-        )
 
 
 @contextlib.contextmanager

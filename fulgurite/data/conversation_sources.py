@@ -28,7 +28,8 @@ def find_sources(
     """The sources of one split; none where there is no such split.
 
     Args:
-        path: hub id, file, folder, "builtin", or "builtin:DOMAIN" for rows of text, code or maths alone.
+        path: hub id, file, folder, or "builtin"; "builtin:DOMAIN" takes rows of text, code or maths alone, "builtin:SCHEMA"
+            those of another schema of the playground.
         split: "train", "val" or "test".
         owner: what messages call the caller.
         builtin: schema of the playground's rows.
@@ -37,15 +38,15 @@ def find_sources(
         use: "sft" or "prefs": which of several kinds of files or splits is meant.
     """
     if path == "builtin" or path.startswith("builtin:"):
-        from fulgurite.data.playground import DOMAINS, builtin_rows
+        from fulgurite.data.playground import DOMAINS, SCHEMAS, builtin_rows
 
-        domain = path.partition(":")[2]
-        if domain:
-            builtin = f"ultrachat2/{domain}"
-        if domain and domain not in DOMAINS:
+        name = path.partition(":")[2]
+        if name and name not in (*DOMAINS, *SCHEMAS):
             raise ValueError(
-                f"{owner}: path is {path!r}; allowed are 'builtin' and builtin:{', builtin:'.join(DOMAINS)}"
+                f"{owner}: path is {path!r}; allowed are 'builtin', builtin:{', builtin:'.join(DOMAINS)}, and the schemas "
+                f"builtin:{', builtin:'.join(SCHEMAS)}"
             )
+        builtin = f"ultrachat2/{name}" if name in DOMAINS else name or builtin
         if builtin == "text" and split == "test":
             return []
         rows = builtin_rows(

@@ -4,6 +4,8 @@ With n_i rows of source i and weights w_i that sum to 1, an epoch has N rows, of
 largest remainders. `until_first_ends`: N = min n_i / w_i, so no row comes twice. `repeat`: N = Σ n_i; a source that is to
 give more than it has gives each of its rows equally often, as far as that divides, and a random few once more.
 
+Rows may count for several units each (a tree for its pairs): shares are then shares of units, met as nearly as whole rows can.
+
 The selection is drawn once, from the seed: an epoch's number of steps is then known before training, every process and
 a resumed run see the same rows, and epochs differ in their order only.
 """
@@ -42,6 +44,7 @@ def mix(
     weights: Mapping[str, float],
     mode: Literal["until_first_ends", "repeat"] = "until_first_ends",
     seed: int = 42,
+    units: Tensor | None = None,
 ) -> Tensor:
     """The rows of an epoch, (N,) int64, grouped by source.
 
@@ -51,10 +54,12 @@ def mix(
         weights: share of each source; 0 leaves it out.
         mode: where the epoch ends, see above.
         seed: decides which rows.
+        units: how many units each row counts for, (rows,) int64; None: one each.
     """
     if mode not in ("until_first_ends", "repeat"):
         raise ValueError(f"mix: mixing is {mode!r}; allowed are 'until_first_ends' and 'repeat'")
-    counts = {name: int((tag == index).sum()) for index, name in enumerate(names)}
+    units = torch.ones(len(tag), dtype=torch.int64) if units is None else units
+    counts = {name: int(units[tag == index].sum()) for index, name in enumerate(names)}
     present = {name: count for name, count in counts.items() if count}
     shown = ", ".join(f"{name} {count}" for name, count in present.items()) or "none"
     if int((tag < 0).sum()):
@@ -81,11 +86,15 @@ def mix(
     chosen = []
     for name, wanted in zip(used, largest_remainder(total, shares), strict=True):
         rows = (tag == list(names).index(name)).nonzero().squeeze(1)
-        wanted = wanted if mode == "repeat" else min(wanted, len(rows))
+        wanted = wanted if mode == "repeat" else min(wanted, present[name])
         digest = hashlib.sha256(f"{seed}:mix:{name}".encode()).digest()
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "little")))
-        chosen.append(rows.repeat(wanted // len(rows)))
-        chosen.append(rows[order[: wanted % len(rows)]])
+        chosen.append(rows.repeat(wanted // present[name]))
+        rest, reached = (
+            wanted % present[name],
+            torch.cat([torch.zeros(1, dtype=torch.int64), units[rows[order]].cumsum(0)]),
+        )
+        chosen.append(rows[order[: int((reached - rest).abs().argmin())]])
     return torch.cat(chosen)
 
 

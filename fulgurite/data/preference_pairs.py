@@ -14,6 +14,9 @@ answer was nearly always the first one. Of answers as good as the best, best_vs_
 | mean | mean of its ratings from 1 to 5 over the aspects whose rating is not "N/A" (Eurus, Argilla) |
 | overall | the overall score from 1 to 10; a 10 beside a mean of at most 2 is a 1 (issue 8 of its repository) |
 | an aspect | its rating: instruction_following, honesty, truthfulness, helpfulness; harmlessness (UltraSafety, 0 or 1) |
+
+A rating outside its scale is none: the answer has no score. Margins may be divided by the widest one that a scale allows (4
+for ratings and their mean, 9 for the overall score), so that they lie in (0, 1]: UltraRM's normaliser was not published.
 """
 
 from __future__ import annotations
@@ -27,13 +30,14 @@ from typing import Any, Literal
 from fulgurite.data.conversations import Finding, Turn
 from fulgurite.data.preferences import EQUAL, Labelled, Preference, PreferenceRecord, Ranked
 
-__all__ = ["PAIR_RULES", "SCORES", "Comparison", "Kind", "compare", "completion_score", "pair_up"]
+__all__ = ["PAIR_RULES", "SCORES", "Comparison", "Kind", "compare", "completion_score", "pair_up", "score_scale"]
 
 Kind = Literal["pairs", "labels", "groups"]
 PAIR_RULES = ("all", "best_vs_random", "best_vs_worst")
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness", "harmlessness")
 SCORES = ("mean", "overall", *ASPECTS)
 KINDS = ("pairs", "labels", "groups")
+OUTSIDE = "rating outside its scale"
 _TIES = "no two answers with different scores"
 
 
@@ -50,6 +54,7 @@ class Comparison:
         weight: Multiplies its loss.
         group: Rows of one group may share a tree; None: rows with the same prompt.
         tag: What metrics by group go by.
+        direct: Whether its pairs get the direct term of a reward model.
         pairs: Chosen, rejected (indices into `completions`) and margin, 0 where nobody gave one.
         labels: An index into `completions` and whether that answer is desirable; an answer may come twice.
         scores: One per answer, for losses over all of them.
@@ -63,6 +68,7 @@ class Comparison:
     weight: float = 1.0
     group: str | None = None
     tag: str | None = None
+    direct: bool = False
     pairs: tuple[tuple[int, int, float], ...] = ()
     labels: tuple[tuple[int, bool], ...] = ()
     scores: tuple[float, ...] = ()
@@ -93,7 +99,12 @@ def pair_up(scores: Sequence[float], rule: str = "all", ties: bool = False, seed
 
 
 def compare(
-    record: PreferenceRecord, kind: Kind, rule: str = "all", ties: bool = False, seed: int = 0
+    record: PreferenceRecord,
+    kind: Kind,
+    rule: str = "all",
+    ties: bool = False,
+    seed: int = 0,
+    margin_scale: float | str | None = None,
 ) -> Comparison | Finding:
     """How the answers of a record are compared, or why they cannot be.
 
@@ -106,8 +117,10 @@ def compare(
         rule: how the answers of a `Ranked` are paired, for pairs and labels.
         ties: see `pair_up`.
         seed: see `pair_up`.
+        margin_scale: what margins are divided by; "annotation": the widest that the record's scale allows.
 
     Raises:
+        ValueError: a margin of unknown scale, or one that its scale does not allow.
         ValueError: a record that cannot be of that kind, such as pairs of single labelled answers.
     """
     if kind not in KINDS:
@@ -137,29 +150,55 @@ def compare(
         return Comparison(completions=record.completions, scores=record.scores, **shared)
     if isinstance(record, Preference):
         answers: tuple[str, ...] = (record.chosen, record.rejected)
-        pairs = [(0, 1, float(record.margin or 0.0))]
+        pairs = [(0, 1, _divided(float(record.margin or 0.0), record, margin_scale))]
     else:
         answers, scores = record.completions, record.scores
         found = pair_up(scores, rule, ties, f"{seed}|{record.row}|{record.prompt[-1].content}")
         if not found:
             return Finding(record.where, _TIES, f"the scores are {', '.join(f'{score:g}' for score in scores)}")
-        pairs = [(i, j, scores[i] - scores[j]) for i, j in found if answers[i].strip() != answers[j].strip()]
+        pairs = [
+            (i, j, _divided(scores[i] - scores[j], record, margin_scale))
+            for i, j in found
+            if answers[i].strip() != answers[j].strip()
+        ]
         if not pairs:
             return Finding(record.where, EQUAL, "every pair of the row is twice the same text")
     if kind == "pairs":
-        return Comparison(completions=answers, pairs=tuple(pairs), **shared)
+        direct = isinstance(record, Preference) and record.direct
+        return Comparison(completions=answers, pairs=tuple(pairs), direct=direct, **shared)
     labels = [label for i, j, _ in pairs for label in ((i, True), (j, False))]
     return Comparison(completions=answers, labels=tuple(labels), **shared)
 
 
+def _divided(margin: float, record: Preference | Ranked, by: float | str | None) -> float:
+    if by is None or margin == 0.0:
+        return margin
+    scale = record.scale if by == "annotation" else float(by)
+    if scale is None or scale <= 0:
+        raise ValueError(
+            f"{record.where}: the margin is {margin:g}, and nobody says on which scale; give margin_scale a number above 0, the "
+            "widest margin that there can be, or leave it out to take margins as they are"
+        )
+    if by == "annotation" and abs(margin) > scale + 1e-6:
+        raise ValueError(
+            f"{record.where}: the margin is {margin:g}, more than the {scale:g} that its scale allows; correct the row, or give "
+            "margin_scale a number"
+        )
+    return margin / scale
+
+
 def completion_score(completion: Mapping[str, Any], score: str) -> tuple[float, str | None]:
-    """The score of an answer of UltraFeedback or UltraSafety, NaN where it has none, and what was corrected, if anything.
+    """The score of an answer of UltraFeedback or UltraSafety, NaN where it has none, and what was corrected or wrong.
 
     Args:
         completion: with `annotations`, `overall_score` and `fine-grained_score` as published.
         score: one of `SCORES`.
     """
     ratings = _ratings(completion.get("annotations"))
+    for aspect, rating in ratings.items():
+        low, high = (0, 1) if aspect == "harmlessness" else (1, 5)
+        if not low <= rating <= high and score in (aspect, "mean"):
+            return math.nan, f"{OUTSIDE}: {aspect} is rated {rating:g}, allowed is {low} to {high}"
     if score in ASPECTS:
         return ratings.get(score, math.nan), None
     known = [rating for aspect, rating in ratings.items() if aspect != "harmlessness"]
@@ -169,7 +208,18 @@ def completion_score(completion: Mapping[str, Any], score: str) -> tuple[float, 
     overall = _number(completion.get("overall_score"))
     if overall == 10 and mean <= 2:
         return 1.0, f"overall_score 10 read as 1: it is rated {mean:g}"
+    if overall < 1 or overall > 10:
+        return math.nan, f"{OUTSIDE}: overall_score is {overall:g}, allowed is 1 to 10"
     return overall, None
+
+
+def score_scale(score: str) -> float:
+    """The widest difference of two scores.
+
+    Args:
+        score: one of `SCORES`.
+    """
+    return {"overall": 9.0, "harmlessness": 1.0}.get(score, 4.0)
 
 
 def _ratings(annotations: object) -> dict[str, float]:

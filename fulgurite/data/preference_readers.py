@@ -9,13 +9,14 @@ r"""Rows of the published schemas of preferences to records.
 | argilla | instruction, chosen_response, rejected_response [chosen_avg_rating, rejected_avg_rating] | pair |
 | llamafactory_dpo | conversations, chosen, rejected [system], the answers one object each | pair |
 | hh_rlhf | chosen, rejected: transcripts "\n\nHuman: …\n\nAssistant: …" | pair; prompt: what both begin with |
-| preference | chosen, rejected [prompt, margin, weight, score_chosen, score_rejected, …] | pair |
+| preference | chosen, rejected [prompt, margin, weight, direct, score_chosen, score_rejected, …] | pair |
 | unpaired | prompt, completion, label [weight] | labelled |
 | llamafactory_kto | messages, label [system, weight] | labelled; the last message is the answer |
 
 `preference` is TRL's and that of ultrafeedback_binarized: texts, or lists of messages, which may hold the prompt again;
 without a prompt it is what both lists begin with. A margin is given, or the difference of two scores, which may stand in
-a column `metadata`. `auto` takes the first schema whose columns are all there and that the first row looks like.
+a column `metadata`. `direct` (true or false) says that the pair is right against wrong, as UltraInteract's pairs are.
+`auto` takes the first schema whose columns are all there and that the first row looks like.
 
 UltraSafety's columns are known from a derived copy only: the question is taken from `instruction`, and the first of an
 answer's judgements of harmlessness counts.
@@ -26,10 +27,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from fulgurite.data.conversations import Finding, Turn, place
-from fulgurite.data.preference_pairs import SCORES, completion_score
+from fulgurite.data.preference_pairs import OUTSIDE, SCORES, completion_score, score_scale
 from fulgurite.data.preferences import EQUAL, Labelled, Preference, PreferenceRecord, Ranked, checked_preference
 from fulgurite.data.row_reader import BadRow, RowReader, Schema, column_names, messages
 from fulgurite.data.streaming import Row, RowSource
@@ -44,13 +45,14 @@ _SCORE_COLUMNS = (
     ("chosen-rating", "rejected-rating"),
     ("chosen_avg_rating", "rejected_avg_rating"),
 )
+_SCALES = dict(zip(_SCORE_COLUMNS, (score_scale("overall"), score_scale("mean"), score_scale("mean")), strict=True))
 _SCORE_NAMES = tuple(name for pair in _SCORE_COLUMNS for name in pair)
 
 
 def _ultrainteract(row: Row, source: str, number: int) -> Read:
     prompt = messages(row["trajectory"], "trajectory")
     group, tag = _text_or_none(row.get("parent_id")), _text_or_none(row.get("task"))
-    yield Preference(prompt, row["chosen"], row["rejected"], source, number, group=group, tag=tag)
+    yield Preference(prompt, row["chosen"], row["rejected"], source, number, group=group, tag=tag, direct=True)
 
 
 def _scored(row: Row, source: str, number: int, score: str) -> Read:
@@ -63,12 +65,17 @@ def _scored(row: Row, source: str, number: int, score: str) -> Read:
         if not isinstance(completion, Mapping) or "response" not in completion:
             raise BadRow("not an answer", f"completion {index} has no 'response'")
         value, note = completion_score(completion, score)
+        if note is not None and note.startswith(OUTSIDE):
+            yield Finding(
+                place(source, number), f"an answer left out: {OUTSIDE}", f"answer {index}: {note}", lost=False
+            )
+            continue
         if note is not None:
             yield Finding(place(source, number), note.split(":")[0], f"completion {index}", lost=False)
         answers.append(completion["response"])
         scores.append(value)
-    prompt = (Turn("user", row["instruction"]),)
-    yield Ranked(prompt, tuple(answers), tuple(scores), source, number, tag=_text_or_none(row.get("source")))
+    prompt, tag = (Turn("user", row["instruction"]),), _text_or_none(row.get("source"))
+    yield Ranked(prompt, tuple(answers), tuple(scores), source, number, tag=tag, scale=score_scale(score))
 
 
 def _ultrafeedback(row: Row, source: str, number: int) -> Read:
@@ -88,13 +95,14 @@ def _chendrag(row: Row, source: str, number: int) -> Read:
         prompt = before or prompt
         answers.append(answer)
         scores.append(_float(row.get(f"score_A{index}"), f"score_A{index}"))
-    yield Ranked(prompt, tuple(answers), tuple(scores), source, number)
+    yield Ranked(prompt, tuple(answers), tuple(scores), source, number, scale=score_scale("overall"))
 
 
 def _argilla(row: Row, source: str, number: int) -> Read:
     prompt = (Turn("user", row["instruction"]),)
     chosen, rejected = row["chosen_response"], row["rejected_response"]
-    yield Preference(prompt, chosen, rejected, source, number, _margin(row), tag=_text_or_none(row.get("source")))
+    tag = _text_or_none(row.get("source"))
+    yield Preference(prompt, chosen, rejected, source, number, _margin(row), tag=tag, scale=_scale(row))
 
 
 def _llamafactory_dpo(row: Row, source: str, number: int) -> Read:
@@ -103,7 +111,9 @@ def _llamafactory_dpo(row: Row, source: str, number: int) -> Read:
     for name, turn in (("chosen", chosen), ("rejected", rejected)):
         if turn.role != "assistant":
             raise BadRow("answer of the wrong role", f"{name!r} is of role {turn.role!r}; 'assistant' is needed")
-    yield Preference(prompt, chosen.content, rejected.content, source, number, _margin(row), _weight(row))
+    yield Preference(
+        prompt, chosen.content, rejected.content, source, number, _margin(row), _weight(row), scale=_scale(row)
+    )
 
 
 def _transcript(text: object, column: str) -> tuple[Turn, ...]:
@@ -124,6 +134,7 @@ def _hh_rlhf(row: Row, source: str, number: int) -> Read:
 def _preference(row: Row, source: str, number: int) -> Read:
     chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
     margin, weight = _margin(row), _weight(row)
+    direct = row.get("direct") is not None and _label(row["direct"], "direct")
     tag = _text_or_none(row.get("source"))
     if not isinstance(chosen, list) and not isinstance(rejected, list):
         if prompt is None:
@@ -137,7 +148,7 @@ def _preference(row: Row, source: str, number: int) -> Read:
         elif isinstance(prompt, str) and all(len(side) == 1 for side in sides):
             sides = [(Turn("user", prompt), *side) for side in sides]
         turns, chosen, rejected = _apart(*sides)
-    yield Preference(turns, chosen, rejected, source, number, margin, weight, tag=tag)
+    yield Preference(turns, chosen, rejected, source, number, margin, weight, None, tag, direct, _scale(row))
 
 
 def _unpaired(row: Row, source: str, number: int) -> Read:
@@ -206,6 +217,18 @@ def _margin(row: Row) -> float | None:
     return None
 
 
+def _scale(row: Row) -> float | None:
+    """The widest margin that the columns allow which a margin was taken from; None for a given margin."""
+    if row.get("margin") is not None:
+        return None
+    metadata = row.get("metadata")
+    for where in (row, metadata if isinstance(metadata, Mapping) else {}):
+        for names, scale in _SCALES.items():
+            if all(where.get(name) is not None for name in names):
+                return scale
+    return None
+
+
 def _weight(row: Row) -> float:
     return 1.0 if row.get("weight") is None else _float(row["weight"], "weight")
 
@@ -217,13 +240,13 @@ def _float(value: object, column: str) -> float:
         raise BadRow("not a number", f"{column!r} holds {str(value)[:40]!r}; a number is needed") from error
 
 
-def _label(value: object) -> bool:
+def _label(value: object, column: str = "label") -> bool:
     """The label; a csv file has it as a text."""
     if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):
         return value.strip().lower() in ("true", "1")
     if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
-    raise BadRow("not a label", f"'label' holds {str(value)[:40]!r}; true or false is needed")
+    raise BadRow("not a label", f"{column!r} holds {str(value)[:40]!r}; true or false is needed")
 
 
 def _text_or_none(value: object) -> str | None:
@@ -252,7 +275,9 @@ _SCHEMAS: dict[str, Schema[PreferenceRecord]] = {
         ("conversations", *_PAIR), ("system", "margin", "weight", "metadata", *_SCORE_NAMES), _llamafactory_dpo
     ),
     "hh_rlhf": Schema(_PAIR, ("margin", "weight"), _hh_rlhf, _is_transcript),
-    "preference": Schema(_PAIR, ("prompt", "margin", "weight", "metadata", "source", *_SCORE_NAMES), _preference),
+    "preference": Schema(
+        _PAIR, ("prompt", "margin", "weight", "direct", "metadata", "source", *_SCORE_NAMES), _preference
+    ),
     "unpaired": Schema(("prompt", "completion", "label"), ("weight",), _unpaired),
     "llamafactory_kto": Schema(("messages", "label"), ("system", "weight"), _llamafactory_kto),
 }
@@ -270,7 +295,7 @@ class PreferenceReader(RowReader[PreferenceRecord]):
         columns: the source's column for columns of the schema that are called otherwise there.
         on_bad_row: "skip" counts rows that are no preference and leaves them out; "error" stops at the first.
         tags: keep records of these tags only.
-        tag_sources: give records without a tag of their own the name of their source.
+        tag_sources: give records without a tag of their own the name of their source; "all": every record.
         score: what ranks the answers of schema ultrafeedback, see fulgurite.data.preference_pairs.
         as_chat: prompts and answers that are plain texts are a user's turn and an assistant's, so that the chat template is
             laid over them; otherwise they follow each other as they are, as TRL has it.
@@ -286,7 +311,7 @@ class PreferenceReader(RowReader[PreferenceRecord]):
         columns: Mapping[str, str] | None = None,
         on_bad_row: str = "skip",
         tags: Sequence[str] | None = None,
-        tag_sources: bool = False,
+        tag_sources: bool | Literal["all"] = False,
         score: str = "mean",
         as_chat: bool = False,
     ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from fulgurite.data.conversations import Conversation, Finding, Turn, checked, place
 
@@ -50,6 +50,8 @@ class Preference(_Placed):
         source: File (or name of the data set) that the row was read from.
         row: Number of its line (or row) in `source`, counted from 1.
         margin: By how much it is preferred, in points of the annotation; None where nobody said.
+        direct: Right against wrong, not just better against worse: rewards get Eurus's direct term (UltraInteract's pairs).
+        scale: The widest margin that the annotation allows; None where nobody knows.
         weight: Multiplies its loss.
         group: Rows of one group share an instruction; they are one tree, and never split between training and validation.
         tag: What metrics by group go by (task, source); None for none.
@@ -64,6 +66,8 @@ class Preference(_Placed):
     weight: float = 1.0
     group: str | None = None
     tag: str | None = None
+    direct: bool = False
+    scale: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class Ranked(_Placed):
         prompt: The turns before the answer.
         completions: The answers.
         scores: Their scores, the higher the better.
+        scale: The widest difference that the annotation allows; None where nobody knows.
         source: File (or name of the data set) that the row was read from.
         row: Number of its line (or row) in `source`, counted from 1.
         weight: Multiplies its loss.
@@ -114,6 +119,7 @@ class Ranked(_Placed):
     weight: float = 1.0
     group: str | None = None
     tag: str | None = None
+    scale: float | None = field(default=None, compare=False)
 
 
 PreferenceRecord = Preference | Labelled | Ranked

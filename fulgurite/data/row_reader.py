@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import chain, islice
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from fulgurite.data.conversations import Finding, Tally, Turn
 from fulgurite.data.streaming import Numbered, Row, RowSource
@@ -75,7 +75,7 @@ class RowReader(Generic[Item]):
         columns: the source's column for columns of the schema that are called otherwise there.
         on_bad_row: "skip" counts rows that are no record and leaves them out; "error" stops at the first.
         tags: keep records of these tags only.
-        tag_sources: give records without a tag of their own the group, or name, of their source.
+        tag_sources: give records without a tag of their own the group, or name, of their source; "all": every record.
     """
 
     noun: ClassVar[str]
@@ -88,7 +88,7 @@ class RowReader(Generic[Item]):
         columns: Mapping[str, str] | None = None,
         on_bad_row: str = "skip",
         tags: Sequence[str] | None = None,
-        tag_sources: bool = False,
+        tag_sources: bool | Literal["all"] = False,
     ) -> None:
         name = type(self).__name__
         if schema != "auto" and schema not in self.table:
@@ -149,7 +149,7 @@ class RowReader(Generic[Item]):
                         )
                     self.tally.add(item.where, item.reason, item.detail, item.lost)
                     continue
-                if item.tag is None and self.tag_sources:
+                if self.tag_sources == "all" or (item.tag is None and self.tag_sources):
                     item = replace(item, tag=source.group or short_name(source.name))
                 if self.tags is not None and item.tag is None:
                     self.tally.add(item.where, "no tag", f"wanted are {', '.join(sorted(self.tags))}")

@@ -2,7 +2,8 @@ r"""Chat templates: which text a conversation becomes.
 
 The tokenizer's own template comes first. Where it has none, `ultrachat` is laid over it, the form of UltraChat and
 UltraLink (`User: …\nAssistant: …<eos>`, https://arxiv.org/abs/2305.14233); other forms go by name, and any Jinja file
-by its path. The template is put into `tokenizer.chat_template`, so that saving the tokenizer saves it, and whoever
+by its path. An encoder's tokenizer without eos gets `[CLS] turns, each with [SEP]` instead, as encoders were trained on
+pairs. The template is put into `tokenizer.chat_template`, so that saving the tokenizer saves it, and whoever
 loads the tokenizer later lays the same text before the model.
 
 The named templates mark their answers with `{% generation %}`, begin with bos only where the tokenizer itself puts it
@@ -115,6 +116,10 @@ _NEEDED = {
     "playground": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
 }
 TEMPLATES = tuple(_BODIES)
+# Not among the names: it is what encoders get whose tokenizers end texts with sep.
+_ENCODER = "{{ cls_token }}" + _turns(
+    f"{{{{ {_CONTENT} + sep_token }}}}", f"{{{{ {_CONTENT} + sep_token }}}}", _answer(f"{_CONTENT} + sep_token")
+)
 
 
 def apply_template(tokenizer: "PreTrainedTokenizerBase", template: str | None = None) -> "PreTrainedTokenizerBase":
@@ -122,7 +127,8 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", template: str | None = 
 
     Args:
         tokenizer: its `chat_template` is set.
-        template: "auto" or None for the tokenizer's own, else `ultrachat`; one of TEMPLATES; or a Jinja file's path.
+        template: "auto" or None for the tokenizer's own, else `ultrachat`, or `encoder` where there is sep and no eos; one of
+            TEMPLATES; or a Jinja file's path.
 
     Raises:
         ValueError: an unknown name, a file that is no template, or a tokenizer without the tokens that a turn ends with.
@@ -135,8 +141,12 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", template: str | None = 
             tokenizer.chat_template = own
             return tokenizer
         template = _DEFAULT
+        if tokenizer.eos_token is None and tokenizer.cls_token and tokenizer.sep_token:
+            template = "encoder"
     assert template is not None
-    if template in _BODIES:
+    if template == "encoder":
+        text = _encoder(tokenizer)
+    elif template in _BODIES:
         text = _named(tokenizer, template)
     else:
         text = _from_file(template)
@@ -165,6 +175,15 @@ def _named(tokenizer: "PreTrainedTokenizerBase", name: str) -> str:
         )
     begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     return ("{{ bos_token }}" if begins else "") + _BODIES[name]
+
+
+def _encoder(tokenizer: "PreTrainedTokenizerBase") -> str:
+    if not (tokenizer.cls_token and tokenizer.sep_token):
+        raise ValueError(
+            "apply_template: 'encoder' begins with cls and ends turns with sep, and this tokenizer lacks one of them; take another "
+            "template"
+        )
+    return _ENCODER
 
 
 def _from_file(path: str) -> str:

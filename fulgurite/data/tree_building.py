@@ -54,7 +54,7 @@ class _Unit:
     """What is kept together: completions, as indices; a pair's figures; where it is from."""
 
     completions: list[int]
-    pairs: list[tuple[int, int, float, float]] = field(default_factory=list)
+    pairs: list[tuple[int, int, float, float, bool]] = field(default_factory=list)
     where: str = ""
 
 
@@ -99,6 +99,7 @@ class TreeWriter:
         self._put("rejected", [number[pair[1]] for pair in pairs])
         self._put("pair_margin", [pair[2] for pair in pairs])
         self._put("pair_weight", [pair[3] for pair in pairs])
+        self._put("pair_direct", [pair[4] for pair in pairs])
         self._put("units", [len(units)])
         self._put("alone", [sum(len(completions[i].path) for unit in units for i in unit.completions)])
         for name, size in (
@@ -130,7 +131,7 @@ _TYPES: dict[str, Any] = {
     "input_ids": np.int32, "parents": np.int32, "depths": np.int32, "completion_node": np.int32,
     "completion_start": np.int32, "desirable": np.int8, "kl": np.bool_, "group": np.int32, "score": np.float32,
     "completion_weight": np.float32, "tag": np.int32, "key": np.int64, "chosen": np.int32, "rejected": np.int32,
-    "pair_weight": np.float32, "pair_margin": np.float32, "units": np.int32, "alone": np.int64,
+    "pair_weight": np.float32, "pair_margin": np.float32, "pair_direct": np.bool_, "units": np.int32, "alone": np.int64,
 }  # fmt: skip
 
 
@@ -222,7 +223,8 @@ def _contents(
         paths = [spool[number] for number in item.paths]
         for better, worse, margin in comparison.pairs:
             pair = [place(_Completion(paths[i], item.starts[i], tag)) for i in (better, worse)]
-            units.append(_Unit(pair, [(pair[0], pair[1], margin, comparison.weight)], where=comparison.where))
+            figures = (margin, comparison.weight, comparison.direct)
+            units.append(_Unit(pair, [(pair[0], pair[1], *figures)], where=comparison.where))
         compared: set[int] = set()
         for i, desirable in comparison.labels:
             # An answer with several labels is as many completions that end at one node: losses and metrics count them all.

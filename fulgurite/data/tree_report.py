@@ -24,6 +24,7 @@ class TreeReport(LengthReport):
         labels: Desirable and undesirable answers; None without labels.
         path_limit: Tokens that such a path may have.
         trees: Whether units share tokens.
+        mixed: Units of an epoch by weights, of those that there are; None where all are taken.
     """
 
     units: int = 0
@@ -33,6 +34,7 @@ class TreeReport(LengthReport):
     labels: tuple[int, int] | None = None
     path_limit: int = 0
     trees: bool = True
+    mixed: int | None = None
 
     def lines(self) -> list[str]:
         """The report as lines of text, the histogram of the paths' lengths last."""
@@ -57,13 +59,16 @@ class TreeReport(LengthReport):
         if self.shares:
             whole = sum(self.shares.values())
             shown = ", ".join(f"{name} {count:,} ({count / whole:.1%})" for name, count in self.shares.items())
-            table.append(("shares", f"of answers: {shown}"))
+            what = "answers" if self.mixed is None else f"the {self.mixed:,} {self.kind} of an epoch, by weights"
+            table.append(("shares", f"of {what}: {shown}"))
         lines = [f"{self.split}:"] + [f"  {name:<10}{value}" for name, value in table]
         lines += [f"  {line}" for line in self.tally.lines()]
         return lines + [f"  {line}" for line in text_histogram(self.path_lengths, self.path_limit)]
 
 
-def tree_report(base: LengthReport, rows: TreeRows, kind: str, path_limit: int, trees: bool) -> TreeReport:
+def tree_report(
+    base: LengthReport, rows: TreeRows, kind: str, path_limit: int, trees: bool, chosen: Tensor | None = None
+) -> TreeReport:
     """The figures of one split.
 
     Args:
@@ -72,6 +77,7 @@ def tree_report(base: LengthReport, rows: TreeRows, kind: str, path_limit: int, 
         kind: what its units are.
         path_limit: tokens of a path at most.
         trees: whether units share tokens.
+        chosen: which trees an epoch has, (n,) int64; None: each once.
     """
     marks = rows.tensors["desirable"]
     labels = (int((marks == 1).sum()), int((marks == 0).sum())) if kind == "labels" else None
@@ -84,6 +90,7 @@ def tree_report(base: LengthReport, rows: TreeRows, kind: str, path_limit: int, 
         labels=labels,
         path_limit=path_limit,
         trees=trees,
+        mixed=None if chosen is None else int(rows.targets()[chosen].sum()),
     )
 
 

@@ -40,7 +40,7 @@ _PER_COMPLETION = ("desirable", "kl", "group", "score", "completion_weight", "ke
 _WIDE = ("group", "tag")  # stored narrow
 _NEEDED = {
     "input_ids", "node_offsets", "parents", "depths", "tree_nodes", "completion_node", "completion_start", "tree_completions",
-    "chosen", "rejected", "pair_weight", "pair_margin", "tree_pairs", "units", "alone",
+    "chosen", "rejected", "pair_weight", "pair_margin", "pair_direct", "tree_pairs", "units", "alone",
     *(name for name in _PER_COMPLETION if name not in ("tag", "reference")),
 }  # fmt: skip
 
@@ -150,7 +150,7 @@ class TreeRows(Dataset[Item]):
         item["owner"] = torch.arange(last - first).repeat_interleave(item["lengths"])
         item["ends"] = starts[ends] + lengths[ends] - 1
         item["pairs"] = torch.stack([tensors[side][pair:last_pair].long() for side in ("chosen", "rejected")], 1)
-        for name in ("pair_weight", "pair_margin"):
+        for name in ("pair_weight", "pair_margin", "pair_direct"):
             item[name] = tensors[name][pair:last_pair]
         for name in _PER_COMPLETION:
             if name in tensors:
@@ -308,7 +308,7 @@ class TreeCollator:
 def _silent(item: Item) -> Item:
     """The item without anything that a loss or a metric could count."""
     silent = dict(item)
-    for name in ("pairs", "pair_weight", "pair_margin"):
+    for name in ("pairs", "pair_weight", "pair_margin", "pair_direct"):
         silent[name] = item[name][:0]
     silent["desirable"] = torch.full_like(item["desirable"], -1)
     silent["kl"] = torch.zeros_like(item["kl"])

@@ -14,6 +14,7 @@ from fulgurite.datamodules.ultrafeedback_critique import UltraCritiqueDataModule
 from fulgurite.datamodules.ultrainteract import UltraInteractDataModule
 from fulgurite.datamodules.ultrainteract_pairs import UltraInteractPairDataModule
 from fulgurite.datamodules.ultralink import UltraLinkDataModule
+from fulgurite.datamodules.ultrasafety import UltraSafetyDataModule
 
 __all__ = [
     "ConversationDataModule",
@@ -30,4 +31,5 @@ __all__ = [
     "UltraInteractDataModule",
     "UltraInteractPairDataModule",
     "UltraLinkDataModule",
+    "UltraSafetyDataModule",
 ]

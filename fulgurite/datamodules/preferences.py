@@ -22,10 +22,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fulgurite.data.augmentation import Augmented
 from fulgurite.data.cache import cache_key
 from fulgurite.data.conversations import Finding, Tally
 from fulgurite.data.encoding import Rows
 from fulgurite.data.length_report import LengthReport, length_report
+from fulgurite.data.mixing import mix
 from fulgurite.data.preference_encoding import ComparisonEncoder, EncodedComparison, Spool
 from fulgurite.data.preference_pairs import KINDS, PAIR_RULES, Comparison, Kind, compare
 from fulgurite.data.preference_readers import PreferenceReader
@@ -41,7 +43,7 @@ from fulgurite.datamodules.conversations import ConversationDataModule
 __all__ = ["PreferenceDataModule"]
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1  # raise it when preferences are read, encoded or laid out in another way: older caches are then not read
+_FORMAT = 2  # raise it when preferences are read, encoded or laid out in another way: older caches are then not read
 _CHUNK = 250
 
 
@@ -64,11 +66,17 @@ class PreferenceDataModule(ConversationDataModule):
         pair_rule: pairs of a row with several scored answers: "all", "best_vs_random" or "best_vs_worst".
         ties: best_vs_random may draw an answer as good as the best, as the published binarisation does.
         score: what ranks UltraFeedback's answers: "mean" of the ratings, "overall", or the name of an aspect.
+        margin_scale: divides margins: a number, or "annotation" for the widest one that the ratings' scale allows (then at most
+            1); None takes margins in points.
+        augment: add Eurus's single-turn pairs of one instruction's actions (rows with a parent_id), for training only.
         trees: compute what answers share (prompt, earlier turns) once; False gives each pair rows of its own.
         packing: lay several trees into one row; False gives each answer a padded row of its own, without trees.
         token_budget: tokens of a pack; None takes twice max_length, for groups four times.
         on_bad_row: a row that is no preference is left out and counted ("skip") or stops the run ("error").
         val_fraction: share of the training rows that validate where there are none, whole groups; 0 for no validation.
+        weights: share of each path's pairs in the training rows, by its short name (with one path, of each tag); None takes
+            the rows as they are.
+        mixing: with weights, an epoch ends when the first path's rows do, or has as many pairs as there are and repeats.
         revision: commit of the hub's data set; None takes the one that we know, or the newest.
         tokenizer: hub id, folder or playground name; None takes the backbone of the module that is trained.
         batch_size: packs per process and batch; without packing units (pairs, labels, groups).
@@ -97,11 +105,15 @@ class PreferenceDataModule(ConversationDataModule):
         pair_rule: Literal["all", "best_vs_random", "best_vs_worst"] = "all",
         ties: bool = False,
         score: str = "mean",
+        margin_scale: float | Literal["annotation"] | None = None,
+        augment: bool = False,
         trees: bool = True,
         packing: bool = True,
         token_budget: int | None = None,
         on_bad_row: Literal["skip", "error"] = "skip",
         val_fraction: float = 0.05,
+        weights: dict[str, float] | None = None,
+        mixing: Literal["until_first_ends", "repeat"] = "until_first_ends",
         revision: str | None = None,
         tokenizer: str | None = None,
         batch_size: int = 4,
@@ -113,7 +125,11 @@ class PreferenceDataModule(ConversationDataModule):
         limit_train: int | None = None,
         pad_multiple: int = 1,
     ) -> None:
-        self.score, self.as_chat = score, as_chat
+        self.score, self.as_chat, self.margin_scale, self.augment = score, as_chat, margin_scale, augment
+        if isinstance(margin_scale, (int, float)) and not 0 < margin_scale < float("inf"):
+            raise ValueError(
+                f"{type(self).__name__}: margin_scale is {margin_scale}; allowed are numbers above 0, 'annotation' and None"
+            )
         super().__init__(
             path=path,
             val_path=val_path,
@@ -125,6 +141,8 @@ class PreferenceDataModule(ConversationDataModule):
             packing=packing,
             on_bad_row=on_bad_row,
             val_fraction=val_fraction,
+            weights=weights,
+            mixing=mixing,
             revision=revision,
             tokenizer=tokenizer,
             batch_size=batch_size,
@@ -227,7 +245,7 @@ class PreferenceDataModule(ConversationDataModule):
             self.columns,
             self.on_bad_row,
             self.tags,
-            tag_sources=len(self.paths) > 1,
+            tag_sources="all" if self.weights is not None and len(self.paths) > 1 else len(self.paths) > 1,
             score=self.score,
             as_chat=self.as_chat,
         )
@@ -236,8 +254,9 @@ class PreferenceDataModule(ConversationDataModule):
         limit = self.limit_train if split == "train" else None
         how = [
             ["preference", _FORMAT, self.max_length, self.token_budget, self.on_bad_row, self.seed],
-            [self._given_kind, self.pair_rule, self.ties, self.score, self.trees, self.as_chat],
-            [self.schema, self.columns, self.tags and sorted(self.tags), len(self.paths) > 1],
+            [self._given_kind, self.pair_rule, self.ties, self.score, self.trees, self.as_chat, self.margin_scale],
+            [self.schema, self.columns, self.tags and sorted(self.tags), len(self.paths) > 1, self.weights is not None],
+            [self.augment and split == "train"],
             *self._identity(self.load_tokenizer(), sources),
             [part, self.val_fraction if part != "all" else None, limit],
         ]
@@ -254,7 +273,11 @@ class PreferenceDataModule(ConversationDataModule):
         """The trees of a split, built from its rows."""
         reader = self._reader(sources)
         keep = self._kept(reader, part, limit)
-        records: Any = iter(self._shown(numbered(reader, keep), f"encoding {split}"))
+        kept: Any = numbered(reader, keep)
+        if self.augment and split == "train":
+            # Behind the division: new pairs must not move the line between training and validation rows.
+            kept = Augmented(lambda: numbered(reader, keep), self.seed)
+        records: Any = iter(self._shown(kept, f"encoding {split}"))
         first = next(records, None)
         kind = self._given_kind or ("labels" if isinstance(first, Labelled) else "pairs")
         tally = Tally()
@@ -263,7 +286,9 @@ class PreferenceDataModule(ConversationDataModule):
             encoded: list[EncodedComparison] = []
             records = chain([] if first is None else [first], records)
             while chunk := list(islice(records, _CHUNK)):
-                compared = [compare(record, kind, self.pair_rule, self.ties, self.seed) for record in chunk]
+                compared = [
+                    compare(record, kind, self.pair_rule, self.ties, self.seed, self.margin_scale) for record in chunk
+                ]
                 for item in compared:
                     if isinstance(item, Finding):
                         tally.add(item.where, item.reason, item.detail, item.lost)
@@ -348,7 +373,12 @@ class PreferenceDataModule(ConversationDataModule):
         if not mixed:
             return self._packed(encoded, None)
         if self._mixed is None or self._mixed[0] is not encoded:
-            self._mixed = (encoded, None, self._packed(encoded, None))
+            chosen = None
+            if self.weights is not None:
+                names = self.tag_names if _tree_tags(encoded) is not None else []
+                tags = torch.full((len(encoded),), -1) if not names else _tree_tags(encoded)
+                chosen = mix(tags, names, self.weights, self.mixing, self.seed, encoded.targets())  # type: ignore[arg-type]
+            self._mixed = (encoded, chosen, self._packed(encoded, chosen))
         return self._mixed[2]
 
     def _packed(self, encoded: Any, chosen: Tensor | None) -> Rows:
@@ -366,11 +396,15 @@ class PreferenceDataModule(ConversationDataModule):
         train = split == "train"
         arranged = self._arranged(rows, mixed=train)
         trainer = self.trainer
-        tag = rows.tensors.get("tag")
+        tag, lengths, units = rows.tensors.get("tag"), rows.lengths, rows.targets()
+        chosen = self._mixed[1] if train and self._mixed is not None else None
+        if chosen is not None:  # shares are then those of units, as weights are
+            lengths, units = lengths[chosen], units[chosen]
+            tag = _tree_tags(rows)[chosen].repeat_interleave(units)  # type: ignore[index]
         base = length_report(
             split,
-            rows.lengths,
-            rows.targets(),
+            lengths,
+            units,
             self._budget(self.objective_kind),
             Tally(**json.loads(rows.metadata["tally"])),
             packs=len(arranged) if self.packing else None,
@@ -380,7 +414,13 @@ class PreferenceDataModule(ConversationDataModule):
             tags=None if tag is None else (tag, self.tag_names),
             schemas=json.loads(rows.metadata["schemas"]),
         )
-        return tree_report(base, rows, self.objective_kind or "pairs", self.max_length, self.trees)
+        return tree_report(base, rows, self.objective_kind or "pairs", self.max_length, self.trees, chosen)
+
+
+def _tree_tags(rows: Any) -> Tensor | None:
+    """The tag of each tree, (trees,) int64: its first completion's."""
+    tag = rows.tensors.get("tag")
+    return None if tag is None else tag[rows.tensors["tree_completions"][:-1]].long()
 
 
 def _added(total: Tally, more: Tally) -> Tally:

@@ -1,4 +1,4 @@
-"""What needs a model's own text: generation, and later the metrics that judge it. No Lightning in here."""
+"""What needs a model's own text or judges it: generation, rewards, RewardBench. No Lightning in here."""
 
 from fulgurite.evaluation.answers import exact_match, rouge_l, token_f1
 from fulgurite.evaluation.fused_generation import FusedAnswer, generate_fused
@@ -9,19 +9,26 @@ from fulgurite.evaluation.generation import (
     generate_text,
     load_for_generation,
 )
+from fulgurite.evaluation.reward_bench import BenchmarkItem, BenchmarkResult, benchmark_items, score_benchmark
+from fulgurite.evaluation.reward_scoring import RewardScorer
 from fulgurite.evaluation.selection import answer_log_probs, select_answers
 
 __all__ = [
+    "BenchmarkItem",
+    "BenchmarkResult",
     "FusedAnswer",
     "GenerationSettings",
     "LoadedModel",
+    "RewardScorer",
     "answer_log_probs",
+    "benchmark_items",
     "exact_match",
     "generate_from_ids",
     "generate_fused",
     "generate_text",
     "load_for_generation",
     "rouge_l",
+    "score_benchmark",
     "select_answers",
     "token_f1",
 ]

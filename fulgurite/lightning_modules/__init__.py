@@ -4,6 +4,7 @@ from fulgurite.lightning_modules.apet import APETModule
 from fulgurite.lightning_modules.classification import ClassificationModule
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.preference import PreferenceModule
+from fulgurite.lightning_modules.reward import RewardModule
 from fulgurite.lightning_modules.sft import SFTModule
 from fulgurite.lightning_modules.sora import SoRAModule
 from fulgurite.lightning_modules.ultrafuser import UltraFuserModule
@@ -13,6 +14,7 @@ __all__ = [
     "ClassificationModule",
     "FinetuneModule",
     "PreferenceModule",
+    "RewardModule",
     "SFTModule",
     "SoRAModule",
     "UltraFuserModule",

@@ -21,7 +21,7 @@ from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.answering import AnswerMetrics, Answers, answer
 from fulgurite.lightning_modules.metrics import MeanLoss, TokenMetrics, make_metrics
 from fulgurite.lightning_modules.objectives import Batch, Step, forward_inputs, make_objective
-from fulgurite.models import TASKS, enable_activation_checkpointing, load_backbone
+from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 
 __all__ = ["FinetuneModule"]
@@ -144,14 +144,7 @@ class FinetuneModule(LightningModule):
     def _build(self) -> None:
         if self.kernels is not None:
             use_backend(self.kernels)
-        loaded = load_backbone(
-            resolve_backbone(self.backbone),
-            self.task,
-            num_labels=self.num_labels,
-            dtype=self.dtype_name,
-            from_scratch=self.from_scratch,
-            trust_remote_code=self.trust_remote_code,
-        )
+        loaded = self._load()
         self._prepare_base(loaded.model)
         if self.adapter_config is not None:
             heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
@@ -164,6 +157,17 @@ class FinetuneModule(LightningModule):
         """Put the adapter in; heads: regexes of the modules that are trained fully."""
         assert self.adapter_config is not None
         return attach(model, self.adapter_config, train=heads)
+
+    def _load(self) -> Backbone:
+        """The backbone with the task's head."""
+        return load_backbone(
+            resolve_backbone(self.backbone),
+            self.task,
+            num_labels=self.num_labels,
+            dtype=self.dtype_name,
+            from_scratch=self.from_scratch,
+            trust_remote_code=self.trust_remote_code,
+        )
 
     @property
     def backbone_folder(self) -> str:

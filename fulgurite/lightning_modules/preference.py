@@ -150,7 +150,7 @@ class PreferenceModule(FinetuneModule):
 
     def _build(self) -> None:
         super()._build()
-        _switch_dropout_off(self._network())
+        switch_dropout_off(self._network())
 
     def _prepare_base(self, model: nn.Module) -> None:
         """Merge the SFT adapter before the new one is attached."""
@@ -174,7 +174,7 @@ class PreferenceModule(FinetuneModule):
         )
         if self.reference_model is None:
             self._prepare_base(loaded.model)
-        _switch_dropout_off(loaded.model)
+        switch_dropout_off(loaded.model)
         return loaded.model.requires_grad_(False).eval().to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
@@ -268,7 +268,7 @@ def merge_adapter(model: nn.Module, folder: str) -> None:
     rank_zero_info(f"{folder} was merged into the base")
 
 
-def _switch_dropout_off(network: nn.Module) -> None:
+def switch_dropout_off(network: nn.Module) -> None:
     """Every probability to 0, by whatever name a model keeps it: evaluation mode would switch checkpointing off as well."""
     for module in network.modules():
         if isinstance(module, nn.Dropout):

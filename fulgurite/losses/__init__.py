@@ -1,6 +1,7 @@
 """Losses as functions of log-probabilities or rewards: preference losses by name, and those of reward models."""
 
 from fulgurite.losses.completions import Completions, LossParts, Mean
+from fulgurite.losses.groupwise import kway_loss
 from fulgurite.losses.metrics import means, preference_metrics
 from fulgurite.losses.preference import PREFERENCE_LOSSES, PreferenceLoss
 from fulgurite.losses.rewards import RewardLoss
@@ -15,6 +16,7 @@ __all__ = [
     "RewardLoss",
     "kl_baseline",
     "kto_weight_warning",
+    "kway_loss",
     "means",
     "preference_metrics",
 ]

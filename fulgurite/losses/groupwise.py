@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from fulgurite.losses.completions import at_least_float32
+from fulgurite.losses.completions import LossParts, at_least_float32, weighed
 
-__all__ = ["group_table", "infonca", "nca_kway"]
+__all__ = ["group_table", "infonca", "kway_loss", "nca_kway"]
 
 
 def group_table(group: torch.Tensor) -> torch.Tensor:
@@ -67,6 +67,25 @@ def infonca(rewards: torch.Tensor, scores: torch.Tensor, table: torch.Tensor, te
     log_share = rewards[table].masked_fill(~present, float("-inf")).log_softmax(1)
     # 0 · −inf is NaN, in the gradient too: absent completions leave before the product.
     return -(soft_labels(scores, table, temperature).to(rewards.dtype) * torch.where(present, log_share, 0.0)).sum(1)
+
+
+def kway_loss(
+    name: str, rewards: torch.Tensor, group: torch.Tensor, scores: torch.Tensor, temperature: float = 1.0
+) -> LossParts:
+    """The loss of G groups of completions with explicit rewards, in float32 or wider.
+
+    Args:
+        name: "infonca" or "nca_kway".
+        rewards: of each completion, (C,); gradients flow here.
+        group: group of each completion, (C,) int64, 0 to G−1; -1 for completions that belong to none.
+        scores: score of each completion, higher is better, (C,).
+        temperature: α.
+    """
+    functions = {"infonca": infonca, "nca_kway": nca_kway}
+    if name not in functions:
+        raise ValueError(f"kway_loss: {name!r}; allowed are {', '.join(map(repr, functions))}")
+    losses = functions[name](at_least_float32(rewards), scores, group_table(group), temperature)
+    return weighed(losses, None, "kway_loss")
 
 
 def soft_labels(scores: torch.Tensor, table: torch.Tensor, temperature: float) -> torch.Tensor:

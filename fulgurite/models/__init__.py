@@ -22,8 +22,11 @@ from fulgurite.models.packed_attention import (
     packed_inputs,
     prove_packing,
 )
+from fulgurite.models.reward_layouts import LAYOUTS, save_reward_model, save_sequence_classification
+from fulgurite.models.reward_model import RewardModel, RewardOutput, load_reward_model
 
 __all__ = [
+    "LAYOUTS",
     "PACKABLE",
     "TASKS",
     "Backbone",
@@ -33,6 +36,8 @@ __all__ = [
     "HeadBranch",
     "OutputHead",
     "average_weights",
+    "RewardModel",
+    "RewardOutput",
     "disable_packing",
     "enable_activation_checkpointing",
     "enable_packing",
@@ -40,10 +45,13 @@ __all__ = [
     "find_decoder",
     "head_options",
     "load_backbone",
+    "load_reward_model",
     "output_head",
     "packed_inputs",
     "prove_head",
     "prove_packing",
+    "save_reward_model",
+    "save_sequence_classification",
     "task_arithmetic",
     "usable_head",
 ]

@@ -57,34 +57,56 @@ def load_backbone(
 
     if task not in TASKS:
         raise ValueError(f"load_backbone: task={task!r}; allowed are {', '.join(map(repr, TASKS))}.")
-    torch_dtype = getattr(torch, dtype, None)
-    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
-        raise ValueError(f"load_backbone: dtype={dtype!r}; allowed are 'float32', 'bfloat16' and 'float16'.")
+    torch_dtype = dtype_of(dtype)
     if task == "classification" and (num_labels is None or num_labels < 2):
         raise ValueError(f"load_backbone: num_labels={num_labels}; classification needs at least 2 classes.")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if task in ("classification", "regression"):
         options["num_labels"] = num_labels if task == "classification" else 1
     auto_class = getattr(transformers, _AUTO_CLASSES[task])
-    try:
-        if from_scratch:
+    if from_scratch:
+        try:
             config = transformers.AutoConfig.from_pretrained(name, **options)
-            return Backbone(auto_class.from_config(config, trust_remote_code=trust_remote_code).to(torch_dtype), ())
-        with _quiet():
+        except OSError as error:
+            raise FileNotFoundError(not_found(name, error)) from None
+        return Backbone(auto_class.from_config(config, trust_remote_code=trust_remote_code).to(torch_dtype), ())
+    loaded = checkpoint_model(auto_class, name, dtype, **options)
+    if loaded.new_heads:
+        _log.info("%s: %s not in the checkpoint, initialised anew and trained", name, ", ".join(loaded.new_heads))
+    return loaded
+
+
+def checkpoint_model(auto_class: Any, name: str, dtype: str, **options: Any) -> Backbone:
+    """A model of a class of transformers with a checkpoint's weights; part of the repeated layers missing is an error.
+
+    Args:
+        auto_class: such as transformers.AutoModel.
+        name: hub id or folder.
+        dtype: dtype of the weights.
+        options: further options of ``from_pretrained``.
+    """
+    try:
+        with quiet():
             model, info = auto_class.from_pretrained(
                 name,
                 output_loading_info=True,
                 ignore_mismatched_sizes=False,
-                **{_dtype_option(): torch_dtype},
+                **{_dtype_option(): dtype_of(dtype)},
                 **options,
             )
     except OSError as error:
-        raise FileNotFoundError(_not_found(name, error)) from None
+        raise FileNotFoundError(not_found(name, error)) from None
     heads = _modules_of(model, info["missing_keys"])
     _check_missing(model, heads, name)
-    if heads:
-        _log.info("%s: %s not in the checkpoint, initialised anew and trained", name, ", ".join(heads))
     return Backbone(model, heads)
+
+
+def dtype_of(dtype: str) -> torch.dtype:
+    """The floating-point dtype of this name."""
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"load_backbone: dtype={dtype!r}; allowed are 'float32', 'bfloat16' and 'float16'.")
+    return found
 
 
 def _modules_of(model: nn.Module, missing: Any) -> tuple[str, ...]:
@@ -111,7 +133,7 @@ def _dtype_option() -> str:
     return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
 
 
-def _not_found(name: str, error: OSError) -> str:
+def not_found(name: str, error: OSError) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(name).is_dir():
         return f"backbone: the folder {name!r} holds no complete transformers model: {first}"
@@ -122,7 +144,7 @@ def _not_found(name: str, error: OSError) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers warns at length about heads that are trained on purpose, and draws a bar per load; we report heads ourselves."""
     from transformers.utils import logging as transformers_logging
 

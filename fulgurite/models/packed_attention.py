@@ -200,13 +200,13 @@ def _prove(model: nn.Module, caller: str, structure: _Structure, wrong: str, way
     with torch.no_grad(), evaluating(model):
         try:
             rows = [batch["input_ids"][:, path] for path in paths]
-            alone = torch.cat([model(input_ids=row, use_cache=False).logits.double() for row in rows], 1)
+            alone = torch.cat([_shown(model(input_ids=row, use_cache=False)) for row in rows], 1)
         except Exception as error:
             if config.model_type in PACKABLE and type(model).__module__.startswith("transformers."):
                 return  # it does not run where it is, packed or not
             raise ValueError(f"{caller}: {name} does not run here, so packing was not proved; {way_out}.") from error
         try:
-            packed = model(**inputs).logits.double()[:, torch.cat(paths)]
+            packed = _shown(model(**inputs))[:, torch.cat(paths)]
         except Exception as error:
             raise ValueError(
                 f"{caller}: {name} cannot take packed rows ({type(error).__name__}: {error}); {way_out}, or try a newer "
@@ -222,6 +222,13 @@ def _prove(model: nn.Module, caller: str, structure: _Structure, wrong: str, way
             f"windows {sorted({window or 0 for window in segments.windows})} instead of "
             f"{sorted({window or 0 for window in windows})} (0: none); {way_out}."
         )
+
+
+def _shown(output: Any) -> torch.Tensor:
+    """What is compared, (1, T, ...) float64: logits by token, or the states of a model whose head sees one token only."""
+    logits = getattr(output, "logits", None)
+    found: torch.Tensor = logits if logits is not None and logits.dim() == 3 else output.last_hidden_state
+    return found.double()
 
 
 def _proof_batch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import gates, linear, models, run, steps, training
+from benchmarks import gates, linear, models, preference, reward, run, steps, training
 from benchmarks.registry import Settings, largest_error, norm_error
 from fulgurite.kernels import gated_lora
 
@@ -92,3 +92,22 @@ def test_whole_training_follows_the_quickstart():
     assert max(rates) == pytest.approx(options["learning_rate"], rel=0.1) and rates[-1] < 0.01 * max(rates)
     (workload,) = training.BENCHMARK.workloads(Settings())
     assert workload.whole == 272 and workload.facts["threshold"] == options["threshold"]
+
+
+def test_reward_contenders_are_right_and_a_wrong_head_is_caught(monkeypatch):
+    pytest.importorskip("transformers")
+    case = models.ModelCase("llama", 1, 1, 24, 4, torch.float32, hidden=64, vocabulary=200)
+
+    def few(divisor=1):
+        return preference.four_answers(20, 200)
+
+    workload = reward._workload(case, few)
+    for name, prepare in contenders(workload).items():
+        made = prepare(workload.base())
+        assert not run.check(reward.BENCHMARK, made)["wrong"], name
+        made.run()
+        assert not run.check(reward.BENCHMARK, made)["wrong"], name
+    original = reward.CompletionRewards.__call__
+    monkeypatch.setattr(reward.CompletionRewards, "__call__", lambda *args: original(*args) * 1.01)
+    made = workload.contenders["fulgurite"](workload.base())
+    assert run.check(reward.BENCHMARK, made)["wrong"]

@@ -82,6 +82,20 @@ def test_equal_questions_are_never_in_both_parts() -> None:
         held_out([4, 4], 0.5)
 
 
+def test_rows_that_count_for_several_units_are_mixed_by_units() -> None:
+    units = torch.cat([torch.full((50,), 6), torch.ones(30, dtype=torch.int64), torch.full((20,), 2)])
+    weights = {"en": 0.5, "fr": 0.25, "zh": 0.25}
+    rows = mix(TAG, NAMES, weights, units=units)
+    got = torch.zeros(3, dtype=torch.int64).index_add_(0, TAG[rows], units[rows]).tolist()
+    # fr's 30 units are a quarter: en gives 60 of its 300, zh 30 of its 40, met as nearly as whole rows can.
+    assert got == [60, 30, 30] and len(rows.unique()) == len(rows)
+    again = mix(TAG, NAMES, weights, "repeat", units=units)
+    got = torch.zeros(3, dtype=torch.int64).index_add_(0, TAG[again], units[again]).tolist()
+    assert (
+        abs(got[0] - 185) <= 3 and abs(got[1] - 93) <= 1 and abs(got[2] - 92) <= 1 and len(again) > len(again.unique())
+    )
+
+
 def test_report() -> None:
     lengths = torch.tensor([10, 20, 30, 40, 100])
     tally = Tally(rows=7, kept=5, counts={"empty answer": 2}, first={"empty answer": ["a", "b"]})

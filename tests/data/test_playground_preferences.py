@@ -10,7 +10,7 @@ from fulgurite.data.playground.draw import split_of
 from fulgurite.data.playground.generators import check
 from fulgurite.data.playground.preferences import PREFERENCE_ROWS, made_preferences
 from fulgurite.data.preference_readers import PreferenceReader
-from fulgurite.data.preferences import Labelled
+from fulgurite.data.preferences import Labelled, Ranked
 from fulgurite.data.streaming import list_source
 
 
@@ -31,6 +31,9 @@ def test_right_against_wrong(schema: str, split: str) -> None:
         assert record.prompt[0].content.endswith(task.prompt)
         if isinstance(record, Labelled):
             assert check(task, record.completion) == record.desirable
+        elif isinstance(record, Ranked):
+            for text, score in zip(record.completions, record.scores, strict=True):
+                assert check(task, text) == (score == 1)
         else:
             assert check(task, answer(record.chosen)) and not check(task, answer(record.rejected))
     assert builtin_rows(schema, split, count=10) == [row for row, _ in made[:10]]

@@ -362,3 +362,59 @@ def test_real_rows_with_a_real_tokenizer(make: Make, real_data: Path) -> None:
     )
     data.setup("fit")
     assert data.tag_names == ["dpo_en_demo", "eval_clean"]
+
+
+def test_sources_are_mixed_at_the_stated_shares_of_pairs(rows: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tokenizer": "playground", "max_length": 512, "cache_dir": str(tmp_path / "cache")}
+    paths = [str(rows / name) for name in ("ultrainteract_pair", "ultrafeedback")]
+    data = PreferenceDataModule(path=paths, weights={"ultrainteract_pair": 0.75, "ultrafeedback": 0.25}, **options)
+    data.setup("fit")
+    assert data.tag_names == ["ultrafeedback", "ultrainteract_pair"]
+    (train,) = [report for report in data.reports() if report.split == "train"]
+    share = train.shares["ultrainteract_pair"] / sum(train.shares.values())
+    assert share == pytest.approx(0.75, abs=0.02) and train.mixed == sum(train.shares.values())
+    assert "by weights: ultrafeedback" in "\n".join(train.lines())
+    seen: Counter[str] = Counter()
+    for batch in data.train_dataloader():
+        seen.update(data.tag_names[int(batch["tag"][pair[0]])] for pair in batch["pairs"])
+        direct = batch["pair_direct"]
+        tags = [data.tag_names[int(batch["tag"][pair[0]])] for pair in batch["pairs"]]
+        assert direct.tolist() == [tag == "ultrainteract_pair" for tag in tags]
+    assert dict(seen) == train.shares
+    with pytest.raises(ValueError, match="no row belongs to nowhere"):
+        made = PreferenceDataModule(path=paths, weights={"nowhere": 1.0, "ultrafeedback": 1.0}, **options)
+        made.setup("fit")
+    with pytest.raises(ValueError, match="margin_scale is 0"):
+        PreferenceDataModule(path=paths, margin_scale=0, **options)
+
+
+def test_a_schema_of_the_playground_can_be_named_in_the_path(tmp_path: Path) -> None:
+    data = PreferenceDataModule(
+        path=["builtin:ultrasafety", "builtin:ultrainteract_pair"],
+        tokenizer="playground",
+        max_length=512,
+        limit_train=30,
+        cache_dir=str(tmp_path),
+    )
+    data.setup("fit")
+    assert {schema for report in data.reports() for schema in report.schemas.values()} == {
+        "ultrasafety",
+        "ultrainteract_pair",
+    }
+
+
+@pytest.mark.real_data
+def test_real_scores_give_margins_of_at_most_one(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "preference" / "ultrafeedback-derived"
+    data = PreferenceDataModule(
+        path=str(folder / "eval_clean.jsonl"),
+        tokenizer="playground",
+        as_chat=True,
+        max_length=2048,
+        margin_scale="annotation",
+        val_fraction=0.1,
+        cache_dir=str(tmp_path),
+    )
+    data.setup("fit")
+    margins = data._splits["train"].tensors["pair_margin"]  # type: ignore[union-attr]
+    assert len(margins) > 50 and float(margins.max()) <= 1 and float(margins.min()) >= 0 and len(margins.unique()) > 4

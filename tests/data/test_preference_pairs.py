@@ -1,9 +1,11 @@
 """Which answers are compared: the published rules, ties, seeds, and what becomes labels or groups."""
 
+import math
+
 import pytest
 
 from fulgurite.data.conversations import Finding, Turn
-from fulgurite.data.preference_pairs import Comparison, compare, pair_up
+from fulgurite.data.preference_pairs import Comparison, compare, completion_score, pair_up
 from fulgurite.data.preferences import Labelled, Preference, Ranked
 
 HI = (Turn("user", "hi"),)
@@ -82,3 +84,47 @@ def test_pairs_become_labels_and_labels_no_pairs() -> None:
         compare(pair, "groups")
     with pytest.raises(ValueError, match="kind 'pair'"):
         compare(pair, "pair")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("completion", "score", "message"),
+    [
+        ({"annotations": {"helpfulness": {"Rating": "7"}}}, "mean", "helpfulness is rated 7, allowed is 1 to 5"),
+        ({"annotations": {"honesty": {"Rating": "0"}}}, "honesty", "honesty is rated 0"),
+        (
+            {"annotations": {"harmlessness": {"Rating": "2"}}},
+            "harmlessness",
+            "harmlessness is rated 2, allowed is 0 to 1",
+        ),
+        ({"overall_score": 11.0}, "overall", "overall_score is 11, allowed is 1 to 10"),
+        ({"overall_score": 0.5}, "overall", "overall_score is 0.5"),
+    ],
+)
+def test_a_rating_outside_its_scale_is_no_score_and_is_told(completion, score, message) -> None:
+    value, note = completion_score(completion, score)
+    assert math.isnan(value) and note is not None and note.startswith("rating outside its scale") and message in note
+
+
+def test_another_aspects_rating_does_not_matter_to_one_aspect() -> None:
+    completion = {"annotations": {"helpfulness": {"Rating": "7"}, "honesty": {"Rating": "4"}}}
+    assert completion_score(completion, "honesty") == (4.0, None)
+
+
+def test_margins_are_divided_by_the_scale_of_their_annotation() -> None:
+    ranked = Ranked(HI, ("a", "b", "c"), (5.0, 3.0, 1.0), "s", 1, scale=4.0)
+    found = compare(ranked, "pairs", margin_scale="annotation")
+    assert [m for _, _, m in found.pairs] == [0.5, 1.0, 0.5]  # type: ignore[union-attr]
+    assert [m for _, _, m in compare(ranked, "pairs", margin_scale=2).pairs] == [1.0, 2.0, 1.0]  # type: ignore[union-attr]
+    known = Preference(HI, "a", "b", "s", 1, margin=3.0, scale=9.0)
+    assert compare(known, "pairs", margin_scale="annotation").pairs == ((0, 1, 3 / 9),)  # type: ignore[union-attr]
+    without = Preference(HI, "a", "b", "s", 1)
+    assert compare(without, "pairs", margin_scale="annotation").pairs == ((0, 1, 0.0),)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="s, row 1: the margin is 3, and nobody says on which scale"):
+        compare(Preference(HI, "a", "b", "s", 1, margin=3.0), "pairs", margin_scale="annotation")
+    with pytest.raises(ValueError, match="more than the 1 that its scale allows"):
+        compare(Preference(HI, "a", "b", "s", 1, margin=3.0, scale=1.0), "pairs", margin_scale="annotation")
+
+
+def test_the_direct_flag_goes_from_the_row_to_its_pairs() -> None:
+    assert compare(Preference(HI, "a", "b", "s", 1, direct=True), "pairs").direct  # type: ignore[union-attr]
+    assert not compare(Preference(HI, "a", "b", "s", 1), "pairs").direct  # type: ignore[union-attr]

@@ -44,7 +44,7 @@ SCHEMAS: dict[str, tuple[dict[str, Any], Any]] = {
             "id": "p_1_1",
             "parent_id": "p",
         },
-        Preference(HI, "good", "bad", "rows", 1, group="p", tag="Logic"),
+        Preference(HI, "good", "bad", "rows", 1, group="p", tag="Logic", direct=True),
     ),
     "ultrafeedback": (
         {
@@ -318,3 +318,29 @@ def test_the_real_row_of_ultrafeedback_has_its_scores(real_data: Path) -> None:
     ratings = [int(entry["Rating"]) for entry in first["annotations"].values() if entry["Rating"] != "N/A"]
     assert completion_score(first, "mean")[0] == sum(ratings) / len(ratings)
     assert math.isnan(completion_score(first, "overall")[0])  # the row shows none
+
+
+def test_scales_and_flags_of_the_schemas() -> None:
+    """The widest margin that each schema's scores allow, and which pairs are right against wrong."""
+    scales = {schema: getattr(only(row, schema=schema), "scale", None) for schema, (row, _) in SCHEMAS.items()}
+    assert scales["ultrafeedback"] == 4 and scales["ultrasafety"] == 1 and scales["chendrag"] == 9
+    assert scales["argilla"] in (4, None) and scales["ultrainteract_pair"] is None
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    scored = only({**pair, "metadata": {"score_chosen": 9.0, "score_rejected": 2.0}}, schema="preference")
+    assert scored.margin == 7 and scored.scale == 9 and not scored.direct
+    assert only({**pair, "margin": 2.0, "direct": True}, schema="preference").direct
+    assert only({**pair, "margin": 2.0}, schema="preference").scale is None
+
+
+def test_an_answer_rated_outside_its_scale_is_left_out_once_and_counted() -> None:
+    def answer(text: str, rating: str) -> dict[str, Any]:
+        return {"response": text, "annotations": {"helpfulness": {"Rating": rating}}}
+
+    row = {"instruction": "hi", "completions": [answer("a", "5"), answer("b", "9"), answer("c", "1")]}
+    reader = PreferenceReader([list_source("rows", [row])])
+    (found,) = list(reader)
+    assert found.completions == ("a", "c")  # type: ignore[union-attr]
+    assert reader.tally.notes == {"an answer left out: rating outside its scale": 1} and reader.tally.lost == 0
+    both = {"instruction": "hi", "completions": [answer("a", "6"), answer("b", "N/A"), answer("c", "3")]}
+    reader = PreferenceReader([list_source("rows", [both, row])])
+    assert len(list(reader)) == 1 and reader.tally.counts == {"fewer than two answers": 1}

@@ -8,6 +8,7 @@ from chat_tokenizers import BUILT, HABITS, byte_level, playground, sentencepiece
 
 from fulgurite.data.conversations import Turn
 from fulgurite.data.templates import TEMPLATES, ChatRenderer, apply_template
+from fulgurite.data.tokenizers import load_tokenizer
 
 CHAT = [
     Turn("system", "Be short."),
@@ -150,3 +151,11 @@ def test_roles_that_a_named_template_does_not_know() -> None:
     renderer = ChatRenderer(apply_template(byte_level(), "ultrachat"))
     with pytest.raises(ValueError, match=r"the chat template refuses these turns.*the role tool"):
         renderer.prompt([Turn("tool", "x")])
+
+
+def test_an_encoders_tokenizer_gets_its_own_separators(word_tokenizer: Path) -> None:
+    tokenizer = apply_template(load_tokenizer(str(word_tokenizer)))
+    turns = [{"role": "user", "content": "good film"}, {"role": "assistant", "content": "bad"}]
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == "[CLS]good film[SEP]bad[SEP]"
+    with pytest.raises(ValueError, match="'encoder' begins with cls"):
+        apply_template(load_tokenizer("playground"), "encoder")

@@ -143,8 +143,8 @@ def test_an_answer_in_several_pairs_is_computed_once(spool: Spool) -> None:
     assert dtypes == {
         "input_ids": "int64", "position_ids": "int64", "cu_seq_lens": "int32", "parents": "int32", "sources": "int64",
         "targets": "int64", "owner": "int64", "ends": "int64", "lengths": "int64", "pairs": "int64",
-        "pair_weight": "float32", "pair_margin": "float32", "desirable": "int8", "kl": "bool", "group": "int64",
-        "score": "float32", "completion_weight": "float32", "key": "int64", "tag": "int64",
+        "pair_weight": "float32", "pair_margin": "float32", "pair_direct": "bool", "desirable": "int8", "kl": "bool",
+        "group": "int64", "score": "float32", "completion_weight": "float32", "key": "int64", "tag": "int64",
     }  # fmt: skip
     separate, _ = build([EncodedComparison(scored, paths, (3,) * 4)], spool, 100, trees=False)
     assert separate.lengths.tolist() == [12] * 6 and separate.targets().tolist() == [1] * 6

@@ -115,6 +115,21 @@ def _binarized(split: str, seed: int) -> Iterator[Made]:
         yield {"prompt": task.prompt, "prompt_id": number, **sides, "messages": sides["chosen"], **scores}, task
 
 
+def _ultrasafety(split: str, seed: int) -> Iterator[Made]:
+    for row, task, right, wrong, _ in _rated("ultrasafety", split, seed):
+        completions = [
+            {
+                "model": completion["model"],
+                "response": completion["response"],
+                "annotations": {
+                    "harmlessness": [{"Rating": str(int(completion in right)), "Rationale": "It is as it is."}]
+                },
+            }
+            for completion in (right[0], wrong[0])
+        ]
+        yield {"source": "playground", "instruction": row["instruction"], "completions": completions}, task
+
+
 def _unpaired(split: str, seed: int) -> Iterator[Made]:
     for _, task, right, wrong, draw in _rated("unpaired", split, seed):
         label = draw.chance(0.5)
@@ -135,6 +150,7 @@ def _rated(schema: str, split: str, seed: int) -> Iterator[tuple[Row, Task, list
 _ROWS: dict[str, Callable[[str, int], Iterator[Made]]] = {
     "ultrainteract_pair": _ultrainteract,
     "ultrafeedback_binarized": _binarized,
+    "ultrasafety": _ultrasafety,
     "unpaired": _unpaired,
 }
 PREFERENCE_ROWS = tuple(_ROWS)

@@ -1,0 +1,74 @@
+"""What `fulgurite export` checks with: a probe batch, both forwards in fp32, and the largest difference between them."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from fulgurite.console import say
+from fulgurite.data.playground import documents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["compare", "in_fp32", "logits_of", "no_progress_bar", "probe"]
+
+
+def probe(tokenizer: "PreTrainedTokenizerBase", task: str) -> dict[str, torch.Tensor]:
+    """A batch of four texts of different lengths, (4, at most 64) tokens."""
+    texts = list(documents(seed=0, count=4))
+    encoded = dict(tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt"))
+    if task == "seq2seq":
+        encoded["decoder_input_ids"] = encoded["input_ids"]
+    return encoded
+
+
+@contextlib.contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Within the block transformers draws no progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def in_fp32(network: nn.Module) -> Iterator[None]:
+    """Within the block the weights are fp32; afterwards each has its dtype back."""
+    dtypes = {name: parameter.dtype for name, parameter in network.named_parameters()}
+    network.float()
+    try:
+        yield
+    finally:
+        for name, parameter in network.named_parameters():
+            parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
+
+
+@torch.no_grad()
+def logits_of(network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The network's logits in float32, those of padded positions left out."""
+    logits: torch.Tensor = network(**batch).logits
+    if "decoder_input_ids" in batch or logits.dim() == 2:
+        return logits.float()
+    # What stands at padded positions is nobody's prediction.
+    return logits[batch["attention_mask"].bool()].float()
+
+
+def compare(name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    """Prints the largest difference, and refuses one above the tolerance."""
+    largest = expected.abs().max().item()
+    difference = (found - expected).abs().max().item()
+    relative = difference / largest if largest else difference
+    say(f"max |{name} − adapter| = {difference:.1e} ({relative:.1e} of the largest logit)")
+    if not relative <= tolerance:
+        raise ValueError(
+            f"export: the {name} model differs from the trained one by {relative:.1e} of the largest logit, allowed is "
+            f"{tolerance:.1e}; nothing was written; a base in bf16 may need a larger --tolerance"
+        )

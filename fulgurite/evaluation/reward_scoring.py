@@ -1,0 +1,90 @@
+"""Rewards of conversations: what a reward model gives to the last answer of each, in batches of like length.
+
+Rows are encoded as in training, with the end of the answer and without a prompt for a further one; bos stands there once, where the
+template or tokenizer puts it. A conversation longer than the window has no reward: cutting it would judge another answer. Padding
+is masked, so that a reward does not depend on what else is in its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from fulgurite.data.conversations import Conversation, Turn
+from fulgurite.data.masking import ConversationEncoder, Omission
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["RewardScorer", "Scored"]
+
+_CHUNK = 16  # batches that are sorted by length together
+
+
+class Scored(NamedTuple):
+    """A reward, None where the conversation is too long or has no answer, and the tokens of the answer."""
+
+    reward: float | None
+    length: int
+
+
+class RewardScorer:
+    """Scores conversations with a reward model.
+
+    Args:
+        model: a RewardModel, or a transformers model with one label; set to evaluation mode.
+        tokenizer: with a chat template where chats are scored.
+        max_length: tokens of prompt and answer at most.
+        batch_size: rows of a forward.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int = 2048, batch_size: int = 8
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"RewardScorer: batch_size is {batch_size}; it must be at least 1")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop")
+        self.omitted: dict[str, int] = {}
+
+    def score(self, conversations: Sequence[Sequence[Turn]]) -> Iterator[list[Scored]]:
+        """Rewards in the order given, a chunk of batches at a time.
+
+        Args:
+            conversations: turns of each; the last one is the answer (role assistant, or completion behind a bare prompt).
+        """
+        for at in range(0, len(conversations), _CHUNK * self.batch_size):
+            yield self._chunk(conversations[at : at + _CHUNK * self.batch_size], at)
+
+    @torch.no_grad()
+    def _chunk(self, conversations: Sequence[Sequence[Turn]], at: int) -> list[Scored]:
+        given = [Conversation(tuple(turns), "conversation", at + i + 1) for i, turns in enumerate(conversations)]
+        found: list[Scored] = [Scored(None, 0)] * len(given)
+        rows: list[tuple[int, list[int], int]] = []
+        for i, (first, *_) in enumerate(self._encoder.encode(given)):
+            if isinstance(first, Omission):
+                self.omitted[first.reason] = self.omitted.get(first.reason, 0) + 1
+            else:
+                rows.append((i, first.input_ids, sum(first.supervised)))
+        rows.sort(key=lambda row: len(row[1]))
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            for (i, _, length), reward in zip(batch, self._rewards([ids for _, ids, _ in batch]), strict=True):
+                found[i] = Scored(reward, length)
+        return found
+
+    def _rewards(self, rows: Sequence[list[int]]) -> list[float]:
+        device = next(self.model.parameters()).device
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))  # type: ignore[arg-type]
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+        output: Any = self.model(input_ids=ids.to(device), attention_mask=mask.to(device))
+        found: list[float] = output.logits.squeeze(-1).double().tolist()
+        return found

@@ -1,0 +1,260 @@
+r"""Reward models on pairs and groups: Bradley-Terry with margins, Eurus's direct term, centring, K-way losses.
+
+    r(x, y) = w · h_last(x, y)                                       one bias-free head on the last real token
+    L = −log σ(r_c − r_r − m) + d · (−log σ(r_c) − log σ(−r_r))      d: flag of the pair (UltraInteract's), m: its margin
+
+UltraRM (Cui et al., arXiv 2310.01377) subtracts margins; Eurus-RM (Yuan et al., arXiv 2404.02078) adds the direct term to
+UltraInteract's pairs only, both with weight 1. What the paper leaves open is an option of the data: the margin's normaliser.
+Completions that share a prompt are one tree (:mod:`fulgurite.data.trees`): each shared token is computed once, and the head reads
+the end of every branch. Encoders take padded rows.
+
+Deviations: dropout is off, as in TRL; the head starts at N(0, 1/(H+1)) (Stiennon et al. 2020), which neither paper states.
+K-way losses take a completion's reward where NCA and InfoNCA (arXiv 2402.05369) take β·ρ.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from fulgurite.adapters import AdapterConfig
+from fulgurite.data.playground import resolve_backbone
+from fulgurite.lightning_modules.completions import CompletionRewards
+from fulgurite.lightning_modules.finetune import FinetuneModule
+from fulgurite.lightning_modules.hyperparameters import remember
+from fulgurite.lightning_modules.objectives import Batch, Step
+from fulgurite.lightning_modules.preference import switch_dropout_off
+from fulgurite.lightning_modules.reward_metrics import RewardMetrics, reliability
+from fulgurite.losses import RewardLoss, kway_loss
+from fulgurite.models import Backbone, RewardModel, load_reward_model
+
+__all__ = ["RewardModule"]
+
+_KINDS = {"bradley_terry": "pairs", "infonca": "groups", "nca_kway": "groups"}
+
+
+class RewardModule(FinetuneModule):
+    """Train a reward model on preferences.
+
+    Args:
+        backbone: hub id, folder, or a playground name; a language model, an encoder, or a reward model in either layout.
+        loss: "bradley_terry" on pairs; "infonca" or "nca_kway" on groups of scored answers.
+        use_margin: subtract each pair's margin, where the rows have one; scale it with the data's margin_scale.
+        ranking_weight: weight of the Bradley-Terry term; 0 leaves it out (Eurus's ablation).
+        direct_weight: weight of the direct term, of flagged pairs only (UltraInteract's); 0 leaves it out.
+        centring: weight of (r_chosen + r_rejected)², which keeps rewards near zero; 0.01 is usual.
+        temperature: of K-way losses' soft labels: softmax(score / temperature).
+        head: "last_token" (bias-free), "classifier" (transformers' own), or "auto": the checkpoint's, else last_token.
+        adapter: LoRA, SoRA, or nothing to train the whole network; the head is always trained.
+        learning_rate: peak learning rate; 1e-5 is usual for full tuning, 1e-4 for adapters.
+        head_learning_rate: peak learning rate of the reward head (default: learning_rate).
+        gate_learning_rate: peak learning rate of SoRA's gates (default: learning_rate).
+        weight_decay: decoupled weight decay of matrices.
+        warmup_ratio: share of the steps spent on linear warm-up.
+        lr_schedule: decay after the warm-up.
+        dtype: dtype of the base weights.
+        gradient_checkpointing: recompute activations in the backward: less memory, more time.
+        kernels: backend of the kernels (default: leave the process's setting alone).
+        trust_remote_code: run model code from the checkpoint's repository.
+    """
+
+    data_task = "preference"
+
+    def __init__(
+        self,
+        backbone: str,
+        loss: Literal["bradley_terry", "infonca", "nca_kway"] = "bradley_terry",
+        use_margin: bool = False,
+        ranking_weight: float = 1.0,
+        direct_weight: float = 1.0,
+        centring: float = 0.0,
+        temperature: float = 1.0,
+        head: Literal["auto", "last_token", "classifier"] = "auto",
+        adapter: AdapterConfig | None = None,
+        learning_rate: float = 1e-5,
+        head_learning_rate: float | None = None,
+        gate_learning_rate: float | None = None,
+        weight_decay: float = 0.0,
+        warmup_ratio: float = 0.1,
+        lr_schedule: Literal["linear", "cosine", "constant"] = "cosine",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        gradient_checkpointing: bool = False,
+        kernels: Literal["auto", "triton", "torch"] | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        arguments = dict(locals())
+        super().__init__(
+            task="regression",
+            backbone=backbone,
+            adapter=adapter,
+            learning_rate=learning_rate,
+            head_learning_rate=head_learning_rate,
+            gate_learning_rate=gate_learning_rate,
+            weight_decay=weight_decay,
+            warmup_ratio=warmup_ratio,
+            lr_schedule=lr_schedule,
+            dtype=dtype,
+            gradient_checkpointing=gradient_checkpointing,
+            kernels=kernels,
+            trust_remote_code=trust_remote_code,
+        )
+        remember(self, arguments, RewardModule)
+        if loss not in _KINDS:
+            raise ValueError(f"RewardModule: loss={loss!r}; allowed are {', '.join(map(repr, _KINDS))}.")
+        if temperature <= 0:
+            raise ValueError(f"RewardModule: temperature={temperature}; it must be above 0.")
+        if ranking_weight == 0 and direct_weight == 0:
+            raise ValueError(
+                "RewardModule: ranking_weight and direct_weight are both 0, so nothing is learnt; raise one."
+            )
+        self.loss_name, self.kind, self.temperature = loss, _KINDS[loss], temperature
+        self.loss = RewardLoss(ranking_weight, direct_weight, centring)
+        self.use_margin, self.head = use_margin, head
+        self.rewards = CompletionRewards()
+        self.objective = self._reward_step
+        self.reward_values: dict[str, torch.Tensor] = {}
+
+    def setup(self, stage: str) -> None:
+        """Metrics of rewards; the data must offer what the loss reads."""
+        super().setup(stage)
+        kind = getattr(getattr(self.trainer, "datamodule", None), "objective_kind", None)
+        if kind is not None and kind != self.kind:
+            raise ValueError(
+                f"RewardModule: {self.loss_name} reads {self.kind}, but the datamodule gives {kind}. "
+                f"Give --data.objective_kind {self.kind}, or another loss."
+            )
+        if not isinstance(getattr(self, "val_rewards", None), RewardMetrics):
+            self.val_rewards, self.test_rewards = RewardMetrics(), RewardMetrics()
+
+    def configure_model(self) -> None:
+        """Load the model once; rows must fit into its positions."""
+        super().configure_model()
+        data = getattr(self._trainer, "datamodule", None)
+        length, most = getattr(data, "max_length", None), _positions(self._network())
+        if length is not None and most is not None and length > most:
+            raise ValueError(
+                f"RewardModule: {type(data).__name__} gives rows of up to {length} tokens, but {self.backbone!r} knows {most} "
+                f"positions. Give --data.max_length {most} (longer pairs are left out and counted, never cut)."
+            )
+
+    def _load(self) -> Backbone:
+        return load_reward_model(
+            resolve_backbone(self.backbone),
+            head=self.head,
+            dtype=self.dtype_name,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    def _build(self) -> None:
+        super()._build()
+        switch_dropout_off(self._network())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint holds the reward head, of this model's width."""
+        saved = checkpoint["state_dict"]
+        network = self._network()
+        if isinstance(network, RewardModel):
+            name, wanted = "network.regression_head.weight", tuple(network.regression_head.weight.shape)
+            if name not in saved:
+                raise ValueError(
+                    f"RewardModule: the checkpoint holds no reward head ({name} is missing); without it there are no rewards. "
+                    "Give a checkpoint that RewardModule wrote, with AdapterCheckpoint where others filter."
+                )
+            if tuple(saved[name].shape) != wanted:
+                raise ValueError(
+                    f"RewardModule: the checkpoint's reward head has shape {tuple(saved[name].shape)}, but {self.backbone!r} needs "
+                    f"{wanted}. Load it with the backbone it was trained with."
+                )
+        super().on_load_checkpoint(checkpoint)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """The scaled loss of one batch; rewards are logged as they come."""
+        loss = super().training_step(batch, batch_idx)
+        rewards, pairs = self._last
+        if len(pairs):
+            chosen, rejected = rewards[pairs[:, 0]], rewards[pairs[:, 1]]
+            lead = chosen - rejected
+            self._note("train_rewards/chosen", chosen.mean())
+            self._note("train_rewards/rejected", rejected.mean())
+            self._note("train_rewards/margins", lead.mean())
+            self._note("train_rewards/accuracies", ((lead > 0).float() + 0.5 * (lead == 0)).mean(), prog_bar=True)
+        return loss
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """``reward`` and answer tokens ``length`` of each completion, (C,) each."""
+        return {"reward": self.rewards(self._network(), batch), "length": batch["lengths"]}
+
+    def _reward_step(self, network: nn.Module, batch: Batch) -> Step:
+        rewards = self.rewards(network, batch)
+        if self.kind == "groups":
+            parts = kway_loss(self.loss_name, rewards, batch["group"], batch["score"], self.temperature)
+            same = (batch["group"][:, None] == batch["group"][None]) & (batch["group"] >= 0)[:, None]
+            pairs = (same & (batch["score"][:, None] > batch["score"][None])).nonzero()
+        else:
+            pairs = batch["pairs"]
+            parts = self.loss(
+                rewards,
+                pairs,
+                margin=batch["pair_margin"] if self.use_margin else None,
+                direct=batch.get("pair_direct"),
+                weight=batch["pair_weight"],
+            )
+        self._last = (rewards.detach(), pairs)
+        empty = batch["input_ids"].flatten()[:0]
+        return Step(parts.loss_sum, parts.units, empty, empty)
+
+    def _evaluate(self, batch: Batch, prefix: str) -> None:
+        step = self.objective(self._network(), batch)
+        loss = getattr(self, prefix + "loss")
+        loss.update(step.loss_sum, step.targets)
+        self._note(f"{prefix}loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+        rewards, pairs = self._last
+        getattr(self, prefix + "rewards").update(rewards, batch["lengths"], pairs)
+
+    def on_validation_epoch_end(self) -> None:
+        """Accuracy with its interval, margin, calibration, length correlation and signs over the whole validation."""
+        self._report("val_")
+
+    def on_test_epoch_end(self) -> None:
+        """The same of the test rows; a reward that is constant is refused."""
+        self._report("test_")
+
+    def _report(self, prefix: str) -> None:
+        metrics = getattr(self, prefix + "rewards")
+        figures = metrics.compute()
+        constant = metrics.constant()
+        # Kept for pictures; under DDP the rank's own share.
+        self.reward_values = {name: value.cpu() for name, value in metrics.values().items()}
+        if len(self.reward_values["chosen"]):
+            bins = reliability(self.reward_values["chosen"] - self.reward_values["rejected"])
+            self.reward_values |= bins._asdict()
+        metrics.reset()
+        for name, value in figures.items():
+            self._note(prefix + name, value, prog_bar=name == "rewards/accuracies", on_step=False, on_epoch=True)
+        if constant:
+            message = (
+                f"RewardModule: all {len(self.reward_values['rewards'])} completions have the same reward, so it orders nothing; "
+                "lower the learning rate, and look at whether the head's gradient is zero."
+            )
+            if prefix == "test_":
+                raise ValueError(message)
+            rank_zero_warn(message)
+
+    def _default_metrics(self) -> tuple[str, ...]:
+        return ("rewards/accuracies",)
+
+
+def _positions(network: nn.Module) -> int | None:
+    """The most tokens that a model with learnt positions can number; None where positions are computed."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in (
+            "position_embeddings",
+            "wpe",
+            "embed_positions",
+        ):
+            # RoBERTa numbers from behind the padding token.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
