@@ -2,6 +2,7 @@
 
 from fulgurite.datamodules.base import TextDataModule
 from fulgurite.datamodules.conversations import ConversationDataModule
+from fulgurite.datamodules.cpo import CPODataModule
 from fulgurite.datamodules.files import FilesDataModule
 from fulgurite.datamodules.glue import GLUEDataModule
 from fulgurite.datamodules.preferences import PreferenceDataModule
@@ -14,6 +15,7 @@ from fulgurite.datamodules.ultrainteract_pairs import UltraInteractPairDataModul
 from fulgurite.datamodules.ultralink import UltraLinkDataModule
 
 __all__ = [
+    "CPODataModule",
     "ConversationDataModule",
     "FilesDataModule",
     "GLUEDataModule",

@@ -8,13 +8,14 @@ from typing import Any
 from fulgurite.data.playground.conversations import CONVERSATION_ROWS, conversation_rows
 from fulgurite.data.playground.generators import documents
 from fulgurite.data.playground.glue import GLUE_COLUMNS, glue_rows
+from fulgurite.data.playground.levels import level_rows
 from fulgurite.data.playground.preferences import PREFERENCE_ROWS, preference_rows
 
 __all__ = ["BACKBONES", "SCHEMAS", "builtin_rows", "resolve_backbone"]
 
 _BASE = Path(__file__).parent / "base"
 BACKBONES: dict[str, Path] = {"playground": _BASE, "playground-base": _BASE}
-SCHEMAS = (*(f"glue/{task}" for task in GLUE_COLUMNS), *CONVERSATION_ROWS, *PREFERENCE_ROWS, "text")
+SCHEMAS = (*(f"glue/{task}" for task in GLUE_COLUMNS), *CONVERSATION_ROWS, *PREFERENCE_ROWS, "cpo", "text")
 _TEXTS = {"train": 20_000, "validation": 500}
 
 
@@ -47,6 +48,8 @@ def builtin_rows(schema: str, split: str, seed: int = 0, count: int | None = Non
     if schema == "text":
         wanted = _TEXTS.get(split, 0) if count is None else count
         return [{"text": text} for text in documents(seed, wanted, split=split)]
+    if schema == "cpo":
+        return level_rows(split, seed, count)
     if schema in PREFERENCE_ROWS:
         return preference_rows(schema, split, seed, count)
     if schema in CONVERSATION_ROWS:
