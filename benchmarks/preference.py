@@ -27,11 +27,24 @@ from fulgurite.data.trees import build_tree
 from fulgurite.lightning_modules.completions import CompletionLogProbs
 from fulgurite.losses import Completions, PreferenceLoss
 
-__all__ = ["BENCHMARK", "four_answers", "tree_batch", "ultra_interact"]
+__all__ = [
+    "BENCHMARK",
+    "UNPACKED",
+    "four_answers",
+    "gradients",
+    "made_up_reference",
+    "model_case",
+    "our_batch",
+    "our_loss",
+    "plain_loss_and_gradients",
+    "prepare",
+    "tree_batch",
+    "ultra_interact",
+]
 
 _BETA = 0.1
 _SHORT = 20
-_UNPACKED, _TRL = "fulgurite, pair by pair", "TRL DPOTrainer"
+UNPACKED, _TRL = "fulgurite, pair by pair", "TRL DPOTrainer"
 Path = tuple[torch.Tensor, int]  # ids, and where the answer begins
 Pairs = list[tuple[Path, Path]]
 
@@ -105,23 +118,25 @@ def tree_batch(pairs: Pairs, shared: bool) -> dict[str, torch.Tensor]:
     return TreeCollator(0).rows([item])
 
 
-def _reference(pairs: Pairs, short: bool) -> dict[bytes, float]:
-    """Made-up log-probabilities of the reference: about those of a random model, a little different for each path."""
+def made_up_reference(pairs: Pairs) -> dict[bytes, float]:
+    """Log-probabilities of the reference for speed tests: about those of a random model, a little different for each path."""
     found: dict[bytes, float] = {}
     for i, path in enumerate(p for pair in pairs for p in pair):
         found.setdefault(path[0].numpy().tobytes(), -10.4 * (len(path[0]) - path[1]) + 0.1 * (i % 5))
     return found
 
 
-def _our_loss(log_probs: CompletionLogProbs, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def our_loss(log_probs: CompletionLogProbs, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """DPO's mean loss over the pairs of a batch that carries its reference."""
     completions = Completions(log_probs(model, batch), batch["lengths"], batch["reference"])
     parts = PreferenceLoss("dpo", beta=_BETA)(completions, pairs=batch["pairs"])
     return parts.loss_sum / parts.units
 
 
-def _our_batch(pairs: Pairs, shared: bool, device: str) -> dict[str, torch.Tensor]:
+def our_batch(pairs: Pairs, shared: bool, device: str) -> dict[str, torch.Tensor]:
+    """:func:`tree_batch` with a reference, on a device."""
     batch = tree_batch(pairs, shared)
-    known = _reference(pairs, False)
+    known = made_up_reference(pairs)
     paths = [p for pair in pairs for p in pair]
     if shared:
         unique = list(dict.fromkeys(p[0].numpy().tobytes() for p in paths))
@@ -164,7 +179,7 @@ def _trl_trainer(model: Any) -> Any:
 def _trl_batch(pairs: Pairs, device: str) -> dict[str, torch.Tensor]:
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    known = _reference(pairs, False)
+    known = made_up_reference(pairs)
     rows = []
     for chosen, rejected in pairs:
         begin = chosen[1]
@@ -180,7 +195,8 @@ def _trl_batch(pairs: Pairs, device: str) -> dict[str, torch.Tensor]:
     return {name: tensor.to(device) for name, tensor in DataCollatorForPreference(pad_token_id=0)(rows).items()}
 
 
-def _prepare(contender: str, make: Callable[..., Pairs], case: ModelCase, base: Base) -> Step:
+def prepare(contender: str, make: Callable[..., Pairs], case: ModelCase, base: Base) -> Step:
+    """One contender's step on the pairs that ``make`` gives, checked on the same at a twentieth of the lengths."""
     ours = contender != _TRL
     placed = place(OURS if ours else "PEFT LoRA", case, base, False)
     optimizer = make_optimizer(OURS if ours else "PEFT LoRA", placed)
@@ -188,10 +204,10 @@ def _prepare(contender: str, make: Callable[..., Pairs], case: ModelCase, base: 
     if ours:
         shared = contender == OURS
         log_probs = CompletionLogProbs()
-        batches = {id(p): _our_batch(p, shared, case.device) for p in (long, short)}
+        batches = {id(p): our_batch(p, shared, case.device) for p in (long, short)}
 
         def loss_of(pairs: Pairs) -> torch.Tensor:
-            return _our_loss(log_probs, placed.model, batches[id(pairs)])
+            return our_loss(log_probs, placed.model, batches[id(pairs)])
     else:
         peft_model = _as_peft(placed)
         trainer = _trl_trainer(peft_model)
@@ -206,10 +222,10 @@ def _prepare(contender: str, make: Callable[..., Pairs], case: ModelCase, base: 
         optimizer.zero_grad()
 
     def results() -> dict[str, torch.Tensor]:
-        return _gradients(placed, loss_of(short))
+        return gradients(placed, loss_of(short))
 
     def expected() -> dict[str, torch.Tensor]:
-        return _plain(case, placed, short)
+        return plain_loss_and_gradients(case, placed, short, made_up_reference(short))
 
     def on_random_factors(compute: Callable[[], Any]) -> Any:
         restore = with_random_factors(placed)
@@ -236,7 +252,8 @@ def _as_peft(placed: Placed) -> Any:
     return placed.model
 
 
-def _gradients(placed: Placed, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(placed: Placed, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The loss, and the gradient of every factor by name; none is left behind."""
     for p in placed.parameters():
         p.grad = None
     loss.backward()
@@ -249,22 +266,37 @@ def _gradients(placed: Placed, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return found
 
 
-def _plain(case: ModelCase, placed: Placed, pairs: Pairs) -> dict[str, torch.Tensor]:
-    """Loss and gradients by plain PyTorch layers in float64, one forward per completion."""
+def plain_loss_and_gradients(
+    case: ModelCase, placed: Placed, pairs: Pairs, known: dict[bytes, float] | None
+) -> dict[str, torch.Tensor]:
+    """Loss and gradients by plain PyTorch layers in float64, one forward per completion.
+
+    Args:
+        case: the model.
+        placed: whose factors are taken over.
+        pairs: what is compared.
+        known: the reference's log-probabilities by the bytes of the ids; None: the base's own are computed.
+    """
     model = make_base(case).model.double()
     PLACERS["plain torch"](model, case.targets, case.rank, 1.0, False)
     modules: list[Any] = [m for m in model.modules() if hasattr(m, "lora_a")]
+
+    def log_prob(ids: torch.Tensor, begin: int) -> torch.Tensor:
+        logits = model(input_ids=ids[None].to(case.device)).logits[0, begin - 1 : -1].log_softmax(-1)
+        return logits.gather(-1, ids[begin:, None].to(case.device)).sum()
+
+    if known is None:
+        for module in modules:
+            module.scaling = 0.0
+        with torch.no_grad():
+            known = {p[0].numpy().tobytes(): float(log_prob(*p)) for pair in pairs for p in pair}
     for module, theirs in zip(modules, placed.factors, strict=True):
         module.scaling = theirs.scaling
         for name, p in theirs.named().items():
             setattr(module, name, torch.nn.Parameter(p.detach().double().reshape(getattr(module, name).shape).clone()))
-    known, losses = _reference(pairs, True), []
+    losses = []
     for pair in pairs:
-        ratios = []
-        for ids, begin in pair:
-            logits = model(input_ids=ids[None].to(case.device)).logits[0, begin - 1 : -1].log_softmax(-1)
-            log_prob = logits.gather(-1, ids[begin:, None].to(case.device)).sum()
-            ratios.append(log_prob - torch.tensor(known[ids.numpy().tobytes()]).to(log_prob))
+        ratios = [log_prob(*p) - known[p[0].numpy().tobytes()] for p in pair]
         losses.append(-F.logsigmoid(_BETA * (ratios[0] - ratios[1])))
     loss = torch.stack(losses).mean()
     loss.backward()
@@ -283,20 +315,24 @@ def _trl_missing() -> str | None:
     return None
 
 
-def _workloads(settings: Settings) -> list[Workload]:
+def model_case(settings: Settings) -> ModelCase:
+    """A 6-layer, 512-wide Llama on the CPU, one of about a billion parameters on a GPU."""
     cuda = settings.device.startswith("cuda")
     dtype = torch.bfloat16 if cuda else torch.float32
     case = ModelCase("llama", 6, 1, 32, 16, dtype, settings.device, hidden=512, vocabulary=32000)
-    if cuda:
-        case = replace(case, layers=16, hidden=2048)
+    return replace(case, layers=16, hidden=2048) if cuda else case
+
+
+def _workloads(settings: Settings) -> list[Workload]:
+    case = model_case(settings)
     found = []
     for name, make in (("UltraInteract tree, 5 pairs", ultra_interact), ("4 answers, 6 pairs", four_answers)):
         contenders: dict[str, Any] = {
-            _UNPACKED: partial(_prepare, _UNPACKED, make, case),
+            UNPACKED: partial(prepare, UNPACKED, make, case),
             _TRL: _trl_missing()
-            or why_not("PEFT LoRA", case.device, dtype, False)
-            or partial(_prepare, _TRL, make, case),
-            OURS: partial(_prepare, OURS, make, case),
+            or why_not("PEFT LoRA", case.device, case.dtype, False)
+            or partial(prepare, _TRL, make, case),
+            OURS: partial(prepare, OURS, make, case),
         }
         facts = {
             "layers": case.layers,
@@ -304,7 +340,7 @@ def _workloads(settings: Settings) -> list[Workload]:
             "vocabulary": case.vocabulary,
             "pairs": len(make(_SHORT)),
         }
-        found.append(Workload(name, facts, partial(make_base, case), contenders, floor=_UNPACKED))
+        found.append(Workload(name, facts, partial(make_base, case), contenders, floor=UNPACKED))
     return found
 
 

@@ -95,9 +95,9 @@ class Benchmark:
 
 def all_benchmarks() -> dict[str, Benchmark]:
     """Every entry by name, in the order in which they run."""
-    from benchmarks import gates, linear, log_probs, preference, steps, training
+    from benchmarks import gates, linear, log_probs, preference, reference, steps, training
 
-    steps_of_models = [steps.LLAMA, steps.DEBERTA, preference.BENCHMARK, training.BENCHMARK]
+    steps_of_models = [steps.LLAMA, steps.DEBERTA, preference.BENCHMARK, reference.BENCHMARK, training.BENCHMARK]
     entries = [linear.BENCHMARK, log_probs.BENCHMARK, gates.BENCHMARK, *steps_of_models]
     return {entry.name: entry for entry in entries}
 
