@@ -7,6 +7,7 @@ the commonest complaint about such tools.
 """
 
 import contextlib
+import json
 import shutil
 import tempfile
 import warnings
@@ -21,6 +22,7 @@ from torch import nn
 from fulgurite.adapters import Adapter
 from fulgurite.commands.checkpoint_files import load_module
 from fulgurite.console import say, shortest
+from fulgurite.data.conditions import CONDITION_FILE
 from fulgurite.data.playground import documents, resolve_backbone
 from fulgurite.data.tokenizers import load_tokenizer
 from fulgurite.models import load_backbone
@@ -81,6 +83,9 @@ def export(
             assert adapter is not None
             _write_adapter(module, adapter, tokenizer, folder, format, rank_pattern, tolerance)
         tokenizer.save_pretrained(folder)
+        conditions = getattr(module, "conditions", None)
+        if conditions is not None:
+            (folder / CONDITION_FILE).write_text(json.dumps(conditions.to_dict(), indent=2) + "\n", encoding="utf-8")
         for file in sorted(folder.glob("*.safetensors")):
             table.add_row(file.name, f"{file.stat().st_size / 2**20:.2f} MiB")
     say(table, f"written: {shortest(target)}")

@@ -43,6 +43,7 @@ def generate(
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     device: str | None = None,
     overwrite: bool = False,
+    conditions: str | None = None,
 ) -> None:
     """Generates text.
 
@@ -67,6 +68,7 @@ def generate(
         dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
         device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
         overwrite: replace an output that holds other answers.
+        conditions: levels to ask a model of CPOModule for, such as "helpfulness=5,honesty=3"; each prompt begins with them.
     """
     given = [name for name, value in (("prompt", prompt), ("file", file), ("chat", chat or None)) if value is not None]
     if len(given) != 1:
@@ -91,8 +93,9 @@ def generate(
             )
         apply_template(loaded.tokenizer)
     start = () if system is None else (Turn("system", system),)
+    lead = "" if conditions is None else _lead(loaded, conditions, model or adapter or "")
     if prompt is not None:
-        _answer(loaded, start, prompt, settings)
+        _answer(loaded, start, lead + prompt, settings)
     elif file is not None and output is not None:
         identity = {
             "model": [model, _stamp(model)],
@@ -100,9 +103,19 @@ def generate(
             "dtype": dtype,
             **{field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "batch_size"},
         }
-        run_file(loaded, Path(file), Path(output), start, column, settings, identity, overwrite)
+        run_file(loaded, Path(file), Path(output), start, column, settings, identity, overwrite, lead)
     else:
-        run_chat(loaded, start, settings)
+        run_chat(loaded, start, settings, lead)
+
+
+def _lead(loaded: LoadedModel, conditions: str, name: str) -> str:
+    """The tokens that stand in front of each prompt."""
+    if loaded.conditions is None:
+        raise ValueError(
+            f"generate: --conditions {conditions}: {shortest(name)} was trained without conditions; leave them out, or give a "
+            "checkpoint of CPOModule or what was exported of one"
+        )
+    return loaded.conditions.prefix({k: v for k, v in loaded.conditions.parse(conditions).items() if v is not None})
 
 
 def _stamp(path: str | None) -> int | None:
@@ -158,7 +171,8 @@ def _from_checkpoint(path: str, template: str | None, dtype: str | None, device:
     elif module.chat_template is not None:
         tokenizer.chat_template = module.chat_template
     network = module.network.to(device=device)  # type: ignore[call-overload]
-    return LoadedModel((network if dtype is None else network.to(getattr(torch, dtype))).eval(), tokenizer)
+    network = network if dtype is None else network.to(getattr(torch, dtype))
+    return LoadedModel(network.eval(), tokenizer, getattr(module, "conditions", None))
 
 
 def _answer(loaded: LoadedModel, start: tuple[Turn, ...], prompt: str, settings: GenerationSettings) -> None:

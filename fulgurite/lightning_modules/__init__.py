@@ -1,9 +1,10 @@
 """LightningModules: one file per method, all directly on FinetuneModule."""
 
 from fulgurite.lightning_modules.classification import ClassificationModule
+from fulgurite.lightning_modules.cpo import CPOModule
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.preference import PreferenceModule
 from fulgurite.lightning_modules.sft import SFTModule
 from fulgurite.lightning_modules.sora import SoRAModule
 
-__all__ = ["ClassificationModule", "FinetuneModule", "PreferenceModule", "SFTModule", "SoRAModule"]
+__all__ = ["CPOModule", "ClassificationModule", "FinetuneModule", "PreferenceModule", "SFTModule", "SoRAModule"]
