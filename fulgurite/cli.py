@@ -43,6 +43,10 @@ VERBS = {
     "generate": Verb(
         "answer a prompt, a file of prompts, or a chat in the terminal", "fulgurite.commands.generate:generate"
     ),
+    "control": Verb(
+        "measure how closely answers follow the levels of objectives that are asked for",
+        "fulgurite.commands.control:control",
+    ),
 }
 
 _EPILOG = """\

@@ -19,7 +19,7 @@ from fulgurite.data.templates import apply_template
 from fulgurite.data.tokenizers import load_tokenizer
 from fulgurite.evaluation.generation import GenerationSettings, LoadedModel, generate_text, load_for_generation
 
-__all__ = ["generate"]
+__all__ = ["generate", "load_model"]
 
 
 def generate(
@@ -85,7 +85,7 @@ def generate(
     )
     if file is not None and not Path(file).is_file():
         raise FileNotFoundError(f"generate: --file {file}: no such file; check the path")
-    loaded = _load(model, adapter, template, dtype, device)
+    loaded = load_model("generate", model, adapter, template, dtype, device)
     if (system is not None or chat) and not loaded.tokenizer.chat_template:
         if system is not None and not chat:
             raise ValueError(
@@ -127,9 +127,19 @@ def _stamp(path: str | None) -> int | None:
     return max((file.stat().st_mtime_ns for file in files), default=None)
 
 
-def _load(
-    model: str | None, adapter: str | None, template: str | None, dtype: str | None, device: str | None
+def load_model(
+    verb: str, model: str | None, adapter: str | None, template: str | None, dtype: str | None, device: str | None
 ) -> LoadedModel:
+    """What --model and --adapter name, ready to generate.
+
+    Args:
+        verb: who asks, for messages.
+        model: hub id, folder, playground, or a .ckpt file.
+        adapter: folder of an adapter, or a .ckpt file.
+        template: as `generate` has it.
+        dtype: of the weights; None takes the usual one of the device.
+        device: where to; None takes a GPU if there is one.
+    """
     import torch
 
     if device is None:
@@ -139,29 +149,29 @@ def _load(
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(
-            f"generate: device {device!r} cannot be used ({str(error).splitlines()[0]}); give cpu, or a device that is there"
+            f"{verb}: device {device!r} cannot be used ({str(error).splitlines()[0]}); give cpu, or a device that is there"
         ) from error
     checkpoints = [path for path in (model, adapter) if path is not None and path.endswith(".ckpt")]
     if checkpoints and model is not None and adapter is not None:
         raise ValueError(
-            f"generate: {shortest(checkpoints[0])} is a checkpoint, which knows its model and its adapter; give it alone"
+            f"{verb}: {shortest(checkpoints[0])} is a checkpoint, which knows its model and its adapter; give it alone"
         )
     if checkpoints:
-        return _from_checkpoint(checkpoints[0], template, dtype, place)
+        return _from_checkpoint(verb, checkpoints[0], template, dtype, place)
     if model is None and adapter is None:
-        raise ValueError("generate: no model was given; give --model (a hub id, a folder, playground) or --adapter")
+        raise ValueError(f"{verb}: no model was given; give --model (a hub id, a folder, playground) or --adapter")
     dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
     return load_for_generation(model, adapter, template, dtype, device)
 
 
-def _from_checkpoint(path: str, template: str | None, dtype: str | None, device: object) -> LoadedModel:
+def _from_checkpoint(verb: str, path: str, template: str | None, dtype: str | None, device: object) -> LoadedModel:
     import torch
 
     module = load_module(path)
     module.configure_model()
     if module.task not in ("causal_lm", "seq2seq") or module.network is None:
         raise ValueError(
-            f"generate: {shortest(path)} was trained for {module.task}, which writes no text; give a checkpoint of "
+            f"{verb}: {shortest(path)} was trained for {module.task}, which writes no text; give a checkpoint of "
             "SFTModule, or of another module with the task causal_lm or seq2seq"
         )
     tokenizer = load_tokenizer(module.backbone)

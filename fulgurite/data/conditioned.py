@@ -105,9 +105,7 @@ class Conditioned:
         kept = 0
         for index, record in enumerate(self.rated):
             rows = (
-                self._conversations(record, index)
-                if self._drawn is None
-                else self._ranked(record, self._drawn[index])
+                self._conversations(record, index) if self._drawn is None else self._ranked(record, self._drawn[index])
             )
             for row in rows:
                 kept += 1

@@ -151,7 +151,9 @@ class Objectives:
             text: with or without tokens in front.
         """
         names = {word.lower(): name for name, word in self._words.items()}
-        token = re.compile(r"<([\w-]+):([-\d.e+]+)> " if self.spelling == "canonical" else r"< ([\w-]+): ([-\d.e+]+) > ")
+        token = re.compile(
+            r"<([\w-]+):([-\d.e+]+)> " if self.spelling == "canonical" else r"< ([\w-]+): ([-\d.e+]+) > "
+        )
         condition: dict[str, float] = {}
         while (found := token.match(text)) and (name := names.get(found[1].lower())) and name not in condition:
             condition[name] = float(found[2])
@@ -199,7 +201,9 @@ class Objectives:
         for name, level in condition.items():
             if self.outside(name, level):
                 low, high = self.scales[name]
-                raise ValueError(f"conditions: {name}={level:g}; its scale goes from {low:g} to {high:g}; choose a level on it")
+                raise ValueError(
+                    f"conditions: {name}={level:g}; its scale goes from {low:g} to {high:g}; choose a level on it"
+                )
 
     def _check_names(self, names: Iterable[str]) -> None:
         for name in names:

@@ -107,7 +107,9 @@ class CPODataModule(LightningDataModule):
                 f"{' or '.join(map(repr, _STAGES))}, control {', '.join(map(repr, CONTROLS))}, conditions_per_row from 1"
             )
         if buckets is not None and stage == "cpsft":
-            raise ValueError("CPODataModule: buckets count pairs, which stage 'cpsft' has none of; leave them out there")
+            raise ValueError(
+                "CPODataModule: buckets count pairs, which stage 'cpsft' has none of; leave them out there"
+            )
         self.stage = stage
         self.objectives = Objectives(OBJECTIVES if objectives is None else objectives, spelling)
         self.conditioning = Conditioning(
@@ -223,7 +225,9 @@ class CPODataModule(LightningDataModule):
     def fixed_order_dataloader(self, split: str) -> Any:
         """All units of a split once, in an order that does not change, for the reference's pass; stage "cdpo" only."""
         if not isinstance(self.rows, _Pairs):
-            raise ValueError("CPODataModule: stage 'cpsft' has no reference whose rows could be listed; use stage 'cdpo'")
+            raise ValueError(
+                "CPODataModule: stage 'cpsft' has no reference whose rows could be listed; use stage 'cdpo'"
+            )
         return self.rows.fixed_order_dataloader(split)
 
     def sample_prompts(self, count: int) -> list[tuple[list[int], str]]:
@@ -302,5 +306,7 @@ class _Pairs(PreferenceDataModule):
 
 def _buckets(objectives: Objectives, given: dict[str, int]) -> tuple[Bucket, ...]:
     if not given or any(count < 1 for count in given.values()):
-        raise ValueError(f"CPODataModule: buckets is {given}; a number of pairs from 1 by condition is needed; correct it")
+        raise ValueError(
+            f"CPODataModule: buckets is {given}; a number of pairs from 1 by condition is needed; correct it"
+        )
     return tuple((objectives.parse(text, any_level=True), count) for text, count in given.items())

@@ -43,7 +43,9 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
         second: as many.
     """
     if len(first) != len(second) or len(first) < 2:
-        raise ValueError(f"spearman: {len(first)} and {len(second)} values; two or more, and as many of both, are needed")
+        raise ValueError(
+            f"spearman: {len(first)} and {len(second)} values; two or more, and as many of both, are needed"
+        )
     a, b = _ranks(first), _ranks(second)
     middle = (len(a) + 1) / 2
     covariance = math.fsum((x - middle) * (y - middle) for x, y in zip(a, b, strict=True))
@@ -211,11 +213,7 @@ def covers(front: Sequence[Point], points: Sequence[Point], tolerance: Point = (
         points: of another.
         tolerance: by how much a coordinate may fall short, such as the uncertainty of a mean.
     """
-    return [
-        point
-        for point in points
-        if not any(all(f[i] >= point[i] - tolerance[i] for i in (0, 1)) for f in front)
-    ]
+    return [point for point in points if not any(all(f[i] >= point[i] - tolerance[i] for i in (0, 1)) for f in front)]
 
 
 def hypervolume(points: Sequence[Point], corner: Point) -> float:

@@ -79,8 +79,8 @@ def _load(model: nn.Module, tensors: dict[str, torch.Tensor], wanted: set[str], 
     foreign = [name for name in tensors if ".branches." in name and name not in shared]
     if missing or foreign:
         raise ValueError(
-            f"init_adapter: {path} does not fit this backbone: {len(missing)} tensors are missing in it and {len(foreign)} belong to "
-            f"other layers, the first is {(missing or foreign)[0]!r}; give the backbone that it was trained on"
+            f"init_adapter: {path} does not fit this backbone: {len(missing)} tensors are missing in it and {len(foreign)} belong "
+            f"to other layers, the first is {(missing or foreign)[0]!r}; give the backbone that it was trained on"
         )
     try:
         model.load_state_dict(tensors, strict=False)

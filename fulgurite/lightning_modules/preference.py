@@ -35,7 +35,7 @@ class PreferenceModule(FinetuneModule):
         loss: a name out of fulgurite.losses.PREFERENCE_LOSSES, or several, which are summed.
         loss_weights: factor of each loss (default: 1 each).
         adapter: LoRA, SoRA, or nothing to train the whole network.
-        init_adapter: SFT adapter that is merged into the base first: a folder (`fulgurite export --format adapter`) or a .ckpt file.
+        init_adapter: SFT adapter merged into the base first: a folder (`fulgurite export --format adapter`) or a .ckpt file.
         reference_model: hub id or folder of another reference (default: the base as this run finds it).
         cache_reference: compute the reference's log-probabilities once, before the first step, and keep them on disk.
         reference_cache: file of such log-probabilities to use (default: one in the datamodule's cache folder, by content).

@@ -152,9 +152,7 @@ class PreferenceObjective:
             metrics: the module's own, which begin anew afterwards.
         """
         for name, value in metrics.compute().items():
-            self.module._note(
-                prefix + name, value, prog_bar=name == "rewards/accuracies", on_step=False, on_epoch=True
-            )
+            self.module._note(prefix + name, value, prog_bar=name == "rewards/accuracies", on_step=False, on_epoch=True)
         metrics.reset()
 
     def _units(self, batch: Batch, completions: Completions) -> dict[str, Any]:

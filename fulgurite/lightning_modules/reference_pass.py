@@ -46,8 +46,8 @@ def cached_reference(objective: PreferenceObjective) -> ReferenceCache | None:
                 return known
             if objective.cache_file is not None:
                 raise ValueError(
-                    f"{type(module).__name__}: {path} lacks completions of this data; it was made with other rows, another template "
-                    "or another tokenizer; leave reference_cache out to have one made"
+                    f"{type(module).__name__}: {path} lacks completions of this data; it was made with other rows, another "
+                    "template or another tokenizer; leave reference_cache out to have one made"
                 )
         keys, values = _run(objective, network, loaders)
     if known is not None:

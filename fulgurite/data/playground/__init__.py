@@ -6,6 +6,7 @@ package imports neither torch nor transformers.
 
 from fulgurite.data.playground.generators import DOMAINS, check, documents, tasks
 from fulgurite.data.playground.glue import GLUE_COLUMNS, GLUE_LABELS, GLUE_SPLITS, glue_rows
+from fulgurite.data.playground.levels import LEVELS, rate
 from fulgurite.data.playground.registry import BACKBONES, SCHEMAS, builtin_rows, resolve_backbone
 from fulgurite.data.playground.task import Task, conversation
 
@@ -15,6 +16,7 @@ __all__ = [
     "GLUE_COLUMNS",
     "GLUE_LABELS",
     "GLUE_SPLITS",
+    "LEVELS",
     "SCHEMAS",
     "Task",
     "builtin_rows",
@@ -22,6 +24,7 @@ __all__ = [
     "conversation",
     "documents",
     "glue_rows",
+    "rate",
     "resolve_backbone",
     "tasks",
 ]

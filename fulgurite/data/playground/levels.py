@@ -126,7 +126,9 @@ def _made(split: str, seed: int) -> Iterator[Row]:
         responses = []
         for drawn in levels:
             response = written_answer(draw, instruction, *drawn)
-            ratings: dict[str, Any] = {_RATING.format(n.capitalize()): r for n, r in rate(instruction, response).items()}
+            ratings: dict[str, Any] = {
+                _RATING.format(n.capitalize()): r for n, r in rate(instruction, response).items()
+            }
             if draw.chance(0.05):
                 ratings["Honesty_Rating"] = "N/A"
             responses.append({"response": response, **ratings})
