@@ -1,11 +1,13 @@
 """Study: CPO on three objectives whose levels are checked, against CPSFT, DPO and SFT at equal steps, on the playground.
 
 The rows hold four answers to each question, which differ in helpfulness (1 to 5), honesty (1 to 5) and harmlessness (0 or 1), all
-three rated by checkers that never run code; long answers tend to be dishonest ones. Every model trains LoRA of the same rank on
-the playground's tiny base for the same number of steps: CPO is CPSFT followed by CDPO from its adapter, DPO is SFT followed by DPO
-from its adapter (pairs ordered by the mean rating, no tokens), CPSFT and SFT go on alone. Asked are held-out questions, one objective
-at a time and two at once, at every level; answers are the likeliest tokens. ρ is Spearman's over single answers. A point of a front is
-the mean of two objectives under one condition; it counts as covered if a point of CPO's lies no more than 2 % of a scale below it.
+three rated by checkers that never run code; long answers tend to be dishonest ones. Every model is trained on the playground's tiny
+base for the same number of steps. As published, the supervised stage trains the whole network and the preference stage LoRA: CPO is
+CPSFT followed by CDPO, DPO is SFT followed by DPO (pairs ordered by the mean rating, no tokens), CPSFT and SFT go on alone.
+
+Asked are held-out questions, one objective at a time and two at once, at every level; answers are the likeliest tokens. ρ is
+Spearman's over single answers. What a free objective loses is against the same model asked without a condition. A point of a front
+is the mean of two objectives under one condition; it counts as covered if one of CPO's lies no more than 2 % of a scale below it.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from typing import Any
 
 __all__ = ["report", "run"]
 
-FIRST_STEPS, SECOND_STEPS = 900, 300
-RANK, FIRST_RATE, SECOND_RATE, BETA = 32, 3e-3, 5e-4, 0.1
+FIRST_STEPS, SECOND_STEPS = 900, 200
+RANK, FIRST_RATE, SECOND_RATE, BETA = 16, 2e-3, 5e-4, 0.1
 QUESTIONS = 40
 TOLERANCE = 0.02
 TARGETS = {"alone": 0.9, "two at once": 0.8, "fall": 0.05}
@@ -46,7 +48,9 @@ def run(real_data: Path) -> dict[str, Any]:
             ("DPO", "sft", "cdpo", "none", SECOND_STEPS),
             ("SFT", None, "cpsft", "none", total),
         ):
-            module, seconds = _train(folder, name, stage, control, steps, None if start is None else folder / start)
+            module, seconds = _train(
+                folder, name, stage, control, steps, None if start is None else folder / f"{start}.ckpt"
+            )
             models[name] = _asked(module, control == "random")
             models[name]["seconds"] = seconds + (0.0 if start is None else begun[start][1])
             print(f"{name}: {_line(models[name])}, {models[name]['seconds']:.0f} s of training", flush=True)
@@ -69,7 +73,7 @@ _CONTROLS = {"cpsft": "random", "sft": "none"}
 def _train(
     folder: Path, name: str, stage: Any, control: Any, steps: int, start: Path | None = None
 ) -> tuple[Any, float]:
-    """A trained module, its adapter in ``folder / name``, and the seconds it took."""
+    """A trained module, its checkpoint in ``folder``, and the seconds it took."""
     import lightning.pytorch as pl
 
     from fulgurite.adapters import LoRA
@@ -81,7 +85,8 @@ def _train(
         stage, "builtin", control=control, conditions_per_row=1, max_length=_PACK, batch_size=4, cache_dir=str(folder)
     )
     module = CPOModule(
-        "playground", stage, LoRA(rank=RANK, alpha=2 * RANK), None if start is None else str(start), beta=BETA,
+        "playground", stage, LoRA(rank=RANK, alpha=2 * RANK) if stage == "cdpo" else None,
+        None if start is None else str(start), beta=BETA,
         learning_rate=FIRST_RATE if stage == "cpsft" else SECOND_RATE, warmup_ratio=0.05, lr_schedule="cosine",
     )  # fmt: skip
     trainer = pl.Trainer(
@@ -91,8 +96,7 @@ def _train(
     began = time.perf_counter()
     trainer.fit(module, data)
     seconds = time.perf_counter() - began
-    assert module.adapter is not None
-    module.adapter.save(folder / name)
+    trainer.save_checkpoint(folder / f"{name}.ckpt")
     return module, seconds
 
 
@@ -206,7 +210,9 @@ def _picture(models: dict[str, Any], path: Path) -> None:
     alone.legend(fontsize=7)
     for axes, pair in zip(fronts, pairs, strict=True):
         for (name, colour), marker in zip(
-            {"CPO": "tab:blue", "CPSFT": "tab:orange", "DPO": "tab:red", "SFT": "tab:green"}.items(), "osD^", strict=True
+            {"CPO": "tab:blue", "CPSFT": "tab:orange", "DPO": "tab:red", "SFT": "tab:green"}.items(),
+            "osD^",
+            strict=True,
         ):
             points = _points(models[name], *pair)
             axes.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=12, alpha=0.45)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import preference_trend, sft_trl, sora_sst2, thresholds
+from benchmarks import cpo_playground, preference_trend, sft_trl, sora_sst2, thresholds
 
 __all__ = ["main"]
 
@@ -28,12 +28,14 @@ STUDIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sora_sst2": sora_sst2.run,
     "sft_trl": sft_trl.run,
     "preference_trend": preference_trend.run,
+    "cpo_playground": cpo_playground.run,
 }
 REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "thresholds": thresholds.report,
     "sora_sst2": sora_sst2.report,
     "sft_trl": sft_trl.report,
     "preference_trend": preference_trend.report,
+    "cpo_playground": cpo_playground.report,
 }
 
 

@@ -68,12 +68,18 @@ PUBLIC = {
         "usable_head",
     ],
     "fulgurite.evaluation": [
+        "ControlReport",
         "GenerationSettings",
         "LoadedModel",
+        "ask",
+        "conditions_to_ask",
         "generate_text",
         "load_for_generation",
+        "pareto_front",
+        "spearman",
     ],
     "fulgurite.lightning_modules": [
+        "CPOModule",
         "ClassificationModule",
         "FinetuneModule",
         "PreferenceModule",
@@ -81,6 +87,7 @@ PUBLIC = {
         "SoRAModule",
     ],
     "fulgurite.datamodules": [
+        "CPODataModule",
         "ConversationDataModule",
         "FilesDataModule",
         "GLUEDataModule",
@@ -155,6 +162,15 @@ OPTIONS = {
         "label_smoothing gamma_ratio cpo_alpha desirable_weight undesirable_weight temperature use_margin learning_rate "
         "gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels "
         "trust_remote_code"
+    ),
+    "fulgurite.lightning_modules.CPOModule": (
+        "backbone stage adapter init_adapter cache_reference reference_cache beta learning_rate gate_learning_rate "
+        "weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels trust_remote_code"
+    ),
+    "fulgurite.datamodules.CPODataModule": (
+        "stage path val_path test_path schema columns objectives spelling objective_weights distance_weights control "
+        "conditions_per_row buckets template supervise trees packing token_budget on_bad_row val_fraction revision "
+        "tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir limit_train pad_multiple"
     ),
     "fulgurite.datamodules.SFTDataModule": (
         "path val_path test_path schema columns template supervise task_type packing too_long on_bad_row val_fraction "

@@ -106,7 +106,9 @@ def test_cdpo_needs_two_comparable_answers():
     rows = [row((1, 2)), row((3, 3), (2, 2))]
     found, reader = made(rows, "cdpo", how)
     assert len(found) == 1 and reader.tally.counts == {"fewer than two comparable answers": 1}
-    with pytest.raises(ValueError, match="row 1: fewer than two comparable answers: 1 under <helpfulness:1> <honesty:2>"):
+    with pytest.raises(
+        ValueError, match="row 1: fewer than two comparable answers: 1 under <helpfulness:1> <honesty:2>"
+    ):
         made(rows, "cdpo", how, on_bad_row="error")
 
 
@@ -116,7 +118,9 @@ def test_reading_twice_gives_the_same_rows_and_counts():
     ones = dict.fromkeys(objectives, 1.0)
     buckets = (({"helpfulness": None}, 100), ({}, 100), ({"harmlessness": 0.0}, 60))
     reader = Conditioned(
-        RatedReader([list_source("rows", rows)], objectives), Conditioning(objectives, ones, ones, buckets=buckets), "cdpo"
+        RatedReader([list_source("rows", rows)], objectives),
+        Conditioning(objectives, ones, ones, buckets=buckets),
+        "cdpo",
     )
     first, counts = list(reader), dict(reader.tally.notes)
     assert list(reader) == first and reader.tally.notes == counts and reader.tally.kept == len(first)

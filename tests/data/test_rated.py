@@ -50,7 +50,9 @@ def test_fault_2_an_exact_match_is_a_distance_of_zero_and_not_the_raw_rating():
     exact = g({"helpfulness": 5, "honesty": 1, "harmlessness": 0}, {"helpfulness": 5})
     assert 3 * exact == pytest.approx(0 + 1 + 0)
     better = g({"helpfulness": 4, "honesty": 5, "harmlessness": 0}, {"helpfulness": 5})
-    assert better > exact, "one point off in one objective, four better in another; the reference orders them the other way"
+    assert better > exact, (
+        "one point off in one objective, four better in another; the reference orders them the other way"
+    )
 
 
 def test_fault_3_zero_is_a_rating_and_missing_is_not_zero():

@@ -91,7 +91,9 @@ def test_answers_that_cannot_be_used_are_left_out_and_counted_by_reason():
         left + "not rated": 2,
         left + "empty answer": 1,
     }
-    assert "answer 2: honesty is 6; the scale goes from 1 to 5" in reader.tally.first[left + "rating outside its scale"][0]
+    assert (
+        "answer 2: honesty is 6; the scale goes from 1 to 5" in reader.tally.first[left + "rating outside its scale"][0]
+    )
 
 
 def test_a_row_without_a_rated_answer_is_counted_or_stops_the_run():
@@ -100,7 +102,9 @@ def test_a_row_without_a_rated_answer_is_counted_or_stops_the_run():
     assert len(records) == 1 and reader.tally.counts == {"no rated answer": 1}
     with pytest.raises(ValueError, match="row 2: no rated answer: none of 2 answers can be used; correct the row"):
         read(rows, on_bad_row="error")
-    with pytest.raises(ValueError, match=r"none of 1 rows .* is a row of rated answers(.|\n)*1 kept, an answer left out: not rated"):
+    with pytest.raises(
+        ValueError, match=r"none of 1 rows .* is a row of rated answers(.|\n)*1 kept, an answer left out: not rated"
+    ):
         read([item({})])
 
 

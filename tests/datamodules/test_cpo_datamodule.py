@@ -47,7 +47,9 @@ def test_conditions_are_those_that_training_rows_were_controlled_by(tmp_path):
     module = data(tmp_path, path=rows_file(tmp_path, feedback), limit_train=None, val_fraction=0.2)
     assert module.conditions is None
     module.setup("fit")
-    assert list(module.conditions) == ["helpfulness", "honesty"], "no answer is rated for harmlessness: nobody learns it"
+    assert list(module.conditions) == ["helpfulness", "honesty"], (
+        "no answer is rated for harmlessness: nobody learns it"
+    )
     plain = data(tmp_path, control="none")
     plain.setup("fit")
     assert plain.conditions is None and all("<h" not in text for text in texts(plain))
@@ -71,7 +73,9 @@ def test_what_decides_the_rows_is_part_of_the_cache_key(tmp_path):
 
 def test_buckets_hold_for_training_rows_and_no_instruction_is_on_both_sides(tmp_path):
     path = rows_file(tmp_path, level_rows("train", count=80))
-    module = data(tmp_path, path=path, limit_train=None, val_fraction=0.25, buckets={"harmlessness=0": 120, "none": 120})
+    module = data(
+        tmp_path, path=path, limit_train=None, val_fraction=0.25, buckets={"harmlessness=0": 120, "none": 120}
+    )
     module.setup("fit")
     assert set(module.tag_names) == {"harmlessness", "none"}
     loaders = [module.fixed_order_dataloader(split) for split in ("train", "val")]

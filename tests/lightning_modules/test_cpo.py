@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -86,9 +87,7 @@ def test_objectives_travel_with_checkpoints_and_another_spelling_is_refused(make
         with pytest.raises(ValueError, match="conditions of the data and the weights that this run begins with differ"):
             make_trainer(max_steps=1).fit(module("cdpo", init_adapter=start), data(tmp_path, "cdpo", **options))
     narrower = module("cdpo", init_adapter=start)
-    make_trainer(max_steps=1, limit_val_batches=0).fit(
-        narrower, data(tmp_path, "cdpo", objectives={"honesty": [1, 5]})
-    )
+    make_trainer(max_steps=1, limit_val_batches=0).fit(narrower, data(tmp_path, "cdpo", objectives={"honesty": [1, 5]}))
     assert narrower.conditions == Objectives(OBJECTIVES), "what the first stage saw is still known"
 
 
@@ -98,26 +97,37 @@ def test_another_first_stage_under_a_trained_second_one_is_refused(make_trainer,
     make_trainer(max_steps=1, limit_val_batches=0).fit(second, data(tmp_path, "cdpo"))
     saved = _saved(second, tmp_path)
     first_stage(make_trainer, tmp_path, learning_rate=5e-3)
-    with pytest.raises(ValueError, match="holds other weights now than those that the checkpoint's adapter was trained on"):
+    with pytest.raises(
+        ValueError, match="holds other weights now than those that the checkpoint's adapter was trained on"
+    ):
         CPOModule.load_from_checkpoint(saved, map_location="cpu")
 
 
 def test_killed_and_resumed_equals_uninterrupted(make_trainer, tmp_path):
     _, start = first_stage(make_trainer, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
 
-    def run(steps, **fit):
-        losses = Losses()
-        seed_everything(0)
-        trained = module("cdpo", init_adapter=start, lr_schedule="constant")
-        trainer = make_trainer(losses, max_steps=steps, max_epochs=-1, limit_val_batches=0)
-        trainer.fit(trained, data(tmp_path, "cdpo"), **fit)
-        return losses.values, trainer
+    def run(crash=None, checkpoint=None):
+        losses = Losses(crash)
+        trainer = make_trainer(losses, limit_val_batches=0, max_steps=5)
+        rows = data(tmp_path, "cdpo", batch_size=1)
+        if crash is None:
+            trainer.fit(module("cdpo", init_adapter=start), rows, ckpt_path=checkpoint)
+        else:
+            with pytest.raises(RuntimeError, match="killed"):
+                trainer.fit(module("cdpo", init_adapter=start), rows)
+        return losses.values
 
-    whole, _ = run(4)
-    first, trainer = run(2)
-    trainer.save_checkpoint(tmp_path / "half.ckpt")
-    rest, _ = run(4, ckpt_path=tmp_path / "half.ckpt")
-    assert [*first, *rest] == pytest.approx(whole, rel=1e-6)
+    seed_everything(1)
+    straight = run()
+    shutil.rmtree(tmp_path / "checkpoints")
+    seed_everything(1)
+    run(crash=3)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    done = torch.load(last, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"]
+    seed_everything(999)
+    assert 0 < done < len(straight) == 5 and len(set(straight)) == 5
+    assert run(checkpoint=last) == straight[done:]
 
 
 def test_stages_learn_what_they_are_for(make_trainer, tmp_path):
