@@ -152,7 +152,8 @@ def report(figures: dict[str, Any], docs: Path) -> None:
         *intro,
         "",
         f"Steps: {figures['steps'][0]} + {figures['steps'][1]}; {figures['questions']} questions per condition. Machine: "
-        f"{figures['machine']['device']}; torch {figures['machine']['torch']}. Command: `python -m benchmarks.science cpo_playground`.",
+        f"{figures['machine']['device']}; torch {figures['machine']['torch']}. Command: `python -m benchmarks.science "
+        "cpo_playground`.",
         "",
         "| target | CPO | met |",
         "|---|---|---|",
@@ -215,7 +216,8 @@ def _picture(models: dict[str, Any], path: Path) -> None:
             strict=True,
         ):
             points = _points(models[name], *pair)
-            axes.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=12, alpha=0.45)
+            across, up = zip(*points, strict=True)
+            axes.scatter(across, up, color=colour, marker=marker, s=12, alpha=0.45)
             axes.plot(*zip(*pareto_front(points), strict=True), color=colour, marker=marker, markersize=5, label=name)
         axes.set_xlabel(f"mean {pair[0]}")
         axes.set_ylabel(f"mean {pair[1]}")

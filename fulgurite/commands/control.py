@@ -67,8 +67,8 @@ def control(
     loaded = load_model("control", model, adapter, None, dtype, device)
     if loaded.conditions is None:
         raise ValueError(
-            f"control: {shortest(model or adapter or '')} was trained without conditions; give a checkpoint of CPOModule or what was "
-            "exported of one"
+            f"control: {shortest(model or adapter or '')} was trained without conditions; give a checkpoint of CPOModule "
+            "or what was exported of one"
         )
 
     def answer(texts: list[str]) -> list[str]:

@@ -37,7 +37,8 @@ def draw_control(reports: Mapping[str, ControlReport], path: Path) -> None:
         for number, (model, report) in enumerate(reports.items()):
             points = report.points(*pair)
             colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
-            axes.scatter(*zip(*points.values(), strict=True), color=colour, marker=marker, s=14, alpha=0.5)
+            across, up = zip(*points.values(), strict=True)
+            axes.scatter(across, up, color=colour, marker=marker, s=14, alpha=0.5)
             front = pareto_front(list(points.values()))
             axes.plot(*zip(*front, strict=True), color=colour, marker=marker, markersize=4, linewidth=1.4, label=model)
         axes.set_title("two objectives controlled")

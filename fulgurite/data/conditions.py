@@ -62,7 +62,7 @@ class Objectives:
             ends = tuple(map(float, scale))
             if len(ends) != 2 or not all(map(math.isfinite, ends)) or ends[0] >= ends[1]:
                 raise ValueError(
-                    f"Objectives: the scale of {name!r} is {list(scale)}; the lowest and the highest level are needed, such as [1, 5]"
+                    f"Objectives: the scale of {name!r} is {list(scale)}; lowest and highest level are needed, such as [1, 5]"
                 )
             self.scales[name] = (ends[0], ends[1])
         self.spelling: Spelling = spelling

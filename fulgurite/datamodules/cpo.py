@@ -161,8 +161,10 @@ class CPODataModule(LightningDataModule):
     @property
     def conditions(self) -> Objectives | None:
         """The objectives that the training rows were controlled by; None before they were read, and where there is none."""
-        seen = self.rows.training_tags()
-        return None if seen is None else self.objectives.only(tag_objectives(seen))
+        rows: Any = self.rows._splits.get("train")
+        tag = None if rows is None else rows.tensors.get("tag")
+        seen = [] if tag is None else [self.rows.tag_names[i] for i in tag.unique().tolist() if i >= 0]
+        return self.objectives.only(tag_objectives(seen))
 
     @property
     def task_type(self) -> str:
@@ -260,14 +262,6 @@ class _Conversations(ConversationDataModule):
         self.conditioning = conditioning
         super().__init__(**options)
 
-    def training_tags(self) -> list[str] | None:
-        """The tags of the training rows; None before they were read."""
-        rows: Any = self._splits.get("train")
-        if rows is None:
-            return None
-        tag = rows.tensors.get("tag")
-        return [] if tag is None else [self.tag_names[i] for i in tag.unique().tolist() if i >= 0]
-
     def _reader(self, sources: Sequence[RowSource]) -> Any:
         rated = RatedReader(sources, self.conditioning.objectives, self.schema, self.columns, self.on_bad_row)
         return Conditioned(rated, self.conditioning, "cpsft")
@@ -285,8 +279,6 @@ class _Pairs(PreferenceDataModule):
         self.conditioning = conditioning
         self._training = True
         super().__init__(objective_kind="pairs", **options)
-
-    training_tags = _Conversations.training_tags
 
     def _load_or_encode(self, split: str, sources: list[RowSource], part: str) -> Any:
         # Validation rows that are cut off the training rows are drawn with them.
