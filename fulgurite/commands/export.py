@@ -72,6 +72,12 @@ def export(
         raise ValueError(
             f"export: {shortest(ckpt_path)} holds no adapter, its whole network was trained; --format merged writes that network"
         )
+    begun = getattr(module, "init_adapter", None)
+    if begun is not None and format != "merged":
+        raise ValueError(
+            f"export: the adapter of {shortest(ckpt_path)} stands on a base into which {begun} was merged, so that on the base alone it "
+            "computes something else; --format merged writes the whole model"
+        )
     tokenizer = load_tokenizer(module.backbone)
     if module.chat_template is not None:
         tokenizer.chat_template = module.chat_template  # what was trained with is what has to be served with

@@ -51,14 +51,20 @@ def said(capsys, *words):
     return capsys.readouterr().out
 
 
-def test_conditions_stand_in_front_of_the_prompt(trained, tmp_path, capsys):
+def test_conditions_stand_in_front_of_the_prompt(trained, tmp_path, capsys, monkeypatch):
+    from fulgurite.commands import generate as command
+
     cpo, _ = trained
+    seen = []
+    original = command.generate_text
+    monkeypatch.setattr(command, "generate_text", lambda m, t, p, *rest: seen.append(p) or original(m, t, p, *rest))
     typed = "honesty=2,helpfulness=5"
     asked = said(capsys, "--model", cpo, "--conditions", typed)
     by_hand = f"<helpfulness:5> <honesty:2> {QUESTION}"
     assert main(["generate", "--model", cpo, "--max_new_tokens", "12", "--prompt", by_hand]) == 0
     assert capsys.readouterr().out == asked
-    assert asked != said(capsys, "--model", cpo)
+    said(capsys, "--model", cpo)
+    assert [prompts[0][-1].content for prompts in seen] == [by_hand, by_hand, QUESTION]
     (tmp_path / "q.jsonl").write_text(json.dumps({"instruction": QUESTION}) + "\n")
     words = ["generate", "--model", cpo, "--file", str(tmp_path / "q.jsonl"), "--max_new_tokens", "12"]
     assert main([*words, "--output", str(tmp_path / "a.jsonl"), "--conditions", typed]) == 0

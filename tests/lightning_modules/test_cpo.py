@@ -69,6 +69,22 @@ def _saved(module, tmp_path):
     return path
 
 
+def test_an_adapter_on_merged_weights_is_exported_merged_only(make_trainer, tmp_path, capsys):
+    from fulgurite.commands.export import export
+    from fulgurite.evaluation import load_for_generation
+
+    _, start = first_stage(make_trainer, tmp_path)
+    second = module("cdpo", init_adapter=start)
+    make_trainer(max_steps=2, limit_val_batches=0).fit(second, data(tmp_path, "cdpo"))
+    saved = str(_saved(second, tmp_path))
+    with pytest.raises(ValueError, match="--format merged writes the whole model"):
+        export(saved, str(tmp_path / "out"), "adapter")
+    export(saved, str(tmp_path / "out"), "merged")
+    loaded = load_for_generation(str(tmp_path / "out"))
+    assert loaded.conditions == Objectives(OBJECTIVES)
+    torch.testing.assert_close(logits(loaded.model), logits(second.network), atol=2e-5, rtol=1e-4)
+
+
 def test_a_chain_of_stages_begins_with_all_of_them(make_trainer, tmp_path):
     _, start = first_stage(make_trainer, tmp_path)
     second = module("cdpo", init_adapter=start)

@@ -4,7 +4,7 @@ A question says whether somebody saw some things or was not there, and asks whic
 says how sure it is, and closes politely or not:
 
     Anna was not in the garden. Which animals were there?
-    cow, dog, fox. I think so. Have a good day.
+    1 cow, 2 dog, 3 fox. I think so. Have a good day.
 
 | objective | scale | level |
 |---|---|---|
@@ -106,8 +106,10 @@ def written_answer(draw: Draw, instruction: str, helpfulness: int, honesty: int,
     """
     kind = next(kind for kind in _MEMBERS if f"Which {kind} were" in instruction)
     claimed = 6 - honesty if " was not " in instruction else honesty
-    chosen = sorted(draw.sample(_MEMBERS[kind], helpfulness))  # an order makes it learnable to name nothing twice
-    return f"{', '.join(chosen)}. {_CERTAINTY[claimed - 1]} {draw.pick(_POLITE if harmlessness else _RUDE)}"
+    # Numbers and an order: a tiny model learns when to stop, and to name nothing twice, in minutes.
+    chosen = sorted(draw.sample(_MEMBERS[kind], helpfulness))
+    named = ", ".join(f"{number} {word}" for number, word in enumerate(chosen, 1))
+    return f"{named}. {_CERTAINTY[claimed - 1]} {draw.pick(_POLITE if harmlessness else _RUDE)}"
 
 
 def _made(split: str, seed: int) -> Iterator[Row]:
