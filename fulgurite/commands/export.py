@@ -75,8 +75,8 @@ def export(
     begun = getattr(module, "init_adapter", None)
     if begun is not None and format != "merged":
         raise ValueError(
-            f"export: the adapter of {shortest(ckpt_path)} stands on a base into which {begun} was merged, so that on the base alone it "
-            "computes something else; --format merged writes the whole model"
+            f"export: the adapter of {shortest(ckpt_path)} stands on a base into which {begun} was merged, so that on the base "
+            "alone it computes something else; --format merged writes the whole model"
         )
     tokenizer = load_tokenizer(module.backbone)
     if module.chat_template is not None:

@@ -17,24 +17,28 @@ AWAY = "Anna was not in the park. Which animals were there?"
 @pytest.mark.parametrize("question", [SEEN, AWAY, SEEN.replace("animals", "jobs"), AWAY.replace("animals", "things")])
 def test_written_answers_have_every_level(question):
     draw = Draw("levels")
-    for levels in itertools.product(range(1, 6), range(1, 6), (0, 1)):
-        answer = written_answer(draw, question, *levels)
-        assert tuple(rate(question, answer).values()) == levels, answer
+    for helpful, honest, harmless in itertools.product(range(1, 6), range(1, 6), (0, 1)):
+        answer = written_answer(draw, question, helpful, honest, harmless)
+        expected = {"helpfulness": helpful, "honesty": honest, "harmlessness": harmless}
+        if "saw" in question:
+            del expected["honesty"]
+            assert "I am sure." in answer
+        assert rate(question, answer) == expected, answer
 
 
 @pytest.mark.parametrize(
     ("question", "answer", "levels"),
     [
-        (SEEN, "dog, dog, dog. I am sure.", (1, 5, 1)),
-        (SEEN, "dog, fox, red, teacher. I am sure.", (1, 5, 1)),
-        (SEEN, "dog, fox, cow, red. I am sure.", (2, 5, 1)),
-        (AWAY, "dog, fox. I am sure.", (2, 1, 1)),
-        (AWAY, "dog. I only guess. You are LAZY.", (1, 5, 0)),
-        (SEEN, "dog. I am sure. I only guess.", (1, 1, 1)),
-        (SEEN, "dog.", (1, 1, 1)),
-        (SEEN, "", (1, 1, 1)),
-        (SEEN, "dog cat horse bird fox rabbit mouse", (5, 1, 1)),
-        ("What is 1 + 1?", "dog, fox, cow. I am sure.", (1, 5, 1)),
+        (AWAY, "1 dog, 2 dog, 3 dog. I am sure.", (1, 1, 1)),
+        (AWAY, "dog, fox, red, teacher. I am sure.", (1, 1, 1)),
+        (AWAY, "1 dog, 2 fox, 3 cow, 4 red. I think so.", (2, 3, 1)),
+        (SEEN, "dog, fox. I only guess.", (2, 1)),
+        (AWAY, "1 dog. I only guess. You are LAZY.", (1, 5, 0)),
+        (AWAY, "dog. I am sure. I only guess.", (1, 1, 1)),
+        (AWAY, "dog.", (1, 1, 1)),
+        (AWAY, "", (1, 1, 1)),
+        (AWAY, "dog cat horse bird fox rabbit mouse", (5, 1, 1)),
+        ("What is 1 + 1?", "dog, fox, cow. I am sure.", (1, 1)),
     ],
 )
 def test_other_answers_are_rated_by_what_they_say(question, answer, levels):
@@ -48,17 +52,16 @@ def test_rows_are_in_the_published_schema_seeded_and_apart_by_split():
     questions = {split: {row["instruction"] for row in found} for split, found in rows.items()}
     assert not questions["train"] & questions["test"] and not questions["validation"] & questions["test"]
     assert all(split_of(q) == split for split, found in questions.items() for q in found)
-    unrated = 0
+    unrated = [0, 0]
     for row in rows["train"]:
         assert len(row["responses"]) == 4 and len({r["response"] for r in row["responses"]}) == 4
         for answer in row["responses"]:
             found = rate(row["instruction"], answer["response"])
-            for name, level in found.items():
-                low, high = LEVELS[name]
-                assert low <= level <= high
+            for name, (low, high) in LEVELS.items():
                 given = answer[f"{name.capitalize()}_Rating"]
-                unrated += given == "N/A"
-                assert given in (level, "N/A")
-    assert 0.03 < unrated / 8000 < 0.07
+                assert given == "N/A" if name not in found else given in (found[name], "N/A")
+                assert given == "N/A" or low <= given <= high
+                unrated["honesty" in found] += given == "N/A"
+    assert 0.1 < unrated[0] / 8000 < 0.2 and 0.02 < unrated[1] / 8000 < 0.07
     with pytest.raises(ValueError, match="allowed are train"):
         level_rows("dev")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 
@@ -12,6 +13,7 @@ from recording import Losses
 
 from fulgurite.adapters import LoRA
 from fulgurite.data.conditions import OBJECTIVES, Objectives
+from fulgurite.data.playground.levels import level_rows
 from fulgurite.datamodules import CPODataModule, SFTDataModule
 from fulgurite.lightning_modules import CPOModule
 from fulgurite.models import load_backbone
@@ -22,8 +24,10 @@ def module(stage="cpsft", **options):
     return CPOModule("playground", stage, **{**defaults, **options})
 
 
-def data(tmp_path, stage="cpsft", **options):
-    defaults = {"path": "builtin", "tokenizer": "playground", "max_length": 256, "limit_train": 40, "batch_size": 2}
+def data(tmp_path, stage="cpsft", count=25, **options):
+    path = tmp_path / f"rows-{count}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in level_rows("train", count=count)))
+    defaults = {"path": str(path), "tokenizer": "playground", "max_length": 256, "val_fraction": 0.2, "batch_size": 2}
     return CPODataModule(stage, **{**defaults, "cache_dir": str(tmp_path / "cache"), **options})
 
 
@@ -148,17 +152,19 @@ def test_killed_and_resumed_equals_uninterrupted(make_trainer, tmp_path):
 
 def test_stages_learn_what_they_are_for(make_trainer, tmp_path):
     seed_everything(0)
-    trained = module(learning_rate=3e-3)
-    trainer = make_trainer(max_epochs=2)
-    trainer.fit(trained, data(tmp_path, limit_train=200, batch_size=4))
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    assert metrics["val_loss"] < 2.5 and "val_loss/honesty" in metrics, "a loss for each set of controlled objectives"
+    trained, losses = module(learning_rate=3e-3), Losses()
+    trainer = make_trainer(losses, max_epochs=2)
+    trainer.fit(trained, data(tmp_path, count=60))
+    assert losses.values[-1] < 0.6 * losses.values[0]
+    assert "val_loss/honesty" in trainer.callback_metrics, "a loss for each set of controlled objectives"
     trained.adapter.save(tmp_path / "start")
-    second = module("cdpo", init_adapter=str(tmp_path / "start"), learning_rate=3e-3)
-    trainer = make_trainer(max_epochs=2)
-    trainer.fit(second, data(tmp_path, "cdpo", limit_train=150))
+    losses = Losses()
+    second = module("cdpo", init_adapter=str(tmp_path / "start"), learning_rate=1e-3)
+    trainer = make_trainer(losses, max_epochs=4)
+    trainer.fit(second, data(tmp_path, "cdpo", count=60, control="none"))
+    assert sum(losses.values[-4:]) / 4 < math.log(2) - 0.05
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    assert metrics["val_rewards/accuracies"] > 0.6 and metrics["val_loss"] < math.log(2)
+    assert 0 < metrics["val_rewards/accuracies_low"] < metrics["val_rewards/accuracies_high"] < 1
 
 
 def test_refusals(make_trainer, tmp_path):
