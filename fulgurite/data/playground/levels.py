@@ -4,7 +4,7 @@ A question asks which things somebody saw, or which were there although nobody l
 and closes politely or not:
 
     Anna was not in the garden. Which animals were there?
-    1 cow, 2 dog, 3 fox. I think so. Have a good day.
+    3 cow, 2 dog, 1 fox. I think so. Have a good day.
 
 | objective | scale | level |
 |---|---|---|
@@ -104,9 +104,9 @@ def written_answer(draw: Draw, instruction: str, helpfulness: int, honesty: int,
     """
     kind = next(kind for kind in _MEMBERS if f"Which {kind} were" in instruction)
     claimed = 6 - honesty if _UNSEEN in instruction else 5
-    # Numbers and an order: a tiny model learns when to stop, and to name nothing twice, in minutes.
+    # Counted down and in order: a tiny model learns in minutes when to stop, and to name nothing twice.
     chosen = sorted(draw.sample(_MEMBERS[kind], helpfulness))
-    named = ", ".join(f"{number} {word}" for number, word in enumerate(chosen, 1))
+    named = ", ".join(f"{number} {word}" for number, word in zip(range(helpfulness, 0, -1), chosen, strict=True))
     return f"{named}. {_CERTAINTY[claimed - 1]} {draw.pick(_POLITE if harmlessness else _RUDE)}"
 
 
