@@ -126,6 +126,50 @@ def log_probs_launches(dtype: str, vocabulary: int = 32000) -> list[tuple[Any, d
     return launches
 
 
+def sparse_launches(dtype: str, rows: int = 8192, features: int = FEATURES) -> list[tuple[Any, dict[str, Any]]]:
+    """The union kernel on masks whose blocks of 64 rows select up to 10, 30 and 254 columns (0.1 % of 4096²)."""
+    import torch
+
+    from fulgurite.kernels import triton_sparse_delta
+    from fulgurite.kernels.sparse_plan import UNION_ROWS, UnionColumns
+
+    narrow, launches = getattr(torch, dtype), []
+    empty = lambda *shape, dtype=torch.int32: torch.empty(*shape, dtype=dtype, device="meta")  # noqa: E731
+    blocks, n = -(-features // UNION_ROWS), -(-features * features // 1000)
+    sides = [empty(rows, features, dtype=narrow) for _ in range(2)]
+    kernel = triton_sparse_delta.union_kernel
+    triton_sparse_delta.union_kernel = _Recorder(kernel, launches)
+    try:
+        for widest in (10, 30, 254):
+            wide = min(widest, features)
+            u = blocks * wide
+            union = UnionColumns(empty(blocks + 1), empty(u), empty(u, dtype=torch.int64), empty(u), empty(n), wide)
+            triton_sparse_delta.launch(*sides, union)
+    finally:
+        triton_sparse_delta.union_kernel = kernel
+    return launches
+
+
+def live_launches() -> list[tuple[Any, dict[str, Any]]]:
+    """AdamW on δ with the writes into live weights of each dtype."""
+    import torch
+
+    from fulgurite.kernels import LiveWeights, triton_sparse_live
+
+    launches: list[tuple[Any, dict[str, Any]]] = []
+    kernel = triton_sparse_live.sparse_adamw_kernel
+    triton_sparse_live.sparse_adamw_kernel = _Recorder(kernel, launches)
+    try:
+        for dtype in DTYPES:
+            weight, n = torch.zeros(64, 64, dtype=getattr(torch, dtype)), 1024
+            live = LiveWeights([weight], [torch.arange(n)], [weight.view(-1)[:n]])
+            arenas = [torch.zeros(n) for _ in range(4)]
+            triton_sparse_live.sparse_adamw_step_(*arenas, live, 1.0, 1e-3, 0.9, 0.999, 1e-8, 0.01)
+    finally:
+        triton_sparse_live.sparse_adamw_kernel = kernel
+    return launches
+
+
 def triton_proximal_rules() -> tuple[str, ...]:
     """The rules of the proximal step."""
     from fulgurite.kernels.proximal import PROX_RULES
@@ -139,6 +183,7 @@ def specialise(kernel: Any, arguments: dict[str, Any]) -> tuple[dict[str, str], 
 
     pointers = {
         torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int64: "*i64",
+        torch.int32: "*i32",
     }  # fmt: skip
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
@@ -202,10 +247,17 @@ def _cases(quick: bool) -> Iterator[tuple[dict[str, Any], Any, dict[str, Any]]]:
     # Sizes of one become constants of the compiled kernel, where code that takes them for tensors would not compile.
     for kernel, arguments in recorded_launches("float32", 1, 1, 0.1, features=1):
         yield {"dtype": "float32", "rank": 1, "dropout": 0.1, "rows": 1}, kernel, arguments
+    for kernel, arguments in sparse_launches("float32", rows=1, features=1):
+        yield {"dtype": "float32", "rank": 0, "dropout": 0.0, "rows": 1}, kernel, arguments
     for dtype in DTYPES[:1] if quick else DTYPES:
         for vocabulary in (32000,) if quick else (32000, 1000):
             for kernel, arguments in log_probs_launches(dtype, vocabulary):
                 yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 2048}, kernel, arguments
+        for kernel, arguments in sparse_launches(dtype):
+            yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": arguments["token_count"]}, kernel, arguments
+    for kernel, arguments in live_launches():
+        dtype = str(arguments["base_ptr"].dtype).removeprefix("torch.")
+        yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 1024}, kernel, arguments
     for kernel, arguments in proximal_launches():
         yield {"dtype": "float32", "rank": 0, "dropout": 0.0, "rows": arguments["n"]}, kernel, arguments
 
@@ -223,7 +275,8 @@ def compile_target(target: str, quick: bool) -> list[dict[str, Any]]:
         start = time.perf_counter()
         usage = compile_launch(kernel, arguments, target)
         flags = [name for name in _FLAGS if arguments.get(name)]
-        tile = [arguments.get(name, 0) for name in ("BLOCK_M", "BLOCK_C", "RANK")]
+        sides = ("BLOCK_R", "BLOCK_U", "BLOCK_M") if "BLOCK_U" in arguments else ("BLOCK_M", "BLOCK_C", "RANK")
+        tile = [arguments.get(name, 0) for name in sides]
         results.append(
             {
                 "target": target,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks.contenders import PLACERS, Factors, fill, forward_float64, why_not
 from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, largest_error
 
-__all__ = ["BENCHMARK", "Case", "prepare"]
+__all__ = ["BENCHMARK", "Alone", "Case", "Shape", "prepare"]
 
 # One spacing of the dtype at the largest entry, and for float32 the order of summation over thousands of terms.
 _SLACK = {torch.float32: 5e-6, torch.bfloat16: 7.8e-3, torch.float16: 9.8e-4}
@@ -41,10 +41,25 @@ class Case:
         return f"{self.m}x{self.k}x{self.n} r{self.rank} {_SHORT[self.dtype]} {gate}"
 
 
-class _Alone(nn.Module):
+class Shape(Protocol):
+    """What :class:`Alone` has to know of a case."""
+
+    @property
+    def m(self) -> int: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> str: ...
+
+
+class Alone(nn.Module):
     """A model of one frozen linear layer, with its input and output gradient."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Shape) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.layer = nn.Linear(case.k, case.n)
@@ -63,7 +78,7 @@ class _Alone(nn.Module):
         return self.layer(x)
 
 
-def prepare(contender: str, case: Case, base: _Alone) -> Step:
+def prepare(contender: str, case: Case, base: Alone) -> Step:
     """Put a contender (or nothing, for "frozen") onto the layer."""
     frozen, factors = base.layer, None
     if contender != "frozen":
@@ -98,7 +113,7 @@ def _expected(x: torch.Tensor, dy: torch.Tensor, linear: nn.Linear, factors: Fac
 
 def _plain(case: Case, factors: Factors | None) -> dict[str, torch.Tensor]:
     """Plain torch on the same factors: the yardstick of exactness."""
-    base = _Alone(case)
+    base = Alone(case)
     placed = PLACERS["plain torch"](base, "layer", case.rank, 1.0, case.gated)
     (mine,) = placed.factors
     assert factors is not None
@@ -127,7 +142,7 @@ def _workload(case: Case, memory: bool = True) -> Workload:
     facts = {
         "m": case.m, "k": case.k, "n": case.n, "rank": case.rank, "dtype": _SHORT[case.dtype], "gated": case.gated
     }  # fmt: skip
-    return Workload(str(case), facts, partial(_Alone, case), contenders, floor_bytes=moved, memory=memory)
+    return Workload(str(case), facts, partial(Alone, case), contenders, floor_bytes=moved, memory=memory)
 
 
 def _workloads(settings: Settings) -> list[Workload]:

@@ -95,10 +95,21 @@ class Benchmark:
 
 def all_benchmarks() -> dict[str, Benchmark]:
     """Every entry by name, in the order in which they run."""
-    from benchmarks import gates, linear, log_probs, preference, reference, steps, training
+    from benchmarks import (
+        gates,
+        linear,
+        log_probs,
+        preference,
+        reference,
+        sparse,
+        sparse_steps,
+        steps,
+        training,
+    )
 
     steps_of_models = [steps.LLAMA, steps.DEBERTA, preference.BENCHMARK, reference.BENCHMARK, training.BENCHMARK]
     entries = [linear.BENCHMARK, log_probs.BENCHMARK, gates.BENCHMARK, *steps_of_models]
+    entries += [sparse.GRADIENT, sparse.LINEAR, sparse_steps.SPARSE_LLAMA]
     return {entry.name: entry for entry in entries}
 
 

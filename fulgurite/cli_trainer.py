@@ -298,12 +298,13 @@ def _report_fit(trainer: Trainer) -> None:
             lines.append(f"best {keeper.monitor} {score:.4f} in {shortest(keeper.best_model_path)}")
     if last:
         root = shortest(trainer.default_root_dir)
+        adapter = getattr(trainer.lightning_module, "adapter", None)
         lines += [
             f"checkpoints in {shortest(Path(last).parent)}, configuration in {root}/config.yaml",
             "next:",
             f"  fulgurite test --config {root}/config.yaml --ckpt_path {shortest(last)}",
             f"  fulgurite export --ckpt_path {shortest(last)} --out {root}/"
-            + ("peft" if getattr(trainer.lightning_module, "adapter", None) is not None else "merged --format merged"),
+            + ("peft" if getattr(adapter, "fits_peft", False) else "merged --format merged"),
         ]
     if lines:
         say(*lines)

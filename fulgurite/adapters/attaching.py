@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -9,12 +11,21 @@ import torch
 from torch import nn
 
 from fulgurite.adapters.branch import Clock, LowRankBranch
-from fulgurite.adapters.config import AdapterConfig, LoRA, SoRA
+from fulgurite.adapters.config import APET, AdapterConfig, LoRA, SoRA
+from fulgurite.adapters.eligible import Eligible, find_eligible
 from fulgurite.adapters.handle import Adapter
-from fulgurite.adapters.layer import Site, features, put_branch
+from fulgurite.adapters.layer import features, put_branch
+from fulgurite.adapters.low_rank import LowRankAdapter
+from fulgurite.adapters.selection import select
+from fulgurite.adapters.site import Site
+from fulgurite.adapters.sparse import SparseAdapter
+from fulgurite.adapters.sparse_loading import read_base
 from fulgurite.adapters.targets import find_targets, match_modules
 
 __all__ = ["attach", "find_adapters"]
+
+# Selections that only the same data, file or weights (in the same dtype) would give again: their positions are stored.
+_BY_VALUES = ("gradient", "magnitude", "mask")
 
 
 def attach(
@@ -24,30 +35,73 @@ def attach(
     train: tuple[str, ...] | list[str] = (),
     name: str = "default",
     check_forward: bool = True,
+    positions: Mapping[str, torch.Tensor] | None = None,
+    scores: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]] | None = None,
 ) -> Adapter:
     """Put an adapter into ``model`` and freeze everything else.
 
     Args:
         model: any module; its base keys, Parameters and hooks stay as they are.
-        config: ``LoRA(...)`` or ``SoRA(...)``.
+        config: ``LoRA(...)``, ``SoRA(...)`` or ``APET(...)``.
         train: regexes (whole qualified names) of modules that are trained fully, such as a new head; saved with the adapter.
         name: several adapters may be attached under different names; all are active unless told otherwise.
         check_forward: after the first forward, raise if an adapted layer was never called. Switch it off for models that
-            rightly skip layers (experts without tokens).
+            rightly skip layers (experts without tokens). APET, which lies in the weights, does not need it.
+        positions: for APET, the trained scalars by hand: per parameter name a bool mask of its shape, or flat int64 positions.
+        scores: for APET's "gradient": what :func:`fisher_scores` gives, or a score per parameter name.
 
     Returns:
         The handle.
 
     Raises:
         ValueError: a name that is taken, targets that match nothing or bypass their forward, a rank above a layer's size, a
-            tied or quantised layer that cannot carry the adapter.
+            tied or quantised layer that cannot carry the adapter; for APET a budget of 0 or above what is eligible, a mask that
+            does not fit, a sharded parameter.
     """
     site: Site = model.__dict__.get("_fulgurite_site") or Site()
     if name in site.adapters:
         raise ValueError(f"attach: an adapter named {name!r} is attached already; detach it, or give another name=.")
-    if not isinstance(config, (LoRA, SoRA)):
-        raise ValueError(f"attach: config is {type(config).__name__}; allowed are LoRA and SoRA.")
-    found = find_targets(model, config.targets, tuple(train))
+    if not isinstance(config, (LoRA, SoRA, APET)):
+        raise ValueError(f"attach: config is {type(config).__name__}; allowed are LoRA, SoRA and APET.")
+    if not isinstance(config, APET) and (positions is not None or scores is not None):
+        raise ValueError(f"attach: positions= and scores= are APET's; {type(config).__name__} has none.")
+    heads = match_modules(model, tuple(train))
+    if isinstance(config, APET):
+        plan = _plan_sparse(model, config, tuple(train), positions, scores)
+    else:
+        found = _low_rank_targets(model, config, tuple(train))
+    if not site.adapters:
+        site.required_grad = {key: p.requires_grad for key, p in model.named_parameters()}
+        for p in model.parameters():
+            p.requires_grad_(False)
+    model.__dict__["_fulgurite_site"] = site
+    adapter: Adapter
+    if isinstance(config, APET):
+        eligible, chosen = plan
+        stores = positions is not None or config.storage == "indices" or config.selection in _BY_VALUES
+        adapter = SparseAdapter(model, name, config, eligible, list(heads), tuple(train), stores)
+    else:
+        adapter = _put_low_rank(model, config, name, site, found, list(heads), tuple(train))
+    for head in heads.values():
+        head.requires_grad_(True)
+    site.adapters[name] = adapter
+    site.active = (*site.active, name)
+    if isinstance(adapter, SparseAdapter):
+        adapter.place(chosen)
+    if len(site.adapters) == 1:
+        site.load_hooks = [
+            model.register_load_state_dict_pre_hook(_before_loading),
+            model.register_load_state_dict_post_hook(_after_loading),
+        ]
+    if isinstance(adapter, LowRankAdapter):
+        _keep_fast_path_away(model, adapter.layer_names)
+        if check_forward:
+            _FirstForward(adapter)
+    return adapter
+
+
+def _low_rank_targets(model: nn.Module, config: LoRA | SoRA, train: tuple[str, ...]) -> dict[str, nn.Module]:
+    found = find_targets(model, config.targets, train)
     too_small = [
         f"{n} ({k}x{m})" for n, layer in found.items() for k, m in [features(layer)] if config.rank > min(k, m)
     ]
@@ -56,27 +110,36 @@ def attach(
             f"attach: rank={config.rank} is larger than {too_small[0]}; the rank may be at most the smaller side of every "
             f"adapted layer ({len(too_small)} of {len(found)} are too small). Lower the rank, or leave them out by targets=."
         )
-    heads = match_modules(model, tuple(train))
-    if not site.adapters:
-        site.required_grad = {key: p.requires_grad for key, p in model.named_parameters()}
-        for p in model.parameters():
-            p.requires_grad_(False)
-    model.__dict__["_fulgurite_site"] = site
+    return found
+
+
+def _put_low_rank(
+    model: nn.Module,
+    config: LoRA | SoRA,
+    name: str,
+    site: Site,
+    found: dict[str, nn.Module],
+    heads: list[str],
+    train: tuple[str, ...],
+) -> LowRankAdapter:
     clock = Clock()
     for layer in found.values():
         k, n = features(layer)
         put_branch(layer, name, LowRankBranch(k, n, config, clock, _device(layer)), site)
-    for head in heads.values():
-        head.requires_grad_(True)
-    adapter = Adapter(model, name, config, list(found), list(heads), tuple(train), clock)
-    site.adapters[name] = adapter
-    site.active = (*site.active, name)
-    _keep_fast_path_away(model, list(found))
-    if len(site.adapters) == 1:
-        site.load_hook = model.register_load_state_dict_pre_hook(_fill_in_base)
-    if check_forward:
-        _FirstForward(adapter)
-    return adapter
+    return LowRankAdapter(model, name, config, list(found), heads, train, clock)
+
+
+def _plan_sparse(
+    model: nn.Module,
+    config: APET,
+    train: tuple[str, ...],
+    positions: Mapping[str, torch.Tensor] | None,
+    scores: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]] | None,
+) -> tuple[list[Eligible], dict[str, torch.Tensor]]:
+    site = model.__dict__.get("_fulgurite_site")
+    with site.using(()) if site is not None else nullcontext():
+        eligible = find_eligible(model, config.targets, train)
+        return eligible, select(model, config, eligible, positions, scores)
 
 
 def find_adapters(module: nn.Module) -> list[Adapter]:
@@ -101,11 +164,23 @@ def _keep_fast_path_away(model: nn.Module, names: list[str]) -> None:
             model.get_submodule(name).register_forward_pre_hook(_no_op)
 
 
-def _fill_in_base(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _before_loading(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Adapter checkpoints leave the frozen base out; with this they load strictly, and a missing adapter key still raises."""
+    for adapter in model.__dict__["_fulgurite_site"].adapters.values():
+        if isinstance(adapter, SparseAdapter):
+            adapter.look()
+            adapter.prepare_load(state_dict, prefix)
+            adapter.look()
+            read_base(adapter, state_dict, prefix)
     for key, p in model.named_parameters(remove_duplicate=False):
         if not p.requires_grad:
             state_dict.setdefault(prefix + key, p.detach())
+
+
+def _after_loading(model: nn.Module, incompatible_keys: Any) -> None:
+    """δ has come back: write it into the weights."""
+    for adapter in model.__dict__["_fulgurite_site"].adapters.values():
+        adapter.sync()
 
 
 def _no_op(module: nn.Module, args: Any) -> None:

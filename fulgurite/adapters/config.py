@@ -1,4 +1,4 @@
-"""What an adapter is made of: LoRA (arXiv 2106.09685) and SoRA (arXiv 2311.11696).
+"""What an adapter is made of: LoRA (arXiv 2106.09685), SoRA (arXiv 2311.11696) and APET (arXiv 2306.02320).
 
 ``AdapterConfig`` is a plain class without fields: command-line parsers choose among its subclasses by class path, which a
 union of dataclasses would not allow.
@@ -10,7 +10,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["AdapterConfig", "LoRA", "SoRA", "config_from_dict", "config_to_dict"]
+__all__ = ["APET", "AdapterConfig", "LoRA", "SELECTIONS", "SoRA", "config_from_dict", "config_to_dict"]
+
+SELECTIONS = ("uniform_scalar", "tensor_greedy", "module_group", "per_module", "magnitude", "gradient", "mask")
 
 
 class AdapterConfig:
@@ -78,6 +80,42 @@ class SoRA(AdapterConfig):
         _check(self, "gate_init", self.gate_init in ("normal", "absnormal", "ones"), "'normal', 'absnormal' or 'ones'")
 
 
+@dataclass(frozen=True)
+class APET(AdapterConfig):
+    """Any scalars of the network at any positions: W ← W + δ at ``budget`` positions, δ trained, everything else frozen.
+
+    Args:
+        budget: number of trained scalars, exactly (whole tensors cannot always meet it); with selection "mask" it may be left out.
+        selection: "uniform_scalar" draws among all eligible scalars; "per_module" gives every module the same number; "magnitude"
+            takes the largest |w|; "gradient" the largest Fisher scores (see fisher_scores); "tensor_greedy" and "module_group" draw
+            whole tensors and whole modules, as the released code does; "mask" takes yours.
+        seed: seed of the draws; the same positions on every machine.
+        targets: "all" (every floating-point parameter; tied ones count once), "all-linear" (weights of the linear layers inside
+            the repeated blocks), or a regex matched against whole parameter names.
+        mask: safetensors file for selection "mask": per parameter name a bool tensor of its shape, or flat int64 positions.
+        storage: "seed" saves values only and draws the positions again, checked by a hash; "indices" saves them too, as the
+            selections "gradient", "magnitude" and "mask" always do.
+    """
+
+    budget: int | None = None
+    selection: Literal[
+        "uniform_scalar", "tensor_greedy", "module_group", "per_module", "magnitude", "gradient", "mask"
+    ] = "uniform_scalar"
+    seed: int = 0
+    targets: str = "all"
+    mask: str | None = None
+    storage: Literal["seed", "indices"] = "seed"
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.budget, int) and not isinstance(self.budget, bool)
+        _check(self, "budget", self.budget is None or (whole and self.budget >= 1), "a whole number of scalars >= 1")
+        _check(self, "selection", self.selection in SELECTIONS, f"one of {', '.join(SELECTIONS)}")
+        _check(self, "seed", isinstance(self.seed, int) and self.seed >= 0, "a whole number >= 0")
+        _check(self, "storage", self.storage in ("seed", "indices"), "'seed' or 'indices'")
+        _check(self, "mask", self.mask is None or self.selection == "mask", "left out unless selection is 'mask'")
+        _check_targets(self)
+
+
 def config_to_dict(config: AdapterConfig) -> dict[str, Any]:
     """{"class_path": …, "init_args": {…}}: the form that JSON, YAML and checkpoints hold."""
     cls = type(config)
@@ -91,7 +129,7 @@ def config_from_dict(data: dict[str, Any]) -> AdapterConfig:
         ValueError: an unknown class, or arguments that it does not have.
     """
     name = str(data.get("class_path", "")).rpartition(".")[2]
-    known = {cls.__name__: cls for cls in (LoRA, SoRA)}
+    known = {cls.__name__: cls for cls in (LoRA, SoRA, APET)}
     if name not in known:
         raise ValueError(
             f"adapter config: class {data.get('class_path')!r} is unknown; allowed are {', '.join(known)}."
@@ -112,6 +150,10 @@ def _check_low_rank(config: LoRA | SoRA) -> None:
     _check(config, "rank", isinstance(config.rank, int) and config.rank >= 1, "a whole number >= 1")
     _check(config, "alpha", config.alpha > 0, "a number > 0")
     _check(config, "dropout", 0 <= config.dropout < 1, "at least 0 and below 1")
+    _check_targets(config)
+
+
+def _check_targets(config: LoRA | SoRA | APET) -> None:
     try:
         re.compile(config.targets)
     except re.error as error:

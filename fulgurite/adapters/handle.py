@@ -1,9 +1,13 @@
-"""The handle that attach() returns: switch, train, prune, merge, save, export. It holds modules and names, never Parameters."""
+"""The handle that attach() returns: what all adapters have in common. It holds modules and names, never Parameters.
+
+:class:`fulgurite.adapters.low_rank.LowRankAdapter` (LoRA, SoRA) and :class:`fulgurite.adapters.sparse.SparseAdapter` (APET) add how
+they are trained, merged and stored.
+"""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -11,10 +15,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from fulgurite.adapters import merging, retirement
-from fulgurite.adapters.branch import Clock, LowRankBranch
-from fulgurite.adapters.config import LoRA, SoRA
-from fulgurite.adapters.layer import AdaptedLayer, Site, take_branch
+from fulgurite.adapters.config import AdapterConfig
+from fulgurite.adapters.layer import AdaptedLayer, take_branch
+from fulgurite.adapters.site import Site
 
 __all__ = ["Adapter", "RankRow"]
 
@@ -45,15 +48,13 @@ class Adapter:
         self,
         model: nn.Module,
         name: str,
-        config: LoRA | SoRA,
+        config: AdapterConfig,
         layer_names: list[str],
         head_names: list[str],
         train: tuple[str, ...],
-        clock: Clock,
     ) -> None:
         self.model, self.name, self.config = model, name, config
         self.layer_names, self.head_names, self.train_patterns = layer_names, head_names, train
-        self._clock = clock
         self._watched: weakref.ref[torch.optim.Optimizer] | None = None
 
     @property
@@ -71,19 +72,19 @@ class Adapter:
         return {name: cast(AdaptedLayer, self.model.get_submodule(name)) for name in self.layer_names}
 
     @property
-    def branches(self) -> dict[str, LowRankBranch]:
-        """This adapter's branch of each layer, by the layer's qualified name."""
-        return {name: cast(LowRankBranch, layer.branches[self.name]) for name, layer in self.layers.items()}
-
-    @property
     def heads(self) -> dict[str, nn.Module]:
         """The fully trained modules, by qualified name."""
         return {name: self.model.get_submodule(name) for name in self.head_names}
 
     @property
     def gates(self) -> list[nn.Parameter]:
-        """The gates of all layers, (r,) each; empty for plain LoRA."""
-        return [branch.gate for branch in self.branches.values() if branch.gate is not None]
+        """The gates of all layers, (r,) each; empty for adapters that have none."""
+        return []
+
+    @property
+    def live_layers(self) -> list[AdaptedLayer]:
+        """Layers whose own weights this adapter writes; none for adapters that stand beside them."""
+        return []
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -115,30 +116,13 @@ class Adapter:
         """Groups for ProximalAdamW (or any optimizer, which then ignores the threshold).
 
         Args:
-            lr: learning rate of A and B.
-            weight_decay: decay of A, B and the weight matrices of trained modules; gates, biases and norms have none.
+            lr: learning rate of A and B, or of APET's δ.
+            weight_decay: decay of A, B, δ (which it pulls towards the base) and the weight matrices of trained modules; gates,
+                biases and norms have none.
             gate_lr: learning rate of the gates; default ``lr``.
             head_lr: learning rate of the fully trained modules; default ``lr``.
         """
-        low_rank = [p for b in self.branches.values() for p in (b.lora_a, b.lora_b)]
-        groups: list[dict[str, Any]] = [
-            {"name": "low_rank", "params": low_rank, "lr": lr, "weight_decay": weight_decay}
-        ]
-        if isinstance(self.config, SoRA):
-            rate = lr if gate_lr is None else gate_lr
-            groups.append(
-                {
-                    "name": "gates",
-                    "params": self.gates,
-                    "lr": rate,
-                    "weight_decay": 0.0,
-                    "eps": 1e-6,
-                    "threshold": self.config.threshold,
-                    "threshold_scaling": self.config.threshold_scaling,
-                    "peak_lr": rate,
-                    "prox": self.config.prox,
-                }
-            )
+        groups = self._own_groups(lr, weight_decay, gate_lr)
         heads = list({id(p): p for head in self.heads.values() for p in head.parameters()}.values())
         for label, params, decay in (
             ("heads", [p for p in heads if p.dim() >= 2], weight_decay),
@@ -149,21 +133,21 @@ class Adapter:
                 groups.append({"name": label, "params": params, "lr": rate, "weight_decay": decay})
         return groups
 
+    @property
+    def fits_peft(self) -> bool:
+        """Whether :meth:`export_peft` has a layout for it."""
+        return True
+
     def penalty(self) -> torch.Tensor | float:
-        """l1 · mean|g| over all gates: the released code's extra term; 0.0 where the config has no l1."""
-        l1 = getattr(self.config, "l1", 0.0)
-        return l1 * torch.cat([*self.gates]).abs().mean() if l1 else 0.0
+        """A term that the config adds to the loss; 0.0 where it has none."""
+        return 0.0
+
+    def sync(self) -> None:
+        """Bring what is kept in two places in line after δ was changed by hand (APET); other adapters keep nothing twice."""
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Call once behind each optimizer step: counts, and looks for dead ranks every ``look_every`` steps.
-
-        Returns:
-            Whether a rank was retired now.
-        """
-        self._clock.steps += 1
-        if not isinstance(self.config, SoRA) or not self.config.patience or self._clock.steps % self.config.look_every:
-            return False
-        return retirement.look(self, optimizer) > 0
+        """Called behind each optimizer step by :meth:`watch`; returns whether a rank was retired now."""
+        return False
 
     def watch(self, optimizer: torch.optim.Optimizer, shrink: bool = False) -> Any:
         """Call :meth:`after_step` behind every step of ``optimizer``; returns the hook's handle (``.remove()``).
@@ -182,47 +166,37 @@ class Adapter:
         return optimizer.register_step_post_hook(count)
 
     def shrink(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Cut retired ranks out of parameters and optimizer state. Not while DDP or FSDP holds the parameters.
-
-        Args:
-            optimizer: the one that trains this adapter, if training goes on; default: the one given to :meth:`watch`.
-        """
-        optimizer = optimizer or self._watching()
-        for branch in self.branches.values():
-            branch.shrink(optimizer)
+        """Cut retired ranks out of parameters and optimizer state; nothing to do for adapters without ranks."""
 
     def prune(self, optimizer: torch.optim.Optimizer | None = None) -> int:
         """Retire every rank whose gate is zero, now, and cut it out; returns how many ranks left."""
-        optimizer = optimizer or self._watching()
-        gone = retirement.retire_zeros(self, optimizer)
-        self.shrink(optimizer)
-        return gone
+        raise self._without_ranks("prune")
 
     def rank_table(self) -> list[RankRow]:
-        """Ranks and exact parameter counts per module, in the model's order; one device synchronisation."""
-        return retirement.rank_table(self)
+        """Ranks and exact parameter counts per module, in the model's order."""
+        raise self._without_ranks("rank_table")
 
     def merge(self, reversible: bool = False) -> int:
-        """Fold the adapter into the base weights: W ← W + s·B diag(g) A, computed in float64 and rounded once.
+        """Fold the adapter into the base weights.
 
         Args:
-            reversible: keep a copy of each weight, so that :meth:`unmerge` gives the base back bit for bit.
+            reversible: keep what :meth:`unmerge` needs to take it out again, bit for bit.
 
         Returns:
-            Bytes that the kept copies take (0 if not reversible).
+            Bytes that this takes (0 if not reversible).
 
         Raises:
-            RuntimeError: it is merged already, or a weight is quantised or tied to another module.
+            RuntimeError: it is merged already, or a weight cannot be merged into.
         """
-        return merging.merge(self, reversible)
+        raise NotImplementedError
 
     def unmerge(self) -> None:
-        """Put the base weights back, bit for bit.
+        """Undo :meth:`merge`, bit for bit.
 
         Raises:
             RuntimeError: not merged, or merged without ``reversible=True``.
         """
-        merging.unmerge(self)
+        raise NotImplementedError
 
     def save(self, folder: str | Path) -> None:
         """Write ``adapter.safetensors`` and ``adapter.json``; :func:`fulgurite.adapters.load_adapter` reads them."""
@@ -248,7 +222,7 @@ class Adapter:
         base_model: str | None = None,
         task_type: str | None = None,
     ) -> None:
-        """Write a folder that stock PEFT (and vLLM) loads: gates folded in, dead ranks gone.
+        """Write a folder that stock PEFT loads: LoRA's layout for LoRA and SoRA, SHiRA's for APET.
 
         Args:
             folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
@@ -257,19 +231,25 @@ class Adapter:
             base_model: hub id or path of the base, for ``base_model_name_or_path``.
             task_type: PEFT's task type, such as "SEQ_CLS" or "CAUSAL_LM"; None leaves it open.
         """
-        from fulgurite.adapters import peft_export
-
-        peft_export.export(self, Path(folder), rank_pattern, base_model, task_type)
-
-    def frozen_keys(self) -> set[str]:
-        """Keys of ``model.state_dict()`` that are frozen base parameters: what an adapter checkpoint leaves out."""
-        return {key for key, p in self.model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        raise NotImplementedError
 
     def trainable_parameters(self) -> int:
         """Scalars that this adapter and its fully trained modules train, retired ranks not counted."""
         heads = {id(p): p.numel() for head in self.heads.values() for p in head.parameters()}
-        factors = [f for branch in self.branches.values() for f in branch.factors() if f is not None]
-        return sum(f.numel() for f in factors) + sum(heads.values())
+        return self._own_parameters() + sum(heads.values())
+
+    def summary(self) -> list[tuple[str, str]]:
+        """(what, figure) for people: what is adapted and what it costs."""
+        raise NotImplementedError
+
+    def trained_keys(self) -> list[str]:
+        """Keys of ``model.state_dict()`` without which a checkpoint is not this adapter's."""
+        heads = [f"{name}.{key}" for name, head in self.heads.items() for key, _ in head.named_parameters()]
+        return [f"{name}.branches.{self.name}.{key}".lstrip(".") for name, key in self._branch_keys()] + heads
+
+    def frozen_keys(self) -> set[str]:
+        """Keys of ``model.state_dict()`` that are frozen base parameters: what an adapter checkpoint leaves out."""
+        return {key for key, p in self.model.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
     def detach(self) -> None:
         """Take the adapter off: classes, keys and requires_grad flags are what they were; trained heads stay trained.
@@ -282,15 +262,63 @@ class Adapter:
             raise RuntimeError(
                 f"Adapter {self.name!r} is merged with a copy of the base; call unmerge() before detach()."
             )
-        for layer in self.layers.values():
-            take_branch(layer, self.name)
+        self._take_off()
         del site.adapters[self.name]
         site.active = tuple(n for n in site.active if n != self.name)
         if not site.adapters:
             for key, p in self.model.named_parameters():
                 p.requires_grad_(site.required_grad.get(key, p.requires_grad))
-            site.load_hook.remove()
+            for hook in site.load_hooks:
+                hook.remove()
             del self.model.__dict__["_fulgurite_site"]
+
+    def prepare_load(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Call with a checkpoint's state dict before its keys are compared with the model's (APET: are the positions the same?).
+
+        Args:
+            state_dict: of the model or a module around it.
+            prefix: of the model's keys in it.
+        """
+
+    def settle(self) -> None:
+        """Called when the active adapters have changed."""
+
+    def description(self) -> dict[str, Any]:
+        """What ``adapter.json`` says about the layers beside the configuration."""
+        raise NotImplementedError
+
+    def stored_tensors(self) -> dict[str, torch.Tensor]:
+        """What ``adapter.safetensors`` holds beside the trained modules."""
+        raise NotImplementedError
+
+    def check_description(self, description: dict[str, Any], folder: Path) -> None:
+        """Raise a ValueError if the folder was made for other layers."""
+        raise NotImplementedError
+
+    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take the values that :meth:`stored_tensors` gave."""
+        raise NotImplementedError
+
+    def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def _own_parameters(self) -> int:
+        raise NotImplementedError
+
+    def _branch_keys(self) -> list[tuple[str, str]]:
+        """(layer, parameter of its branch) for one parameter at least of every branch."""
+        raise NotImplementedError
+
+    def _take_off(self) -> None:
+        """Take the branches off; part of :meth:`detach`."""
+        for layer in self.layers.values():
+            take_branch(layer, self.name)
+
+    def _without_ranks(self, call: str) -> RuntimeError:
+        return RuntimeError(
+            f"Adapter.{call}: {type(self.config).__name__} has no ranks; this is for LoRA and SoRA. See summary() and "
+            "trainable_parameters()."
+        )
 
     def _watching(self) -> torch.optim.Optimizer | None:
         return None if self._watched is None else self._watched()
@@ -299,4 +327,4 @@ class Adapter:
         return {**self.__dict__, "_watched": None}
 
     def __repr__(self) -> str:
-        return f"Adapter({self.name!r}, {self.config}, {len(self.layer_names)} layers of {type(self.model).__name__})"
+        return f"{type(self).__name__}({self.name!r}, {self.config}, {len(self.layer_names)} layers of {type(self.model).__name__})"

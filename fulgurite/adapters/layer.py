@@ -3,50 +3,40 @@
 The swap is done in place (``layer.__class__``), so hooks, references and every key of the base stay as they are and
 taking the adapter off gives back the very same object. Linear layers and transformers' Conv1D go through the fused kernel; a
 subclass with a forward of its own (a quantised layer, say) keeps that forward and gets the branch added to its output.
+
+A sparse branch (APET) lies *in* the weights: W holds base + δ at its positions. Linear layers and embeddings have an operator
+that samples δ's gradient. For every other module the attribute (``layer.weight``) is a property that gives the same tensor
+with a gradient to δ while gradients are recorded, so that any forward, and code that reads the weight from outside, is right.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fulgurite.adapters.branch import LowRankBranch
-from fulgurite.kernels import gated_lora_linear
+from fulgurite.adapters.site import Recall, Site
+from fulgurite.adapters.sparse_branch import SparseBranch
+from fulgurite.kernels import gated_lora_linear, live_values, sparse_delta_embedding, sparse_delta_linear
 
-if TYPE_CHECKING:
-    from fulgurite.adapters.handle import Adapter
-
-__all__ = ["AdaptedLayer", "Site", "adaptable", "features", "put_branch", "take_branch", "weight_is_transposed"]
+__all__ = [
+    "AdaptedLayer",
+    "Site",
+    "adaptable",
+    "features",
+    "put_branch",
+    "release",
+    "take_branch",
+    "tie",
+    "weight_is_transposed",
+]
 
 _classes: dict[Any, Any] = {}
-
-
-class Site:
-    """What the adapters of one model share: who is attached, who is active, and what attaching has to undo."""
-
-    def __init__(self) -> None:
-        self.adapters: dict[str, Adapter] = {}
-        self.active: tuple[str, ...] = ()
-        self.required_grad: dict[str, bool] = {}
-        self.load_hook: Any = None
-
-    @contextmanager
-    def using(self, names: tuple[str, ...]) -> Iterator[None]:
-        """Within the block exactly these adapters are active."""
-        before, self.active = self.active, names
-        try:
-            yield
-        finally:
-            self.active = before
-
-    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """``context_fn`` for torch.utils.checkpoint: recompute with the adapters that were active in the forward."""
-        return nullcontext(), self.using(self.active)
 
 
 class AdaptedLayer(nn.Module):
@@ -54,7 +44,9 @@ class AdaptedLayer(nn.Module):
 
     Attributes:
         branches: name of adapter -> its branch here.
-        merged: name of adapter -> copy of the weight from before merging, or None if none was kept.
+        merged: name of adapter -> copy of what was there before merging, or None if none was kept.
+        live: names of the sparse adapters whose δ is in the weights now, in the order of attaching.
+        tied: attribute -> (layer, attribute) that owns a tensor tied to this one, and the branches for it.
     """
 
     base_class: type[Any]
@@ -64,17 +56,42 @@ class AdaptedLayer(nn.Module):
     branches: nn.ModuleDict
     merged: dict[str, torch.Tensor | None]
     site: Site
+    live: tuple[str, ...]
+    live_attributes: tuple[str, ...]
+    tied: dict[str, tuple[AdaptedLayer, str]]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The base layer's output plus every active branch that is not merged; x (…, K) -> (…, N)."""
-        active = [
-            cast(LowRankBranch, self.branches[name])
-            for name in self.site.active
-            if name in self.branches and name not in self.merged
-        ]
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base layer's output plus every active branch that is not merged; of a linear layer x (…, K) -> (…, N)."""
+        low_rank, sparse = self._active()
+        if not sparse and not self.tied:
+            return self._dense(low_rank, *args, **kwargs)
+        if not torch.compiler.is_compiling():
+            self._refresh()
+        y = self._sparse(*args, **kwargs)
+        for branch in low_rank:
+            y = y + _low_rank(branch, _first(args, kwargs), self.training).to(y.dtype)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._recall(y)
+        return y
+
+    def _active(self) -> tuple[list[LowRankBranch], bool]:
+        """Active low-rank branches that are not merged, and whether a sparse one stands here."""
+        low_rank: list[LowRankBranch] = []
+        sparse = False
+        for name in self.site.active:
+            if name in self.branches and name not in self.merged:
+                branch = self.branches[name]
+                if isinstance(branch, LowRankBranch):
+                    low_rank.append(branch)
+        for branch in self.branches.values():
+            sparse = sparse or isinstance(branch, SparseBranch)
+        return low_rank, sparse
+
+    def _dense(self, active: list[LowRankBranch], *args: Any, **kwargs: Any) -> Any:
         if not active:
-            return self.base_class.forward(self, x)
-        if self.fused_as is None:
+            return self.base_class.forward(self, *args, **kwargs)
+        x = _first(args, kwargs)
+        if self.fused_as not in ("linear", "conv1d"):
             y, rest = self.base_class.forward(self, x), active
         else:
             weight = self.weight if self.fused_as == "linear" else self.weight.t()
@@ -86,8 +103,81 @@ class AdaptedLayer(nn.Module):
             y = y + _low_rank(branch, x, self.training).to(y.dtype)
         return y
 
+    def _sparse(self, *args: Any, **kwargs: Any) -> Any:
+        """The base layer with live weights, by its own operator where it has one and one adapter trains its weight."""
+        trained = self.trained("weight") if self.fused_as is not None else []
+        if len(trained) != 1:
+            return self.base_class.forward(self, *args, **kwargs)
+        branch, key = trained[0]
+        x, weight, delta, index = _first(args, kwargs), self._parameters["weight"], branch.delta(key), branch.index[key]
+        assert weight is not None
+        if self.fused_as == "embedding":
+            if self.max_norm is None and not self.scale_grad_by_freq:
+                return sparse_delta_embedding(x, weight, delta, index, self.padding_idx)
+            return self.base_class.forward(self, x)
+        transposed, plan = self.fused_as == "conv1d", branch.plan(key, tuple(weight.shape))
+        return sparse_delta_linear(x, weight, self.bias, delta, index, transposed=transposed, plan=plan)
+
+    def trained(self, key: str) -> list[tuple[SparseBranch, str]]:
+        """The sparse branches that give the attribute ``key`` a gradient now, with its name there."""
+        if not torch.is_grad_enabled():
+            return []
+        owner, key = self.tied.get(key, (self, key))
+        found = []
+        for name in self.site.active:
+            if name in owner.branches and name not in owner.merged:
+                branch = owner.branches[name]
+                if isinstance(branch, SparseBranch) and key in branch.index:
+                    found.append((branch, key))
+        return found
+
+    def wanted(self) -> tuple[str, ...]:
+        """The sparse adapters that should be in this layer's weights: the active and the merged ones."""
+        return tuple(
+            name
+            for name, branch in self.branches.items()
+            if isinstance(branch, SparseBranch) and (name in self.site.active or name in self.merged)
+        )
+
+    @torch.no_grad()
+    def write(self, names: tuple[str, ...]) -> None:
+        """Bring the weights into the state in which exactly these sparse adapters are in them."""
+        if self.live != names or len(names) > 1:
+            for name in reversed(self.live):
+                self._branch(name).write(self._parameters, live=False)
+        for place, name in enumerate(names):
+            self._branch(name).write(self._parameters, live=True, alone=place == 0)
+        self.live = names
+
+    def _refresh(self) -> None:
+        """Optimizers that evaluate inside their step (LBFGS), and people, change δ where no hook tells."""
+        for owner in (self, *(owner for owner, _ in self.tied.values())):
+            if any(owner._branch(name).stale() for name in owner.live):
+                owner.write(owner.live)
+
+    def _branch(self, name: str) -> SparseBranch:
+        return cast(SparseBranch, self.branches[name])
+
+    def _recall(self, y: Any) -> None:
+        """The backward of what was just computed must see the weights of the forward, whatever is active by then."""
+        tensor = next((t for t in _tensors(y) if t.requires_grad), None)
+        if tensor is None:
+            return
+        # At the node, not the tensor: an in-place ReLU behind the layer replaces a view and its hooks.
+        base = tensor._base if tensor._is_view() else None
+        node = tensor.grad_fn if base is None or base.grad_fn is None else base.grad_fn
+        if node is not None:
+            owners = [self, *(owner for owner, _ in self.tied.values())]
+            node.register_prehook(Recall([(owner, owner.live) for owner in owners]))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        result = super()._apply(fn, recurse)
+        if self.live:  # another dtype rounds base + δ otherwise than it rounds their rounded sum
+            self.write(self.live)
+        return result
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _empty_adapted, (self.base_class,), self.__dict__
+        return _empty_adapted, (self.base_class, self.live_attributes), self.__dict__
 
 
 def adaptable(layer: nn.Module) -> bool:
@@ -109,44 +199,115 @@ def weight_is_transposed(layer: nn.Module) -> bool:
     return not isinstance(layer, nn.Linear)
 
 
-def put_branch(layer: nn.Module, name: str, branch: LowRankBranch, site: Site) -> AdaptedLayer:
+def put_branch(layer: nn.Module, name: str, branch: LowRankBranch | SparseBranch, site: Site) -> AdaptedLayer:
     """Give ``layer`` a branch; its class becomes an adapted subclass of itself if it was not one."""
-    if not isinstance(layer, AdaptedLayer):
-        layer.__class__ = _adapted_class(type(layer))
-        assert isinstance(layer, AdaptedLayer)
-        layer.site = site
-        layer.branches = nn.ModuleDict()
-        layer.merged = {}
-    layer.branches[name] = branch
-    return layer
+    adapted = _adapt(layer, site, live=isinstance(branch, SparseBranch))
+    adapted.branches[name] = branch
+    return adapted
+
+
+def tie(layer: nn.Module, key: str, owner: AdaptedLayer, owner_key: str, site: Site) -> None:
+    """Let the attribute ``key`` of ``layer`` take its gradient to the branches of ``owner``, to whose tensor it is tied."""
+    _adapt(layer, site, live=True).tied[key] = (owner, owner_key)
 
 
 def take_branch(layer: AdaptedLayer, name: str) -> None:
     """Undo :func:`put_branch`; the layer is of its old class again once the last branch has gone."""
+    if isinstance(layer.branches[name], SparseBranch):
+        layer.merged.pop(name, None)
     del layer.branches[name]
-    if not layer.branches:
-        for attribute in ("branches", "merged", "site"):
+    release(layer)
+
+
+def release(layer: AdaptedLayer) -> None:
+    """Give the layer its old class back if nothing uses the adapted one any more."""
+    for key, (owner, owner_key) in list(layer.tied.items()):
+        branches = getattr(owner, "branches", {}).values()
+        if not any(isinstance(branch, SparseBranch) and owner_key in branch.index for branch in branches):
+            del layer.tied[key]
+    if not layer.branches and not layer.tied:
+        for attribute in ("branches", "merged", "site", "live", "tied"):
             delattr(layer, attribute)
         layer.__class__ = layer.base_class
 
 
-def _adapted_class(base: Any) -> Any:
-    if base in _classes:
-        return _classes[base]
-    fields = {"base_class": base, "fused_as": _fusable(base), "__module__": __name__}
-    _classes[base] = type(f"Adapted{base.__name__}", (AdaptedLayer, base), fields)
-    return _classes[base]
+def _adapt(layer: nn.Module, site: Site, live: bool) -> AdaptedLayer:
+    if not isinstance(layer, AdaptedLayer):
+        layer.__class__ = _adapted_class(type(layer), ())
+        assert isinstance(layer, AdaptedLayer)
+        layer.site = site
+        layer.branches = nn.ModuleDict()
+        layer.merged = {}
+        layer.live = ()
+        layer.tied = {}
+    if live and not layer.live_attributes:
+        layer.__class__ = _adapted_class(layer.base_class, tuple(sorted(layer._parameters)))
+    return layer
 
 
-def _empty_adapted(base: type[nn.Module]) -> nn.Module:
-    cls = _adapted_class(base)
+def _adapted_class(base: Any, live_attributes: tuple[str, ...]) -> Any:
+    key = (base, live_attributes)
+    if key not in _classes:
+        fields: dict[str, Any] = {"base_class": base, "fused_as": _fusable(base), "live_attributes": live_attributes}
+        fields.update({name: _live_attribute(name) for name in live_attributes})
+        if fields["fused_as"] is None:
+            fields["forward"] = _with_signature(base)
+        _classes[key] = type(f"Adapted{base.__name__}", (AdaptedLayer, base), {**fields, "__module__": __name__})
+    return _classes[key]
+
+
+def _live_attribute(name: str) -> property:
+    def get(layer: AdaptedLayer) -> torch.Tensor | None:
+        parameter = layer._parameters[name]
+        trained = layer.trained(name)
+        if parameter is None or not trained:
+            return parameter
+        deltas, indices = zip(*((branch.delta(key), branch.index[key]) for branch, key in trained), strict=True)
+        if len(trained) == 1:
+            return live_values(parameter, deltas[0], indices[0])
+        return live_values(parameter, torch.cat(deltas), torch.cat(indices))
+
+    return property(get)
+
+
+def _with_signature(base: Any) -> Any:
+    """AdaptedLayer.forward that shows the base's signature to those who look at it (transformers' generate does)."""
+
+    def forward(self: AdaptedLayer, *args: Any, **kwargs: Any) -> Any:
+        return AdaptedLayer.forward(self, *args, **kwargs)
+
+    forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]
+    forward.__doc__ = base.forward.__doc__
+    return forward
+
+
+def _empty_adapted(base: type[nn.Module], live_attributes: tuple[str, ...]) -> nn.Module:
+    cls = _adapted_class(base, live_attributes)
     return cast(nn.Module, cls.__new__(cls))
 
 
 def _fusable(base: type[Any]) -> str | None:
     if issubclass(base, nn.Linear) and base.forward is nn.Linear.forward:
         return "linear"
+    if issubclass(base, nn.Embedding) and base.forward is nn.Embedding.forward:
+        return "embedding"
     return "conv1d" if _is_conv1d(base) else None
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The layer's input, however it was given."""
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
 
 
 def _is_conv1d(base: type) -> bool:

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fulgurite.adapters.layer import weight_is_transposed
+from fulgurite.adapters.layer import AdaptedLayer, weight_is_transposed
+from fulgurite.adapters.sparse_branch import SparseBranch
 
 if TYPE_CHECKING:
-    from fulgurite.adapters.handle import Adapter
+    from fulgurite.adapters.low_rank import LowRankAdapter
 
 __all__ = ["merge", "unmerge"]
 
 
 @torch.no_grad()
-def merge(adapter: Adapter, reversible: bool) -> int:
+def merge(adapter: LowRankAdapter, reversible: bool) -> int:
     """See :meth:`fulgurite.adapters.Adapter.merge`."""
     layers, branches = adapter.layers, adapter.branches
     owners: dict[int, int] = {}
@@ -28,6 +29,7 @@ def merge(adapter: Adapter, reversible: bool) -> int:
     for name, layer in layers.items():
         if adapter.name in layer.merged:
             raise RuntimeError(f"merge: adapter {adapter.name!r} is merged already; call unmerge() first.")
+        _refuse_sparse("merge", name, layer)
         weight = layer.weight
         if not weight.dtype.is_floating_point:
             raise RuntimeError(
@@ -50,7 +52,7 @@ def merge(adapter: Adapter, reversible: bool) -> int:
 
 
 @torch.no_grad()
-def unmerge(adapter: Adapter) -> None:
+def unmerge(adapter: LowRankAdapter) -> None:
     """See :meth:`fulgurite.adapters.Adapter.unmerge`."""
     layers = adapter.layers
     for name, layer in layers.items():
@@ -61,6 +63,7 @@ def unmerge(adapter: Adapter) -> None:
                 f"unmerge: adapter {adapter.name!r} was merged without reversible=True: no copy of the base "
                 "was kept. Load the base again."
             )
+        _refuse_sparse("unmerge", name, layer)
         if list(layer.merged)[-1] != adapter.name:
             raise RuntimeError(
                 f"unmerge: {list(layer.merged)[-1]!r} was merged after {adapter.name!r}; unmerge that one first."
@@ -69,3 +72,10 @@ def unmerge(adapter: Adapter) -> None:
         copy = layer.merged.pop(adapter.name)
         assert copy is not None
         layer.weight.data.copy_(copy)
+
+
+def _refuse_sparse(call: str, name: str, layer: AdaptedLayer) -> None:
+    if any(isinstance(branch, SparseBranch) for branch in layer.branches.values()):
+        raise RuntimeError(
+            f"{call}: single scalars of {name} are trained by an APET adapter, which keeps their base values; detach that first."
+        )

@@ -20,11 +20,14 @@ from fulgurite.adapters.storage import write_files
 if TYPE_CHECKING:
     from fulgurite.adapters.branch import LowRankBranch
     from fulgurite.adapters.handle import Adapter
+    from fulgurite.adapters.low_rank import LowRankAdapter
 
-__all__ = ["export"]
+__all__ = ["export", "target_names", "write_folder"]
 
 
-def export(adapter: Adapter, folder: Path, rank_pattern: bool, base_model: str | None, task_type: str | None) -> None:
+def export(
+    adapter: LowRankAdapter, folder: Path, rank_pattern: bool, base_model: str | None, task_type: str | None
+) -> None:
     """See :meth:`fulgurite.adapters.Adapter.export_peft`.
 
     Raises:
@@ -46,9 +49,6 @@ def export(adapter: Adapter, folder: Path, rank_pattern: bool, base_model: str |
     for name, (a, b) in factors.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = a
         tensors[f"base_model.model.{name}.lora_B.weight"] = b
-    for name, head in adapter.heads.items():
-        for key, value in head.state_dict().items():
-            tensors[f"base_model.model.{name}.{key}"] = value.detach().cpu().clone()
     pattern = {name: kept[name] for name in factors if kept[name] != rank} if rank_pattern else {}
     config: dict[str, Any] = {
         "peft_type": "LORA",
@@ -60,11 +60,19 @@ def export(adapter: Adapter, folder: Path, rank_pattern: bool, base_model: str |
         "lora_dropout": adapter.config.dropout,
         "bias": "none",
         "fan_in_fan_out": all(weight_is_transposed(layer) for layer in adapter.layers.values()),
-        "target_modules": _targets(adapter, list(factors)),
+        "target_modules": target_names(adapter, list(factors)),
         "modules_to_save": sorted(adapter.head_names) or None,
         "rank_pattern": {_anchored(name): r for name, r in pattern.items()},
         "alpha_pattern": {_anchored(name): _number(alpha * r / max_rank) for name, r in pattern.items()},
     }
+    write_folder(adapter, folder, tensors, config)
+
+
+def write_folder(adapter: Adapter, folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    """Write PEFT's two files: the branches' tensors with those of the fully trained modules, and the configuration."""
+    for name, head in adapter.heads.items():
+        for key, value in head.state_dict().items():
+            tensors[f"base_model.model.{name}.{key}"] = value.detach().cpu().clone()
     write_files(
         folder,
         {
@@ -105,8 +113,8 @@ def _anchored(name: str) -> str:
     return "^" + name.replace(".", r"\.")
 
 
-def _targets(adapter: Adapter, names: list[str]) -> list[str]:
-    """Last parts of the names (what readers expect) if they select exactly these modules, else the whole names."""
+def target_names(adapter: Adapter, names: list[str]) -> list[str]:
+    """``target_modules``: last parts of the names (what readers expect) if they select exactly these modules, else whole names."""
     short = sorted({name.rpartition(".")[2] for name in names})
     chosen = set(names)
     for name, _ in adapter.model.named_modules():

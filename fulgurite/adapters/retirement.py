@@ -16,23 +16,24 @@ import torch
 from fulgurite.adapters.config import SoRA
 
 if TYPE_CHECKING:
-    from fulgurite.adapters.handle import Adapter, RankRow
+    from fulgurite.adapters.handle import RankRow
+    from fulgurite.adapters.low_rank import LowRankAdapter
 
 __all__ = ["look", "rank_table", "retire_zeros"]
 
 
-def look(adapter: Adapter, optimizer: torch.optim.Optimizer | None) -> int:
+def look(adapter: LowRankAdapter, optimizer: torch.optim.Optimizer | None) -> int:
     """Count how long each gate has been zero, retire those past their patience; returns the number retired."""
     assert isinstance(adapter.config, SoRA)
     return _retire(adapter, optimizer, adapter.config.look_every, adapter.config.patience)
 
 
-def retire_zeros(adapter: Adapter, optimizer: torch.optim.Optimizer | None) -> int:
+def retire_zeros(adapter: LowRankAdapter, optimizer: torch.optim.Optimizer | None) -> int:
     """Retire every rank whose gate is zero now; returns the number retired."""
     return _retire(adapter, optimizer, 1, 1) if adapter.gates else 0
 
 
-def rank_table(adapter: Adapter) -> list[RankRow]:
+def rank_table(adapter: LowRankAdapter) -> list[RankRow]:
     """One row per adapted module; LoRA's ranks all count as non-zero."""
     from fulgurite.adapters.handle import RankRow
 
@@ -48,7 +49,7 @@ def rank_table(adapter: Adapter) -> list[RankRow]:
     return rows
 
 
-def _zero_gates(adapter: Adapter) -> dict[str, list[bool]]:
+def _zero_gates(adapter: LowRankAdapter) -> dict[str, list[bool]]:
     """Per module with a gate, whether each live rank's gate is zero; one synchronisation for all."""
     gated = {name: b.gate.detach()[: b.live] for name, b in adapter.branches.items() if b.gate is not None}
     if not gated:
@@ -61,7 +62,7 @@ def _zero_gates(adapter: Adapter) -> dict[str, list[bool]]:
     return result
 
 
-def _retire(adapter: Adapter, optimizer: torch.optim.Optimizer | None, elapsed: int, patience: int) -> int:
+def _retire(adapter: LowRankAdapter, optimizer: torch.optim.Optimizer | None, elapsed: int, patience: int) -> int:
     retired = 0
     branches = adapter.branches
     for name, zeros in _zero_gates(adapter).items():

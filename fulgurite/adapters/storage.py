@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fulgurite.adapters.config import config_from_dict, config_to_dict
+from fulgurite.adapters import sparse_storage
+from fulgurite.adapters.config import APET, config_from_dict, config_to_dict
 
 if TYPE_CHECKING:
     from fulgurite.adapters.handle import Adapter
@@ -41,7 +42,13 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str | None = Non
 
     description = read_adapter_config(folder)
     config = config_from_dict(description["adapter"])
-    adapter = attach(model, config, train=tuple(description["train"]), name=name or description["name"])
+    positions = None
+    if isinstance(config, APET):
+        sparse_storage.check_model(model, description, Path(folder))
+        positions = sparse_storage.saved_positions(_read(Path(folder) / WEIGHTS))
+    adapter = attach(
+        model, config, train=tuple(description["train"]), name=name or description["name"], positions=positions
+    )
     try:
         adapter.load(folder)
     except Exception:
@@ -79,7 +86,7 @@ def save(adapter: Adapter, folder: Path) -> None:
         "model": type(adapter.model).__name__,
         "adapter": config_to_dict(adapter.config),
         "train": list(adapter.train_patterns),
-        "layers": {name: [b.in_features, b.out_features, b.max_rank] for name, b in adapter.branches.items()},
+        **adapter.description(),
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in _tensors(adapter).items()}
     write_files(
@@ -94,34 +101,29 @@ def save(adapter: Adapter, folder: Path) -> None:
 def load(adapter: Adapter, folder: Path) -> None:
     """See :meth:`fulgurite.adapters.Adapter.load`."""
     description = read_adapter_config(folder)
-    mine = {name: [b.in_features, b.out_features, b.max_rank] for name, b in adapter.branches.items()}
-    if description["layers"] != mine:
-        differing = [n for n in {**mine, **description["layers"]} if mine.get(n) != description["layers"].get(n)]
-        raise ValueError(
-            f"load_adapter: {folder} was made for other layers than this model's; {len(differing)} differ, the first is "
-            f"{differing[0]!r}: saved {description['layers'].get(differing[0])}, here {mine.get(differing[0])} "
-            "(input features, output features, rank). Load it onto the base that it was trained on."
-        )
+    adapter.check_description(description, folder)
     path = folder / WEIGHTS
-    if not path.is_file():
-        raise FileNotFoundError(f"load_adapter: {path} does not exist; the folder is incomplete.")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"load_adapter: {path} cannot be read, it is truncated or damaged ({error}). Save it again."
-        ) from None
+    tensors = _read(path)
     wanted = _tensors(adapter)
     if missing := sorted(set(wanted) - set(tensors)):
         raise ValueError(
             f"load_adapter: {path} lacks {len(missing)} tensors, first {missing[0]!r}; it is another adapter's."
         )
     _check_heads(adapter, tensors, path)
-    for name, branch in adapter.branches.items():
-        part = {k: tensors[f"{name}.{k}"] for k in branch.state_dict()}
-        branch.load_state_dict(part)
+    adapter.load_tensors(tensors)
     for name, head in adapter.heads.items():
         head.load_state_dict({k: tensors[f"{name}.{k}"] for k in head.state_dict()})
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"load_adapter: {path} does not exist; the folder is incomplete.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"load_adapter: {path} cannot be read, it is truncated or damaged ({error}). Save it again."
+        ) from None
 
 
 def _check_heads(adapter: Adapter, tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -135,8 +137,8 @@ def _check_heads(adapter: Adapter, tensors: dict[str, torch.Tensor], path: Path)
 
 
 def _tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, module in [*adapter.branches.items(), *adapter.heads.items()]:
+    tensors = adapter.stored_tensors()
+    for name, module in adapter.heads.items():
         tensors.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
     return tensors
 

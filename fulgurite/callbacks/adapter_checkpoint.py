@@ -35,11 +35,8 @@ class AdapterCheckpoint(Callback):
         """
         saved = checkpoint["state_dict"]
         for prefix, adapter in _placed(pl_module):
-            wanted = [f"{prefix}{name}.branches.{adapter.name}.lora_a" for name in adapter.layer_names]
-            wanted += [
-                f"{prefix}{name}.{key}" for name, head in adapter.heads.items() for key, _ in head.named_parameters()
-            ]
-            missing = [key for key in wanted if key not in saved]
+            adapter.prepare_load(saved, prefix)
+            missing = [prefix + key for key in adapter.trained_keys() if prefix + key not in saved]
             if missing:
                 raise KeyError(
                     f"AdapterCheckpoint: the checkpoint lacks {len(missing)} tensors of adapter {adapter.name!r}, the first is "

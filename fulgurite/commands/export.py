@@ -253,11 +253,8 @@ def _summary(adapter: Adapter | None, module: "FinetuneModule") -> Table:
     if adapter is None:
         table.add_row("parameters", f"{sum(p.numel() for p in _network(module).parameters()):,}")
         return table
-    rows = adapter.rank_table()
-    parameters, kept = sum(row.parameters for row in rows), sum(row.parameters_kept for row in rows)
+    for what, figure in adapter.summary():
+        table.add_row(what, figure)
     heads = sum(p.numel() for head in adapter.heads.values() for p in head.parameters())
-    table.add_row("adapted modules", f"{len(rows)}, {sum(row.nonzero == 0 for row in rows)} without a rank left")
-    table.add_row("ranks away from zero", f"{sum(row.nonzero for row in rows)} of {sum(row.rank for row in rows)}")
-    table.add_row("adapter parameters kept", f"{kept:,} of {parameters:,} ({100 * kept / max(parameters, 1):.1f} %)")
     table.add_row("head parameters", f"{heads:,}")
     return table

@@ -33,6 +33,8 @@ _triton_modules: dict[str, str] = {
     "gated_lora_linear": "fulgurite.kernels.triton_gated_lora",
     "linear_log_probs": "fulgurite.kernels.triton_log_probs",
     "proximal_adamw_step_": "fulgurite.kernels.triton_proximal",
+    "sparse_adamw_step_": "fulgurite.kernels.triton_sparse_live",
+    "sparse_delta_gradient": "fulgurite.kernels.triton_sparse_delta",
 }
 # Kernels whose Triton implementation ``auto`` takes. A kernel enters with the result file that shows its win.
 _PROVEN: frozenset[str] = frozenset()

@@ -10,14 +10,20 @@ import torch.nn.functional as F
 
 from fulgurite.kernels.gated_lora import draw_seed, dropout_scale
 from fulgurite.kernels.log_probs import TokenScores
+from fulgurite.kernels.sparse_live import LiveWeights
+from fulgurite.kernels.sparse_plan import SparsePlan
 
 __all__ = [
     "gated_lora_linear",
     "linear_cross_entropy",
     "linear_log_probs",
     "linear_token_scores",
+    "live_values",
     "proximal_adamw_step_",
     "soft_threshold_",
+    "sparse_adamw_step_",
+    "sparse_delta_embedding",
+    "sparse_delta_linear",
 ]
 
 
@@ -153,3 +159,56 @@ def proximal_adamw_step_(
         param[param > threshold] -= threshold
         param[param < -threshold] += threshold
         param[param.abs() < threshold] = 0.0
+
+
+def live_values(tensor: torch.Tensor, delta: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Twin of :func:`fulgurite.kernels.live_values`: a copy of the tensor, of which the entries at ``index`` depend on delta."""
+    values = delta + (tensor.detach().reshape(-1)[index].to(delta.dtype) - delta.detach())
+    return tensor.detach().reshape(-1).index_put((index,), values.to(tensor.dtype)).view(tensor.shape)
+
+
+def sparse_delta_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    delta: torch.Tensor,
+    index: torch.Tensor,
+    *,
+    transposed: bool = False,
+    plan: SparsePlan | None = None,
+) -> torch.Tensor:
+    """Twin of :func:`fulgurite.kernels.sparse_delta_linear`; clones the weight and computes its gradient whole."""
+    live = live_values(weight, delta, index)
+    return F.linear(x, live.t() if transposed else live, bias)
+
+
+def sparse_delta_embedding(
+    ids: torch.Tensor, weight: torch.Tensor, delta: torch.Tensor, index: torch.Tensor, padding_idx: int | None = None
+) -> torch.Tensor:
+    """Twin of :func:`fulgurite.kernels.sparse_delta_embedding`."""
+    return F.embedding(ids, live_values(weight, delta, index), padding_idx)
+
+
+@torch.no_grad()
+def sparse_adamw_step_(
+    delta: torch.Tensor,
+    grad: torch.Tensor,
+    exp_avg: torch.Tensor,
+    exp_avg_sq: torch.Tensor,
+    live: LiveWeights,
+    *,
+    step: torch.Tensor,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """Twin of :func:`fulgurite.kernels.sparse_adamw_step_`: the step's formula, then one write per tensor."""
+    rest = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay, "threshold": 0.0}
+    proximal_adamw_step_(delta, grad, exp_avg, exp_avg_sq, step=step, **rest)  # type: ignore[arg-type]
+    begin = 0
+    for tensor, index, base in zip(live.tensors, live.indexes, live.bases, strict=True):
+        mine = delta[begin : begin + index.numel()]
+        tensor.data.view(-1)[index] = (base.to(mine.dtype) + mine).to(base.dtype)
+        begin += index.numel()

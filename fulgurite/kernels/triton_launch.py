@@ -27,7 +27,7 @@ from fulgurite.kernels.triton_rules import (
 )
 from fulgurite.kernels.triton_skinny import expand_kernel, project_kernel, shrink_kernel
 
-__all__ = ["INTERPRETED", "backward", "forward"]
+__all__ = ["INTERPRETED", "backward", "forward", "precision"]
 
 # The interpreter runs the kernels on the CPU (TRITON_INTERPRET=1 when they are imported); see triton_tiles.
 INTERPRETED = not isinstance(shrink_kernel, triton.JITFunction)
@@ -260,14 +260,14 @@ def _dropout(unused: torch.Tensor, seed: torch.Tensor | None, dropout: float) ->
 def _common(dtype: torch.dtype, ranks: int, tile: Tile) -> dict[str, Any]:
     return {
         "RANK": ranks,
-        "PRECISION": _precision(dtype),
+        "PRECISION": precision(dtype),
         "INTERPRETED": INTERPRETED,
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }
 
 
-def _precision(dtype: torch.dtype) -> str:
+def precision(dtype: torch.dtype) -> str:
     """``input_precision`` of tl.dot: float32 products follow PyTorch's setting for CUDA, and are exact on other devices."""
     if dtype != torch.float32 or INTERPRETED or torch.version.hip is not None:
         return "ieee"

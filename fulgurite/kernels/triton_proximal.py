@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["launch_plan", "proximal_adamw_kernel", "proximal_adamw_step_", "refusal"]
+__all__ = ["adamw", "launch_plan", "proximal_adamw_kernel", "proximal_adamw_step_", "refusal"]
 
 # One program of 8 warps holds 8 numbers of each of the four arrays per thread at a time: 32 registers.
 BLOCK = 2048
@@ -34,6 +34,15 @@ def _shrunk(value, threshold, SOFT: tl.constexpr):
     if SOFT:
         return tl.where((value <= threshold) & (value >= -threshold), 0.0, low)
     return tl.where(tl.abs(low) < threshold, 0.0, low)
+
+
+@triton.jit
+def adamw(param, grad, exp_avg, exp_avg_sq, size, correction2, kept, rate1, rate2, eps):
+    """(param, exp_avg, exp_avg_sq) after one step; ``size`` = lr / (1 − β₁ᵏ), ``correction2`` = √(1 − β₂ᵏ)."""
+    exp_avg += rate1 * (grad - exp_avg)
+    exp_avg_sq += rate2 * (grad * grad - exp_avg_sq)
+    denominator = tl.sqrt_rn(exp_avg_sq) / correction2 + eps
+    return param * kept - size * tl.div_rn(exp_avg, denominator), exp_avg, exp_avg_sq
 
 
 @triton.jit
@@ -72,10 +81,7 @@ def proximal_adamw_kernel(
         grad = tl.load(grad_ptr + places, mask, other=0.0)
         exp_avg = tl.load(exp_avg_ptr + places, mask, other=0.0)
         exp_avg_sq = tl.load(exp_avg_sq_ptr + places, mask, other=0.0)
-        exp_avg += rate1 * (grad - exp_avg)
-        exp_avg_sq += rate2 * (grad * grad - exp_avg_sq)
-        denominator = tl.sqrt_rn(exp_avg_sq) / correction2 + eps
-        param = param * kept - size * tl.div_rn(exp_avg, denominator)
+        param, exp_avg, exp_avg_sq = adamw(param, grad, exp_avg, exp_avg_sq, size, correction2, kept, rate1, rate2, eps)
         if SHRINK:
             param = _shrunk(param, threshold, SOFT)
         tl.store(param_ptr + places, param, mask)

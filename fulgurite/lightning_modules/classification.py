@@ -17,7 +17,7 @@ class ClassificationModule(FinetuneModule):
     Args:
         backbone: hub id, folder, or a playground name such as "playground".
         task: "classification" or "regression" (one output, squared error).
-        adapter: LoRA, SoRA, or nothing to train the whole network.
+        adapter: LoRA, SoRA, APET, or nothing to train the whole network.
         learning_rate: peak learning rate.
         head_learning_rate: peak learning rate of the new head (default: learning_rate).
         gate_learning_rate: peak learning rate of SoRA's gates (default: learning_rate).

@@ -39,7 +39,7 @@ class CPOModule(FinetuneModule):
     Args:
         backbone: hub id, folder, or a playground name such as "playground".
         stage: "cpsft" for supervised training behind the answers' own ratings, then "cdpo" for preferences under conditions.
-        adapter: LoRA, SoRA, or nothing to train the whole network.
+        adapter: LoRA, SoRA, APET, or nothing to train the whole network.
         init_adapter: what stage "cpsft" left, merged into the base first: a .ckpt file or a folder of `fulgurite export`.
         cache_reference: in cdpo compute the reference's log-probabilities once, before the first step, and keep them on disk.
         reference_cache: file of such log-probabilities to use (default: one in the datamodule's cache folder, by content).

@@ -220,12 +220,15 @@ class FinetuneModule(LightningModule):
         """Check that the checkpoint holds this module's adapter and heads, and nothing of another adapter."""
         self.num_labels = self.num_labels or checkpoint.get("num_labels")
         self.chat_template = self.chat_template or checkpoint.get("chat_template")
+        network = self._network()
+        if self.adapter is not None:
+            self.adapter.prepare_load(checkpoint["state_dict"], "network.")
         saved = set(checkpoint["state_dict"])
-        mine = {f"network.{key}" for key in self._network().state_dict()}
+        mine = {f"network.{key}" for key in network.state_dict()}
         required = mine
         if self.adapter is not None:
             required = mine - {f"network.{key}" for key in self.adapter.frozen_keys()}
-            required -= {f"network.{key}" for key, _ in self._network().named_buffers()}
+            required -= {f"network.{key}" for key, _ in network.named_buffers()}
         foreign = {key for key in saved if ".branches." in key} - mine
         if missing := sorted(required - saved) or sorted(foreign):
             raise ValueError(

@@ -34,7 +34,7 @@ class PreferenceModule(FinetuneModule):
         backbone: hub id, folder, or a playground name such as "playground".
         loss: a name out of fulgurite.losses.PREFERENCE_LOSSES, or several, which are summed.
         loss_weights: factor of each loss (default: 1 each).
-        adapter: LoRA, SoRA, or nothing to train the whole network.
+        adapter: LoRA, SoRA, APET, or nothing to train the whole network.
         init_adapter: SFT adapter merged into the base first: a folder (`fulgurite export --format adapter`) or a .ckpt file.
         reference_model: hub id or folder of another reference (default: the base as this run finds it).
         cache_reference: compute the reference's log-probabilities once, before the first step, and keep them on disk.

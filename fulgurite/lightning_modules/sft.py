@@ -17,7 +17,7 @@ class SFTModule(FinetuneModule):
     Args:
         backbone: hub id, folder, or a playground name such as "playground".
         task: "causal_lm" or "seq2seq".
-        adapter: LoRA, SoRA, or nothing to train the whole network.
+        adapter: LoRA, SoRA, APET, or nothing to train the whole network.
         learning_rate: peak learning rate.
         gate_learning_rate: peak learning rate of SoRA's gates (default: learning_rate).
         weight_decay: decoupled weight decay of matrices.

@@ -262,7 +262,8 @@ def _logit_scale(config: Any) -> float:
 
 def _active_branches(head: AdaptedLayer) -> list[LowRankBranch]:
     names = [name for name in head.site.active if name in head.branches and name not in head.merged]
-    return [cast(LowRankBranch, head.branches[name]) for name in names]
+    branches = [head.branches[name] for name in names]
+    return [branch for branch in branches if isinstance(branch, LowRankBranch)]  # sparse ones are in the weight
 
 
 def _watched(head: nn.Module) -> bool:

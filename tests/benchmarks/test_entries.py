@@ -34,8 +34,8 @@ def test_a_wrong_kernel_is_refused(monkeypatch):
     right = gated_lora._scaled_b
     monkeypatch.setattr(gated_lora, "_scaled_b", lambda *args: right(*args) * 1.01)
     case = linear.Case(64, 32, 32, 4, torch.float32, True)
-    assert run.check(linear.BENCHMARK, linear.prepare("fulgurite", case, linear._Alone(case)))["wrong"]
-    assert not run.check(linear.BENCHMARK, linear.prepare("plain torch", case, linear._Alone(case)))["wrong"]
+    assert run.check(linear.BENCHMARK, linear.prepare("fulgurite", case, linear.Alone(case)))["wrong"]
+    assert not run.check(linear.BENCHMARK, linear.prepare("plain torch", case, linear.Alone(case)))["wrong"]
 
 
 def test_gates_contenders_are_right_and_the_two_rules_differ():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fulgurite.commands.export as export_module
-from fulgurite.adapters import find_adapters
+from fulgurite.adapters import APET, SparseAdapter, find_adapters, load_adapter
 from fulgurite.commands.checkpoint_files import find_checkpoint, load_module, read_checkpoint
 from fulgurite.commands.export import export
 
@@ -27,10 +27,17 @@ def make_checkpoint(file: Path, **options: Any) -> Path:
     torch.manual_seed(0)
     if options.pop("full", False):
         module: Any = ClassificationModule(backbone="playground", num_labels=2)
+    elif (apet := options.pop("apet", None)) is not None:
+        module = ClassificationModule(backbone="playground", adapter=apet, num_labels=2, **options)
     else:
         module = SoRAModule(backbone="playground", rank=4, num_labels=2, **options)
     module.configure_model()
     for adapter in find_adapters(module):
+        if isinstance(adapter, SparseAdapter):
+            for delta in adapter.deltas.values():
+                nn.init.normal_(delta, std=0.02)
+            adapter.sync()
+            continue
         for branch in adapter.branches.values():
             nn.init.normal_(branch.lora_b, std=0.02)
             branch.gate.data[:2] = 0
@@ -115,16 +122,16 @@ def test_adapter_folder_loads_into_a_fresh_base(checkpoint: Path, tmp_path: Path
 def test_a_wrong_merge_is_caught_and_leaves_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fulgurite.adapters import Adapter
+    from fulgurite.adapters import LowRankAdapter
 
-    honest = Adapter.merge
+    honest = LowRankAdapter.merge
 
-    def wrong(self: Adapter, reversible: bool = False) -> int:
+    def wrong(self: LowRankAdapter, reversible: bool = False) -> int:
         kept = honest(self, reversible)
         next(iter(self.layers.values())).weight.data.mul_(1.01)
         return kept
 
-    monkeypatch.setattr(Adapter, "merge", wrong)
+    monkeypatch.setattr(LowRankAdapter, "merge", wrong)
     with pytest.raises(ValueError, match=r"the merged model differs .* nothing was written"):
         export(str(checkpoint), str(tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
@@ -198,3 +205,33 @@ def test_a_base_in_bf16_is_compared_with_the_same_rounded_base(
     assert "max |PEFT − adapter| = " in capsys.readouterr().out
     export(str(file), str(tmp_path / "merged"), format="merged")
     assert "stored in torch.bfloat16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_apet_exports_merged_adapter_and_shira(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fulgurite.models import load_backbone
+
+    checkpoint = make_checkpoint(tmp_path / "last.ckpt", apet=APET(budget=3000, targets="all-linear"), dtype=dtype)
+    assert read_checkpoint(checkpoint)["state_dict"].keys() == {
+        key for key in read_checkpoint(checkpoint)["state_dict"] if ".branches." in key or ".score." in key
+    }, "the base stays out"
+    for format in ("merged", "adapter", "peft"):
+        export(str(checkpoint), str(tmp_path / format), format=format)  # type: ignore[arg-type]
+    told = capsys.readouterr().out
+    assert "3,000 of" in told and ("PEFT" in told or "pip install peft" in told)
+    expected = expected_logits(checkpoint)
+    base = load_module(checkpoint).backbone_folder
+    merged = load_backbone(str(tmp_path / "merged"), "classification", num_labels=2, dtype=dtype).model
+    assert relative(logits_of(merged), expected) < CLOSE
+    fresh = load_backbone(base, "classification", num_labels=2, dtype=dtype).model
+    load_adapter(fresh, tmp_path / "adapter")
+    assert relative(logits_of(fresh), expected) < CLOSE
+    assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["peft_type"] == "SHIRA"
+
+
+def test_apet_outside_of_linear_layers_has_no_peft_layout(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "last.ckpt", apet=APET(budget=3000))
+    with pytest.raises(ValueError, match="do not lie in the weight of a linear layer"):
+        export(str(checkpoint), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    export(str(checkpoint), str(tmp_path / "merged"), format="merged")

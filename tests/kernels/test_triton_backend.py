@@ -106,8 +106,8 @@ def test_float32_products_follow_pytorch_s_setting(settings, precision, monkeypa
     monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
     monkeypatch.setattr(triton_launch, "INTERPRETED", False)
     monkeypatch.setattr(torch.version, "hip", None)
-    assert triton_launch._precision(torch.float32) == precision
-    assert triton_launch._precision(torch.bfloat16) == "ieee"
+    assert triton_launch.precision(torch.float32) == precision
+    assert triton_launch.precision(torch.bfloat16) == "ieee"
     del matmul.fp32_precision  # before torch 2.9 there was only the older setting
     matmul.allow_tf32 = precision == "tf32"
-    assert triton_launch._precision(torch.float32) == precision
+    assert triton_launch.precision(torch.float32) == precision

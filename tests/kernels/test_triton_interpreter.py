@@ -38,8 +38,17 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
 
 
+FILES = [
+    "test_triton_gated_lora.py",
+    "test_triton_log_probs.py",
+    "test_triton_proximal.py",
+    "test_triton_sparse_delta.py",
+    "test_triton_sparse_live.py",
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["test_triton_gated_lora.py", "test_triton_log_probs.py", "test_triton_proximal.py"])
+@pytest.mark.parametrize("file", FILES)
 def test_every_kernel_under_the_interpreter(file):
     result = run(["-c", PYTEST, str(HERE / file)], TRITON_INTERPRET="1")
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]

@@ -1,0 +1,258 @@
+"""Layers of which only some scalars are trained: live weights in the forward, sampled gradients in the backward.
+
+APET (Su et al. 2023, arXiv 2306.02320) adds a vector δ (n,) at the flat positions ``index`` of a weight. Here the weight
+tensor itself holds base + δ at those positions ("live": the adapter writes it after each optimizer step), so the forward is
+the plain layer, ∂x needs nothing extra, and no dense copy of the weight exists. The backward computes only the n entries of
+the weight's gradient,
+
+    ∂δᵢ = Σ over tokens of ∂y[·, rowᵢ] · x[·, columnᵢ]
+
+in one of the ways of :mod:`fulgurite.kernels.sparse_plan`; no gradient of the weight's size is ever alive. PEFT's SHiRA and
+SuperTuning clone the weight in the forward and compute its gradient whole in the backward.
+
+Deviation from a dense δ: with a half-precision weight the live value is base + δ rounded; the gradient goes straight
+through that rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from fulgurite.kernels.sparse_gradient import keeps_few, narrowed, selected_entries
+from fulgurite.kernels.sparse_plan import SparsePlan, plan_sparse_delta
+
+__all__ = ["live_values", "sparse_delta_embedding", "sparse_delta_linear"]
+
+
+class _SparseDeltaLinear(torch.autograd.Function):
+    """x (M, K); weight (N, K), or (K, N) if transposed; bias (N) or None; delta (n,) -> (M, N)."""
+
+    @staticmethod
+    def forward(ctx: Any, x, weight, bias, delta, plan, transposed, dtype):  # type: ignore[no-untyped-def]
+        need_x, need_delta = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
+        ctx.save_for_backward(weight if need_x else None, _kept(x, plan, transposed) if need_delta else None)
+        ctx.plan, ctx.transposed, ctx.delta_dtype = plan, transposed, delta.dtype
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        return _forward(x, weight, bias, transposed, dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy):  # type: ignore[no-untyped-def]
+        weight, kept = ctx.saved_tensors
+        dx = _input_gradient(dy, weight, ctx.transposed) if ctx.needs_input_grad[0] else None
+        dbias = dy.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
+        ddelta = None
+        if ctx.needs_input_grad[3]:
+            left, right = (kept, dy) if ctx.transposed else (dy, kept)
+            ddelta = selected_entries(left, right, ctx.plan).to(ctx.delta_dtype)
+        return dx, None, dbias, ddelta, None, None, None
+
+
+def _kept(x: torch.Tensor, plan: SparsePlan, transposed: bool) -> torch.Tensor:
+    """What ∂delta needs of x: its columns where they are few, so that the layer keeps hardly more than a frozen one."""
+    ids = plan.row_ids if transposed else plan.column_ids
+    return narrowed(x, ids) if keeps_few(ids, x.shape[1]) else x
+
+
+def _forward(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, transposed: bool, dtype: torch.dtype
+) -> torch.Tensor:
+    live = weight.to(dtype)
+    return F.linear(x, live.t() if transposed else live, None if bias is None else bias.to(dtype))
+
+
+def _input_gradient(dy: torch.Tensor, weight: torch.Tensor, transposed: bool) -> torch.Tensor:
+    live = weight.to(dy.dtype)
+    return dy @ (live.t() if transposed else live)
+
+
+def sparse_delta_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    delta: torch.Tensor,
+    index: torch.Tensor,
+    *,
+    transposed: bool = False,
+    plan: SparsePlan | None = None,
+) -> torch.Tensor:
+    """y = x Wᵀ + bias, where ``weight`` already holds base + delta at the flat positions ``index``.
+
+    Args:
+        x: input, (…, K).
+        weight: the live weight as it is stored, contiguous: (N, K), or (K, N) if ``transposed``. It never gets a gradient.
+        bias: (N,) or None; gets a gradient if it requires one.
+        delta: the trained values, (n,), float32 or float64. Its values are not read: the weight holds them.
+        index: positions in the stored weight, row by row, (n,) int64, sorted and unique.
+        transposed: the weight is stored (K, N), as transformers' Conv1D does; ``index`` counts in that layout.
+        plan: :func:`plan_sparse_delta` of this index, so that it is not made at every call.
+
+    Returns:
+        (…, N), in the dtype of ``x``; under autocast in autocast's dtype.
+
+    Dtypes: x and weight share one dtype outside autocast, which casts both (in the backward again: no cast copy is kept).
+    The gradient of ``delta`` is summed in float32 and comes back in delta's dtype.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit, named; a plan of another index.
+    """
+    plan = _checked_plan("sparse_delta_linear", weight, delta, index, plan)
+    _check_linear(x, weight, bias, transposed)
+    device = x.device.type
+    dtype = x.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x = x.to(dtype)
+    elif x.dtype != weight.dtype:
+        raise ValueError(
+            f"sparse_delta_linear: x is {x.dtype} and weight is {weight.dtype}; outside autocast they must be equal. "
+            "Cast one of them, or run under torch.autocast."
+        )
+    flat = x.reshape(-1, x.shape[-1])
+    with torch.autocast(device, enabled=False):
+        y = _SparseDeltaLinear.apply(flat, weight.detach(), bias, delta, plan, transposed, dtype)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+class _LiveValues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, delta, tensor, index):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(index)
+        ctx.delta_dtype = delta.dtype
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
+        (index,) = ctx.saved_tensors
+        return grad.reshape(-1).index_select(0, index).to(ctx.delta_dtype), None, None
+
+
+def live_values(tensor: torch.Tensor, delta: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """``tensor`` itself, which holds base + delta at ``index``, with a gradient to ``delta``: for any kind of layer.
+
+    The layer's own backward computes the tensor's gradient whole, of which ``delta`` gets its entries: right for biases,
+    LayerNorms and convolutions, whose gradients are small or a temporary of one layer. Linear layers and embeddings, whose
+    gradients are large, have operators of their own.
+
+    Args:
+        tensor: the live tensor, any shape, contiguous; it never gets a gradient.
+        delta: (n,), float32 or float64; not read.
+        index: flat positions, (n,) int64, sorted and unique.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit, named.
+    """
+    _check_delta("live_values", tensor, delta, index)
+    return _LiveValues.apply(delta, tensor.detach(), index)
+
+
+class _SparseDeltaEmbedding(torch.autograd.Function):
+    """ids (T,); weight (V, D); delta (n,) -> (T, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, ids, weight, delta, index, padding_idx):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(ids, index)
+        ctx.width, ctx.padding_idx, ctx.delta_dtype = weight.shape[1], padding_idx, delta.dtype
+        return weight.index_select(0, ids)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy):  # type: ignore[no-untyped-def]
+        ids, index = ctx.saved_tensors
+        wide = torch.promote_types(dy.dtype, torch.float32)
+        tokens, n = ids.numel(), index.numel()
+        if not tokens or not n:
+            return None, None, dy.new_zeros(n, dtype=ctx.delta_dtype), None, None
+        # Equal ids get one number below `tokens`; as many rows as there are tokens hold their sums, whatever the vocabulary.
+        ordered, order = torch.sort(ids, stable=True)
+        group = torch.zeros_like(ordered)
+        torch.cumsum(ordered[1:] != ordered[:-1], 0, out=group[1:])
+        sums = torch.ops.aten.embedding_dense_backward(dy.index_select(0, order).to(wide), group, tokens, -1, False)
+        row, column = index // ctx.width, index % ctx.width
+        place = torch.searchsorted(ordered, row).clamp_(max=tokens - 1)
+        found = ordered[place] == row
+        if ctx.padding_idx is not None:
+            found &= row != ctx.padding_idx
+        grad = sums[group[place], column].masked_fill_(~found, 0.0)
+        return None, None, grad.to(ctx.delta_dtype), None, None
+
+
+def sparse_delta_embedding(
+    ids: torch.Tensor, weight: torch.Tensor, delta: torch.Tensor, index: torch.Tensor, padding_idx: int | None = None
+) -> torch.Tensor:
+    """F.embedding(ids, weight), where ``weight`` already holds base + delta at ``index``; the gradient reaches ``delta`` only.
+
+    The backward sums ∂y over equal ids (at most as many rows as there are tokens) and picks the selected entries: its
+    memory is ∂y's in float32, whatever the vocabulary.
+
+    Args:
+        ids: any shape, int64 or int32.
+        weight: the live table (V, D), contiguous; it never gets a gradient.
+        delta: (n,), float32 or float64; not read.
+        index: flat positions in ``weight``, (n,) int64, sorted and unique.
+        padding_idx: a row that gets no gradient, as in F.embedding.
+
+    Returns:
+        (*ids.shape, D) in weight's dtype.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit, named.
+    """
+    _check_delta("sparse_delta_embedding", weight, delta, index)
+    if weight.dim() != 2:
+        raise ValueError(f"sparse_delta_embedding: weight {tuple(weight.shape)}; want (V, D).")
+    if padding_idx is not None and padding_idx < 0:
+        padding_idx += weight.shape[0]
+    y = _SparseDeltaEmbedding.apply(ids.reshape(-1).long(), weight.detach(), delta, index, padding_idx)
+    return y.reshape(*ids.shape, weight.shape[1])
+
+
+def _checked_plan(
+    name: str, weight: torch.Tensor, delta: torch.Tensor, index: torch.Tensor, plan: SparsePlan | None
+) -> SparsePlan:
+    _check_delta(name, weight, delta, index)
+    if plan is None:
+        return plan_sparse_delta(index, tuple(weight.shape))
+    if not torch.compiler.is_compiling() and not plan.fits(index, tuple(weight.shape)):
+        raise ValueError(
+            f"{name}: the plan was made for {plan.index.numel()} positions in {plan.shape}, not for this index in "
+            f"{tuple(weight.shape)}, or the index was changed since; call plan_sparse_delta anew."
+        )
+    return plan
+
+
+def _check_delta(name: str, tensor: torch.Tensor, delta: torch.Tensor, index: torch.Tensor) -> None:
+    if delta.dim() != 1 or index.dim() != 1 or delta.shape != index.shape or index.dtype != torch.int64:
+        raise ValueError(
+            f"{name}: delta {tuple(delta.shape)}, index {index.dtype} {tuple(index.shape)}; want (n,) and int64 (n,)."
+        )
+    if delta.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name}: delta is {delta.dtype}; keep it in float32, small steps are lost below.")
+    if not tensor.dtype.is_floating_point or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name}: the live tensor is {tensor.dtype} with strides {tensor.stride()}; it must be floating point and contiguous."
+        )
+    elsewhere = [f"{n} on {t.device}" for n, t in (("delta", delta), ("index", index)) if t.device != tensor.device]
+    if elsewhere:
+        raise ValueError(
+            f"{name}: the weight is on {tensor.device}, but {', '.join(elsewhere)}; move them to one device."
+        )
+
+
+def _check_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, transposed: bool) -> None:
+    if weight.dim() != 2:
+        raise ValueError(f"sparse_delta_linear: weight {tuple(weight.shape)}; want a matrix.")
+    n, k = reversed(weight.shape) if transposed else weight.shape
+    if x.dim() < 1 or x.shape[-1] != k:
+        raise ValueError(
+            f"sparse_delta_linear: x {tuple(x.shape)} does not fit weight {tuple(weight.shape)}; want (…, {k})."
+        )
+    if bias is not None and tuple(bias.shape) != (n,):
+        raise ValueError(f"sparse_delta_linear: bias {tuple(bias.shape)}; want ({n},).")
+    if x.device != weight.device or not x.dtype.is_floating_point:
+        raise ValueError(f"sparse_delta_linear: x is {x.dtype} on {x.device}, the weight on {weight.device}.")
