@@ -48,6 +48,7 @@ def merge_adapter(model: nn.Module, path: str) -> None:
         return
     adapter = attach(model, config_from_dict(options["adapter"]))
     try:
+        adapter.prepare_load(tensors, "")
         _load(model, tensors, set(model.state_dict()) - set(adapter.frozen_keys()), path)
         adapter.merge()
     finally:
