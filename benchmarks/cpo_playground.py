@@ -23,8 +23,8 @@ from typing import Any
 
 __all__ = ["report", "run"]
 
-FIRST_STEPS, SECOND_STEPS = 1000, 200
-RANK, FIRST_RATE, SECOND_RATE, BETA = 16, 3e-3, 5e-4, 0.1
+FIRST_STEPS, SECOND_STEPS = 700, 200
+RANK, FIRST_RATE, SECOND_RATE, BETA = 16, 3e-3, 2.5e-4, 0.1
 QUESTIONS = 40
 TOLERANCE = 0.02
 TARGETS = {"alone": 0.9, "two at once": 0.8, "fall": 0.05}
