@@ -24,7 +24,8 @@ from typing import Any
 __all__ = ["report", "run"]
 
 FIRST_STEPS, SECOND_STEPS = 700, 200
-RANK, FIRST_RATE, SECOND_RATE, BETA = 16, 3e-3, 2.5e-4, 0.1
+# With β 0.1 the answers' own likelihood falls so far that phrases break ("Iing am sure") after 60 steps at 5e-4.
+RANK, FIRST_RATE, SECOND_RATE, BETA = 16, 3e-3, 3e-4, 0.5
 QUESTIONS = 40
 TOLERANCE = 0.02
 TARGETS = {"alone": 0.9, "two at once": 0.8, "fall": 0.05}
