@@ -81,8 +81,9 @@ def _pair_accuracy(module: Any, data: Any) -> list[float]:
     module.network.eval()
     with torch.no_grad():
         for batch in data.fixed_order_dataloader("val"):
-            reference = module.reference_log_probs(batch)
-            rewards = loss.rewards(Completions(module.log_probs(module.network, batch), batch["lengths"], reference))
+            reference = module.preferences.reference_log_probs(batch)
+            log_probs = module.preferences.log_probs(module.network, batch)
+            rewards = loss.rewards(Completions(log_probs, batch["lengths"], reference))
             lead = rewards[batch["pairs"][:, 0]] - rewards[batch["pairs"][:, 1]]
             right += float((lead > 0).sum() + 0.5 * (lead == 0).sum())
             count += len(lead)

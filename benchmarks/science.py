@@ -21,6 +21,7 @@ import torch
 from benchmarks import (
     apet_sizes,
     apet_sst2,
+    cpo_playground,
     preference_trend,
     reward_study,
     sft_trl,
@@ -41,6 +42,7 @@ STUDIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "apet_sizes": apet_sizes.run,
     "ultrafuser_playground": ultrafuser_playground.run,
     "reward_study": reward_study.run,
+    "cpo_playground": cpo_playground.run,
 }
 REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "thresholds": thresholds.report,
@@ -51,6 +53,7 @@ REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "apet_sizes": apet_sizes.report,
     "ultrafuser_playground": ultrafuser_playground.report,
     "reward_study": reward_study.report,
+    "cpo_playground": cpo_playground.report,
 }
 
 

@@ -48,6 +48,10 @@ VERBS = {
         "fulgurite.commands.thresholds:thresholds",
     ),
     "score": Verb("rewards of a file's answers, or RewardBench, by a reward model", "fulgurite.commands.score:score"),
+    "control": Verb(
+        "measure how closely answers follow the levels of objectives that are asked for",
+        "fulgurite.commands.control:control",
+    ),
 }
 
 _EPILOG = """\

@@ -104,24 +104,30 @@ PUBLIC = {
     "fulgurite.evaluation": [
         "BenchmarkItem",
         "BenchmarkResult",
+        "ControlReport",
         "FusedAnswer",
         "GenerationSettings",
         "LoadedModel",
         "RewardScorer",
         "answer_log_probs",
+        "ask",
         "benchmark_items",
+        "conditions_to_ask",
         "exact_match",
         "generate_from_ids",
         "generate_fused",
         "generate_text",
         "load_for_generation",
+        "pareto_front",
         "rouge_l",
         "score_benchmark",
         "select_answers",
+        "spearman",
         "token_f1",
     ],
     "fulgurite.lightning_modules": [
         "APETModule",
+        "CPOModule",
         "ClassificationModule",
         "FinetuneModule",
         "PreferenceModule",
@@ -131,6 +137,7 @@ PUBLIC = {
         "UltraFuserModule",
     ],
     "fulgurite.datamodules": [
+        "CPODataModule",
         "ConversationDataModule",
         "FilesDataModule",
         "GLUEDataModule",
@@ -236,6 +243,15 @@ OPTIONS = {
         "backbone loss use_margin ranking_weight direct_weight centring temperature head adapter learning_rate "
         "head_learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels "
         "trust_remote_code"
+    ),
+    "fulgurite.lightning_modules.CPOModule": (
+        "backbone stage adapter init_adapter cache_reference reference_cache beta learning_rate gate_learning_rate "
+        "weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels trust_remote_code"
+    ),
+    "fulgurite.datamodules.CPODataModule": (
+        "stage path val_path test_path schema columns objectives spelling objective_weights distance_weights control "
+        "conditions_per_row buckets template supervise trees packing token_budget on_bad_row val_fraction revision "
+        "tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir limit_train pad_multiple"
     ),
     "fulgurite.datamodules.SFTDataModule": (
         "path val_path test_path schema columns template supervise task_type packing too_long on_bad_row val_fraction "

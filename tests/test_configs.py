@@ -10,6 +10,7 @@ import yaml
 from fulgurite.cli import main
 
 CONFIGS = sorted(Path(__file__).resolve().parent.parent.joinpath("configs").rglob("*.yaml"))
+CPSFT = next(path for path in CONFIGS if path.name == "cpo_playground_cpsft.yaml")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -28,6 +29,10 @@ def test_recipe_runs_two_steps(path, tmp_path, capsys):
     if content["model"]["class_path"] == "UltraFuserModule":
         words += ["--model.specialists", "[playground-text, playground-code, playground-maths]"]
         words += ["--data.evol_instruct", "null", "--data.math_instruct", "null"]
+    if content["model"]["init_args"].get("init_adapter"):  # a second stage, which begins with the weights of a first
+        begun = [w.replace(str(path), str(CPSFT)).replace(str(tmp_path), str(tmp_path / "first")) for w in words]
+        assert main(begun) == 0, capsys.readouterr()
+        words += ["--model.init_adapter", str(tmp_path / "first" / "checkpoints" / "last.ckpt")]
     if content["model"]["init_args"].get("schedule"):  # stages are counted in epochs
         words = [w for w in words if w not in ("--trainer.max_steps", "2")]
         words += [

@@ -19,6 +19,7 @@ COMMANDS = [
 ]
 SHORT = "--trainer.max_steps 2 --trainer.limit_val_batches 1 --trainer.enable_progress_bar false --trainer.logger false".split()
 RUNS = {"configs/quickstart.yaml": "quickstart", "configs/sft_tiny_llama.yaml": "sft-tiny-llama"}
+RUNS["configs/cpo_playground_cpsft.yaml"] = "cpo-playground-cpsft"
 PLAYGROUND = {
     "configs/glue/rte_schedule.yaml": "--model.backbone playground --data.path builtin --data.max_length 32".split()
 }
@@ -42,6 +43,8 @@ def shortened(command: str, root: Path) -> list[str]:
         words += ["--data.documents", "200"] if "playground_base" in config else []
         words += ["--data.limit_train", "60", "--data.max_length", "512"] if "sft/" in config else []
         words += ["--trainer.num_sanity_val_steps", "0"] if "sft" in config or "preference" in config else []
+    elif words[0] == "control":
+        words += ["--count", "1", "--two_at_once", "false", "--max_new_tokens", "8", "--out", str(root / "control")]
     elif words[0] == "test":
         words += [
             "--trainer.limit_test_batches",
@@ -62,7 +65,7 @@ def test_commands_of_the_readme_run_in_order(tmp_path, monkeypatch, capsys):
             continue
         assert main(shortened(command, tmp_path)) == 0, (command, capsys.readouterr())
         ran.append(command.split()[1])
-    assert set(ran) == {"fit", "test", "export", "generate"} and len(ran) >= 11
+    assert set(ran) == {"fit", "test", "export", "generate", "control"} and len(ran) >= 11
     assert "max |merged − adapter|" in capsys.readouterr().out
     assert (tmp_path / "quickstart" / "peft" / "adapter_config.json").is_file()
 

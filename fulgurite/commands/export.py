@@ -10,6 +10,7 @@ of UltraRM and Eurus-RM. PEFT cannot carry a head on the last token, so that for
 """
 
 import contextlib
+import json
 import shutil
 import tempfile
 import warnings
@@ -26,6 +27,7 @@ from fulgurite.commands.checkpoint_files import load_module
 from fulgurite.commands.export_checks import compare, in_fp32, logits_of, no_progress_bar, probe
 from fulgurite.commands.export_reward import write_reward_model
 from fulgurite.console import say, shortest
+from fulgurite.data.conditions import CONDITION_FILE
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.tokenizers import load_tokenizer
 from fulgurite.models import RewardModel, load_backbone
@@ -93,6 +95,12 @@ def export(
         raise ValueError(
             f"export: {shortest(ckpt_path)} holds no adapter, its whole network was trained; --format merged writes that network"
         )
+    begun = getattr(module, "init_adapter", None)
+    if begun is not None and format != "merged":
+        raise ValueError(
+            f"export: the adapter of {shortest(ckpt_path)} stands on a base into which {begun} was merged, so that on the base "
+            "alone it computes something else; --format merged writes the whole model"
+        )
     tokenizer = load_tokenizer(module.backbone)
     if module.chat_template is not None:
         tokenizer.chat_template = module.chat_template  # what was trained with is what has to be served with
@@ -106,6 +114,9 @@ def export(
             assert adapter is not None
             _write_adapter(module, adapter, tokenizer, folder, format, rank_pattern, tolerance)
         tokenizer.save_pretrained(folder)
+        conditions = getattr(module, "conditions", None)
+        if conditions is not None:
+            (folder / CONDITION_FILE).write_text(json.dumps(conditions.to_dict(), indent=2) + "\n", encoding="utf-8")
         for file in sorted(folder.glob("*.safetensors")):
             table.add_row(file.name, f"{file.stat().st_size / 2**20:.2f} MiB")
     say(table, f"written: {shortest(target)}")

@@ -20,7 +20,7 @@ from fulgurite.data.tokenizers import load_tokenizer
 from fulgurite.evaluation.generation import GenerationSettings, LoadedModel, generate_text, load_for_generation
 from fulgurite.models import FusedNetwork
 
-__all__ = ["generate"]
+__all__ = ["generate", "load_model"]
 
 
 def generate(
@@ -44,6 +44,7 @@ def generate(
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     device: str | None = None,
     overwrite: bool = False,
+    conditions: str | None = None,
 ) -> None:
     """Generates text.
 
@@ -68,6 +69,7 @@ def generate(
         dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
         device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
         overwrite: replace an output that holds other answers.
+        conditions: levels to ask a model of CPOModule for, such as "helpfulness=5,honesty=3"; each prompt begins with them.
     """
     given = [name for name, value in (("prompt", prompt), ("file", file), ("chat", chat or None)) if value is not None]
     if len(given) != 1:
@@ -84,7 +86,7 @@ def generate(
     )
     if file is not None and not Path(file).is_file():
         raise FileNotFoundError(f"generate: --file {file}: no such file; check the path")
-    loaded = _load(model, adapter, template, dtype, device)
+    loaded = load_model("generate", model, adapter, template, dtype, device)
     if (system is not None or chat) and not loaded.tokenizer.chat_template:
         if system is not None and not chat:
             raise ValueError(
@@ -92,8 +94,9 @@ def generate(
             )
         apply_template(loaded.tokenizer)
     start = () if system is None else (Turn("system", system),)
+    lead = "" if conditions is None else _lead(loaded, conditions, model or adapter or "")
     if prompt is not None:
-        _answer(loaded, start, prompt, settings)
+        _answer(loaded, start, lead + prompt, settings)
     elif file is not None and output is not None:
         identity = {
             "model": [model, _stamp(model)],
@@ -101,9 +104,19 @@ def generate(
             "dtype": dtype,
             **{field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "batch_size"},
         }
-        run_file(loaded, Path(file), Path(output), start, column, settings, identity, overwrite)
+        run_file(loaded, Path(file), Path(output), start, column, settings, identity, overwrite, lead)
     else:
-        run_chat(loaded, start, settings)
+        run_chat(loaded, start, settings, lead)
+
+
+def _lead(loaded: LoadedModel, conditions: str, name: str) -> str:
+    """The tokens that stand in front of each prompt."""
+    if loaded.conditions is None:
+        raise ValueError(
+            f"generate: --conditions {conditions}: {shortest(name)} was trained without conditions; leave them out, or give a "
+            "checkpoint of CPOModule or what was exported of one"
+        )
+    return loaded.conditions.prefix({k: v for k, v in loaded.conditions.parse(conditions).items() if v is not None})
 
 
 def _stamp(path: str | None) -> int | None:
@@ -115,9 +128,19 @@ def _stamp(path: str | None) -> int | None:
     return max((file.stat().st_mtime_ns for file in files), default=None)
 
 
-def _load(
-    model: str | None, adapter: str | None, template: str | None, dtype: str | None, device: str | None
+def load_model(
+    verb: str, model: str | None, adapter: str | None, template: str | None, dtype: str | None, device: str | None
 ) -> LoadedModel:
+    """What --model and --adapter name, ready to generate.
+
+    Args:
+        verb: who asks, for messages.
+        model: hub id, folder, playground, or a .ckpt file.
+        adapter: folder of an adapter, or a .ckpt file.
+        template: as `generate` has it.
+        dtype: of the weights; None takes the usual one of the device.
+        device: where to; None takes a GPU if there is one.
+    """
     import torch
 
     if device is None:
@@ -127,29 +150,29 @@ def _load(
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(
-            f"generate: device {device!r} cannot be used ({str(error).splitlines()[0]}); give cpu, or a device that is there"
+            f"{verb}: device {device!r} cannot be used ({str(error).splitlines()[0]}); give cpu, or a device that is there"
         ) from error
     checkpoints = [path for path in (model, adapter) if path is not None and path.endswith(".ckpt")]
     if checkpoints and model is not None and adapter is not None:
         raise ValueError(
-            f"generate: {shortest(checkpoints[0])} is a checkpoint, which knows its model and its adapter; give it alone"
+            f"{verb}: {shortest(checkpoints[0])} is a checkpoint, which knows its model and its adapter; give it alone"
         )
     if checkpoints:
-        return _from_checkpoint(checkpoints[0], template, dtype, place)
+        return _from_checkpoint(verb, checkpoints[0], template, dtype, place)
     if model is None and adapter is None:
-        raise ValueError("generate: no model was given; give --model (a hub id, a folder, playground) or --adapter")
+        raise ValueError(f"{verb}: no model was given; give --model (a hub id, a folder, playground) or --adapter")
     dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
     return load_for_generation(model, adapter, template, dtype, device)
 
 
-def _from_checkpoint(path: str, template: str | None, dtype: str | None, device: object) -> LoadedModel:
+def _from_checkpoint(verb: str, path: str, template: str | None, dtype: str | None, device: object) -> LoadedModel:
     import torch
 
     module = load_module(path)
     module.configure_model()
     if module.task not in ("causal_lm", "seq2seq") or module.network is None:
         raise ValueError(
-            f"generate: {shortest(path)} was trained for {module.task}, which writes no text; give a checkpoint of "
+            f"{verb}: {shortest(path)} was trained for {module.task}, which writes no text; give a checkpoint of "
             "SFTModule, or of another module with the task causal_lm or seq2seq"
         )
     fused = module.network if isinstance(module.network, FusedNetwork) else None
@@ -167,7 +190,7 @@ def _from_checkpoint(path: str, template: str | None, dtype: str | None, device:
         templates = getattr(module, "chat_templates", None) if template is None else None
         network.chat_templates, tokenizer.chat_template = templates, (templates or [tokenizer.chat_template])[0]
         network.gates.float()  # a gate is small, and differences of its scores decide
-    return LoadedModel(network.eval(), tokenizer)
+    return LoadedModel(network.eval(), tokenizer, getattr(module, "conditions", None))
 
 
 def _answer(loaded: LoadedModel, start: tuple[Turn, ...], prompt: str, settings: GenerationSettings) -> None:

@@ -15,13 +15,14 @@ __all__ = ["run_chat"]
 _HELP = "/reset forgets the conversation, /quit or Ctrl-D ends it, Ctrl-C stops an answer"
 
 
-def run_chat(loaded: LoadedModel, start: tuple[Turn, ...], settings: GenerationSettings) -> None:
+def run_chat(loaded: LoadedModel, start: tuple[Turn, ...], settings: GenerationSettings, lead: str = "") -> None:
     """Reads turns from the standard input and writes answers as they come.
 
     Args:
         loaded: the model and its tokenizer.
         start: the system's turn, or nothing.
         settings: of the answers; the seed counts up with the turns, so that the same question draws anew.
+        lead: condition tokens in front of each question.
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  input() then has a history and cursor keys
@@ -46,7 +47,7 @@ def run_chat(loaded: LoadedModel, start: tuple[Turn, ...], settings: GenerationS
             else:
                 _write(f"{text} is no command: {_HELP}\n")
             continue
-        asked = (*history, Turn("user", text))
+        asked = (*history, Turn("user", lead + text))
         try:
             found = generate_text(loaded.model, loaded.tokenizer, [asked], _seeded(settings, turn), _write)
         except KeyboardInterrupt:

@@ -36,6 +36,7 @@ def run_file(
     settings: GenerationSettings,
     identity: Mapping[str, Any],
     overwrite: bool,
+    lead: str = "",
 ) -> None:
     """Answers every row of a file.
 
@@ -48,12 +49,14 @@ def run_file(
         settings: of the answers.
         identity: what else the answers depend on; part of the hash.
         overwrite: whether answers in `target` that are not these may be lost.
+        lead: condition tokens in front of each prompt's last turn.
     """
     if target.suffix not in (".jsonl", ".ndjson"):
         raise ValueError(f"generate: --output {target}; what is written is .jsonl; give a name that ends so")
     if target.resolve() == source.resolve():
         raise ValueError(f"generate: --output {target} is the input itself; give another name")
     rows, prompts = _read(source, start, column, bool(loaded.tokenizer.chat_template))
+    prompts = [(*prompt[:-1], replace(prompt[-1], content=lead + prompt[-1].content)) for prompt in prompts]
     common = json.dumps([dict(identity), loaded.tokenizer.chat_template], sort_keys=True)
     hashes = [_hash(common, prompt) for prompt in prompts]
     part = target.with_name(target.name + ".part")

@@ -2,6 +2,7 @@
 
 from fulgurite.datamodules.base import TextDataModule
 from fulgurite.datamodules.conversations import ConversationDataModule
+from fulgurite.datamodules.cpo import CPODataModule
 from fulgurite.datamodules.files import FilesDataModule
 from fulgurite.datamodules.glue import GLUEDataModule
 from fulgurite.datamodules.pet_tasks import PETTasksDataModule
@@ -17,6 +18,7 @@ from fulgurite.datamodules.ultralink import UltraLinkDataModule
 from fulgurite.datamodules.ultrasafety import UltraSafetyDataModule
 
 __all__ = [
+    "CPODataModule",
     "ConversationDataModule",
     "FilesDataModule",
     "GLUEDataModule",

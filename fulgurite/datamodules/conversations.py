@@ -266,6 +266,10 @@ class ConversationDataModule(TextDataModule):
             critique_prompt=self.critique_prompt,
         )
 
+    def _reader_key(self) -> list[Any]:
+        """What decides the rows beside the options of this class; a subclass whose reader has more says so here."""
+        return []
+
     def _load_or_encode(self, split: str, sources: list[RowSource], part: str) -> MappedRows:
         tokenizer = self.load_tokenizer()
         limit = self.limit_train if split == "train" else None
@@ -274,6 +278,7 @@ class ConversationDataModule(TextDataModule):
             [self.schema, self.columns, self.tags and sorted(self.tags), self.critique_prompt, len(self.paths) > 1],
             *self._identity(tokenizer, sources),
             [part, self.val_fraction if part != "all" else None, limit, self.seed if limit else None],
+            *self._reader_key(),
         ]
         path = self.cache_dir / "conversations" / f"{cache_key(how)}.safetensors"
 

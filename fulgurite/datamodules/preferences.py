@@ -259,6 +259,7 @@ class PreferenceDataModule(ConversationDataModule):
             [self.augment and split == "train"],
             *self._identity(self.load_tokenizer(), sources),
             [part, self.val_fraction if part != "all" else None, limit],
+            *self._reader_key(),
         ]
         path = self.cache_dir / "preferences" / f"{cache_key(how)}.safetensors"
         if path.is_file():

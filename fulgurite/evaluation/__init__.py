@@ -1,6 +1,7 @@
 """What needs a model's own text or judges it: generation, rewards, RewardBench. No Lightning in here."""
 
 from fulgurite.evaluation.answers import exact_match, rouge_l, token_f1
+from fulgurite.evaluation.controllability import ControlReport, ask, conditions_to_ask, pareto_front, spearman
 from fulgurite.evaluation.fused_generation import FusedAnswer, generate_fused
 from fulgurite.evaluation.generation import (
     GenerationSettings,
@@ -16,19 +17,24 @@ from fulgurite.evaluation.selection import answer_log_probs, select_answers
 __all__ = [
     "BenchmarkItem",
     "BenchmarkResult",
+    "ControlReport",
     "FusedAnswer",
     "GenerationSettings",
     "LoadedModel",
     "RewardScorer",
     "answer_log_probs",
+    "ask",
     "benchmark_items",
+    "conditions_to_ask",
     "exact_match",
     "generate_from_ids",
     "generate_fused",
     "generate_text",
     "load_for_generation",
+    "pareto_front",
     "rouge_l",
     "score_benchmark",
     "select_answers",
+    "spearman",
     "token_f1",
 ]

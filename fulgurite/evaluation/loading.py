@@ -1,4 +1,4 @@
-"""A language model with its adapter and the chat template that belongs to both, ready to generate."""
+"""A language model with its adapter, and the chat template and conditions that belong to both, ready to generate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import nn
 
 from fulgurite.adapters.storage import load_adapter
+from fulgurite.data.conditions import CONDITION_FILE, Objectives
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.templates import apply_template
 from fulgurite.data.tokenizers import load_tokenizer
@@ -23,10 +24,12 @@ _TEMPLATE_FILE = "chat_template.jinja"
 
 
 class LoadedModel(NamedTuple):
-    """A model in evaluation mode, and its tokenizer with the chat template that belongs to it, if there is one."""
+    """A model in evaluation mode, its tokenizer with the chat template that belongs to it, if there is one, and the objectives
+    that it was trained to be controlled by, if there are any."""
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
+    conditions: Objectives | None = None
 
 
 def load_for_generation(
@@ -69,7 +72,7 @@ def load_for_generation(
     tokenizer = _tokenizer(name, adapter)
     if template is not None:
         apply_template(tokenizer, template)
-    return LoadedModel(network.to(device).eval(), tokenizer)
+    return LoadedModel(network.to(device).eval(), tokenizer, _conditions(adapter) or _conditions(name))
 
 
 def _peft_base(adapter: str | None) -> str | None:
@@ -100,6 +103,17 @@ def _with_peft(network: nn.Module, adapter: str) -> nn.Module:
         raise ImportError(f"load_for_generation: {adapter} is a PEFT adapter; pip install peft to load it") from error
     loaded: nn.Module = PeftModel.from_pretrained(network, adapter)  # type: ignore[arg-type]
     return loaded
+
+
+def _conditions(folder: str | None) -> Objectives | None:
+    """The objectives that a folder of an adapter or a model came with."""
+    file = Path(folder) / CONDITION_FILE if folder is not None else None
+    if file is None or not file.is_file():
+        return None
+    try:
+        return Objectives.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"load_for_generation: {file} is damaged ({error}); export the adapter again") from error
 
 
 def _tokenizer(name: str, adapter: str | None) -> PreTrainedTokenizerBase:

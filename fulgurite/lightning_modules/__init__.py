@@ -2,6 +2,7 @@
 
 from fulgurite.lightning_modules.apet import APETModule
 from fulgurite.lightning_modules.classification import ClassificationModule
+from fulgurite.lightning_modules.cpo import CPOModule
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.preference import PreferenceModule
 from fulgurite.lightning_modules.reward import RewardModule
@@ -11,6 +12,7 @@ from fulgurite.lightning_modules.ultrafuser import UltraFuserModule
 
 __all__ = [
     "APETModule",
+    "CPOModule",
     "ClassificationModule",
     "FinetuneModule",
     "PreferenceModule",

@@ -10,23 +10,20 @@ completions stand beside the right ones under the same prompt, and z0 is a mean 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from fulgurite.adapters import AdapterConfig, load_adapter
-from fulgurite.data.playground import resolve_backbone
-from fulgurite.lightning_modules.completions import CompletionLogProbs
+from fulgurite.adapters import AdapterConfig
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.hyperparameters import remember
-from fulgurite.lightning_modules.objectives import Batch, Step
+from fulgurite.lightning_modules.initial_weights import merge_adapter
+from fulgurite.lightning_modules.objectives import Batch
 from fulgurite.lightning_modules.preference_metrics import PreferenceMetrics
-from fulgurite.lightning_modules.reference import ReferenceCache
-from fulgurite.lightning_modules.reference_pass import cached_reference
-from fulgurite.losses import Completions, PreferenceLoss, kl_baseline, means, preference_metrics
-from fulgurite.models import load_backbone
+from fulgurite.lightning_modules.preference_objective import PreferenceObjective
+from fulgurite.losses import PreferenceLoss
+from fulgurite.models.dropout import switch_dropout_off
 
 __all__ = ["PreferenceModule"]
 
@@ -39,7 +36,7 @@ class PreferenceModule(FinetuneModule):
         loss: a name out of fulgurite.losses.PREFERENCE_LOSSES, or several, which are summed.
         loss_weights: factor of each loss (default: 1 each).
         adapter: LoRA, SoRA, APET, or nothing to train the whole network.
-        init_adapter: folder of an SFT adapter (`fulgurite export --format adapter`) that is merged into the base first.
+        init_adapter: SFT adapter merged into the base first: a folder (`fulgurite export --format adapter`) or a .ckpt file.
         reference_model: hub id or folder of another reference (default: the base as this run finds it).
         cache_reference: compute the reference's log-probabilities once, before the first step, and keep them on disk.
         reference_cache: file of such log-probabilities to use (default: one in the datamodule's cache folder, by content).
@@ -119,32 +116,21 @@ class PreferenceModule(FinetuneModule):
             undesirable_weight=undesirable_weight,
             temperature=temperature,
         )
-        if reference_cache is not None and not cache_reference:
-            raise ValueError(
-                "PreferenceModule: reference_cache was given with cache_reference=false; give one or the other"
-            )
-        if not self.loss.needs_reference and (reference_model or reference_cache):
-            raise ValueError(
-                f"PreferenceModule: {', '.join(self.loss.names)} has no reference; leave the reference out"
-            )
-        self.init_adapter, self.reference_model = init_adapter, reference_model
-        self.cache_reference, self.reference_cache = cache_reference, reference_cache
-        self.use_margin = use_margin
-        self.log_probs = CompletionLogProbs()
-        self.objective = self._preference_step
-        self._cache: ReferenceCache | None = None
-        # In a list: a frozen second model is no submodule, so no checkpoint holds it.
-        self._reference: list[nn.Module] = []
+        self.init_adapter = init_adapter
+        self.preferences = PreferenceObjective(
+            self,
+            self.loss,
+            reference_model=reference_model,
+            cache=cache_reference,
+            cache_file=reference_cache,
+            use_margin=use_margin,
+        )
+        self.objective = self.preferences
 
     def setup(self, stage: str) -> None:
         """Metrics of preference learning; the data must offer what the loss reads."""
         super().setup(stage)
-        kind = getattr(getattr(self.trainer, "datamodule", None), "objective_kind", None)
-        if kind is not None and kind != self.loss.kind:
-            raise ValueError(
-                f"PreferenceModule: {', '.join(self.loss.names)} reads {self.loss.kind}, but the datamodule gives {kind}. "
-                f"Give --data.objective_kind {self.loss.kind}, or another loss."
-            )
+        self.preferences.check_data()
         if not isinstance(getattr(self, "val_preferences", None), PreferenceMetrics):
             self.val_preferences, self.test_preferences = PreferenceMetrics(), PreferenceMetrics()
 
@@ -159,120 +145,24 @@ class PreferenceModule(FinetuneModule):
 
     def on_fit_start(self) -> None:
         """Have the reference ready: log-probabilities of every completion from disk, or computed now."""
-        if not self.loss.needs_reference:
-            return
-        if self.cache_reference:
-            self._cache = cached_reference(self)
-        elif self.reference_model is not None or self.adapter is None:
-            self._reference = [self.load_reference()]
-
-    def load_reference(self) -> nn.Module:
-        """A frozen second copy of the reference on this module's device: another model, or the base as the run found it."""
-        name = self.reference_model or self.backbone
-        loaded = load_backbone(
-            resolve_backbone(name), "causal_lm", dtype=self.dtype_name, trust_remote_code=self.trust_remote_code
-        )
-        if self.reference_model is None:
-            self._prepare_base(loaded.model)
-        switch_dropout_off(loaded.model)
-        return loaded.model.requires_grad_(False).eval().to(self.device)
+        self.preferences.prepare()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The scaled loss of one batch of trees; rewards are logged as they come."""
         loss = super().training_step(batch, batch_idx)
-        for name, value in means(self._last_metrics).items():
-            self._note(f"train_{name}", value, prog_bar=name == "rewards/accuracies")
+        self.preferences.note_step()
         return loss
 
-    @torch.no_grad()
-    def reference_log_probs(self, batch: Batch) -> torch.Tensor:
-        """(C,) of the reference: looked up, or computed."""
-        if "reference" in batch:
-            return batch["reference"]
-        if self._cache is not None:
-            found = self._cache.look_up(batch["key"])
-            if found is not None:
-                return found
-        if self._reference:
-            return self.log_probs(self._reference[0], batch)
-        if self.adapter is not None and self.reference_model is None:
-            with self.adapter.disabled():
-                return self.log_probs(self._network(), batch)
-        self._reference = [self.load_reference()]
-        return self.log_probs(self._reference[0], batch)
-
-    def _preference_step(self, network: nn.Module, batch: Batch) -> Step:
-        reference = self.reference_log_probs(batch) if self.loss.needs_reference else None
-        completions = Completions(self.log_probs(network, batch), batch["lengths"], reference)
-        units = self._units(batch, completions)
-        parts = self.loss(completions, **units)
-        shown = {name: value for name, value in units.items() if name not in ("pairs", "margin", "weight")}
-        # A rank whose share only fills up a batch has none.
-        pairs = batch["pairs"] if batch["pairs"].numel() or self.loss.kind == "pairs" else None
-        self._last_metrics = preference_metrics(self.loss, completions, pairs=pairs, **shown)
-        empty = batch["targets"][:0]
-        return Step(parts.loss_sum, parts.units, empty, empty)
-
-    def _units(self, batch: Batch, completions: Completions) -> dict[str, Any]:
-        """What the loss reads beside the completions."""
-        if self.loss.kind == "pairs":
-            margin = {"margin": batch["pair_margin"]} if self.use_margin else {}
-            return {"pairs": batch["pairs"], "weight": batch["pair_weight"], **margin}
-        if self.loss.kind == "groups":
-            return {"group": batch["group"], "scores": batch["score"]}
-        assert completions.reference is not None
-        baseline = kl_baseline(completions.log_probs, completions.reference, batch["kl"])
-        total, number = baseline.total, baseline.number
-        if self._trainer is not None and self.trainer.world_size > 1:
-            gathered: Any = self.all_gather(torch.stack([total.double(), number.double()]))
-            total, number = gathered.reshape(-1, 2).sum(0).unbind()
-        z0 = (total / number.clamp(min=1)).to(completions.log_probs.dtype)
-        examples = (batch["desirable"] >= 0).nonzero().squeeze(1)
-        return {
-            "desirable": batch["desirable"][examples] == 1,
-            "examples": examples,
-            "kl": z0,
-            "weight": batch["completion_weight"][examples],
-        }
-
     def _evaluate(self, batch: Batch, prefix: str) -> None:
-        step = self.objective(self._network(), batch)
-        loss = getattr(self, prefix + "loss")
-        loss.update(step.loss_sum, step.targets)
-        self._note(f"{prefix}loss", loss, on_step=False, on_epoch=True, prog_bar=True)
-        getattr(self, prefix + "preferences").update(self._last_metrics)
+        self.preferences.evaluate(batch, prefix, getattr(self, prefix + "preferences"))
 
     def on_validation_epoch_end(self) -> None:
         """Rewards, margins and accuracy of the whole validation, with the accuracy's 95 % interval."""
-        self._report("val_")
+        self.preferences.report("val_", self.val_preferences)
 
     def on_test_epoch_end(self) -> None:
         """The same of the test rows."""
-        self._report("test_")
-
-    def _report(self, prefix: str) -> None:
-        metrics = getattr(self, prefix + "preferences")
-        for name, value in metrics.compute().items():
-            self._note(prefix + name, value, prog_bar=name == "rewards/accuracies", on_step=False, on_epoch=True)
-        metrics.reset()
+        self.preferences.report("test_", self.test_preferences)
 
     def _default_metrics(self) -> tuple[str, ...]:
         return ("rewards/accuracies",)
-
-
-def merge_adapter(model: nn.Module, folder: str) -> None:
-    """Fold the adapter of a folder that ``adapter.save`` wrote into the model's weights, and take it off."""
-    adapter = load_adapter(model, folder)
-    adapter.merge()
-    adapter.detach()
-    rank_zero_info(f"{folder} was merged into the base")
-
-
-def switch_dropout_off(network: nn.Module) -> None:
-    """Every probability to 0, by whatever name a model keeps it: evaluation mode would switch checkpointing off as well."""
-    for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in list(vars(module).items()):
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)

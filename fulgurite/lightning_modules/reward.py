@@ -26,10 +26,10 @@ from fulgurite.lightning_modules.completions import CompletionRewards
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.hyperparameters import remember
 from fulgurite.lightning_modules.objectives import Batch, Step
-from fulgurite.lightning_modules.preference import switch_dropout_off
 from fulgurite.lightning_modules.reward_metrics import RewardMetrics, reliability
 from fulgurite.losses import RewardLoss, kway_loss
 from fulgurite.models import Backbone, RewardModel, load_reward_model
+from fulgurite.models.dropout import switch_dropout_off
 
 __all__ = ["RewardModule"]
 

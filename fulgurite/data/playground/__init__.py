@@ -7,6 +7,7 @@ package imports neither torch nor transformers.
 from fulgurite.data.playground.answers import check_answer
 from fulgurite.data.playground.generators import DOMAINS, check, documents, tasks
 from fulgurite.data.playground.glue import GLUE_COLUMNS, GLUE_LABELS, GLUE_SPLITS, glue_rows
+from fulgurite.data.playground.levels import LEVELS, rate
 from fulgurite.data.playground.registry import BACKBONES, SCHEMAS, SPECIALISTS, builtin_rows, resolve_backbone
 from fulgurite.data.playground.task import Task, conversation
 
@@ -16,6 +17,7 @@ __all__ = [
     "GLUE_COLUMNS",
     "GLUE_LABELS",
     "GLUE_SPLITS",
+    "LEVELS",
     "SCHEMAS",
     "SPECIALISTS",
     "Task",
@@ -25,6 +27,7 @@ __all__ = [
     "conversation",
     "documents",
     "glue_rows",
+    "rate",
     "resolve_backbone",
     "tasks",
 ]

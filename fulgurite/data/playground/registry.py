@@ -9,6 +9,7 @@ from fulgurite.data.playground.answers import ANSWER_ROWS, answer_rows
 from fulgurite.data.playground.conversations import CONVERSATION_ROWS, conversation_rows
 from fulgurite.data.playground.generators import DOMAINS, documents
 from fulgurite.data.playground.glue import GLUE_COLUMNS, glue_rows
+from fulgurite.data.playground.levels import level_rows
 from fulgurite.data.playground.preferences import PREFERENCE_ROWS, preference_rows
 
 __all__ = ["BACKBONES", "SCHEMAS", "SPECIALISTS", "builtin_rows", "resolve_backbone"]
@@ -19,7 +20,8 @@ BACKBONES: dict[str, Path] = {"playground": _BASE, "playground-base": _BASE}
 SPECIALISTS: dict[str, Path] = {
     f"playground-{domain}": Path(__file__).parent / f"specialist_{domain}" for domain in DOMAINS
 }
-SCHEMAS = (*(f"glue/{task}" for task in GLUE_COLUMNS), *ANSWER_ROWS, *CONVERSATION_ROWS, *PREFERENCE_ROWS, "text")
+_GLUE = tuple(f"glue/{task}" for task in GLUE_COLUMNS)
+SCHEMAS = (*_GLUE, *ANSWER_ROWS, *CONVERSATION_ROWS, *PREFERENCE_ROWS, "cpo", "text")
 _TEXTS = {"train": 20_000, "validation": 500}
 
 
@@ -55,6 +57,8 @@ def builtin_rows(schema: str, split: str, seed: int = 0, count: int | None = Non
         return [{"text": text} for text in documents(seed, wanted, split=split)]
     if schema in ANSWER_ROWS:
         return answer_rows(schema, split, seed, count)
+    if schema == "cpo":
+        return level_rows(split, seed, count)
     if schema in PREFERENCE_ROWS:
         return preference_rows(schema, split, seed, count)
     if schema in CONVERSATION_ROWS:

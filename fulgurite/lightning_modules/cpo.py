@@ -1,0 +1,195 @@
+r"""Controllable preference optimisation (CPO; Guo et al., arXiv 2402.19085) of a causal model, in two stages.
+
+* **CPSFT**: next-token loss of answers behind their own ratings, −log π(y | c, x).
+* **CDPO**: DPO over pairs that are ordered by g under a condition (:mod:`fulgurite.data.rated`), with the CPSFT model as reference:
+  −log σ(β log[π(y_w|c,x)/π_ref(y_w|c,x)] − β log[π(y_l|c,x)/π_ref(y_l|c,x)]).
+
+Each stage is a fit of its own with its own steps, schedule and checkpoints; ``init_adapter`` carries the first into the second:
+CPSFT's adapter is merged into the base, the new one begins at zero, so that policy and reference are equal at step 0.
+
+The objectives with their scales and spelling travel in the checkpoint. The second stage refuses data whose tokens are not those
+that the first was trained with (the published code used other spellings in its two stages and in its tests).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from fulgurite.adapters import AdapterConfig
+from fulgurite.data.conditions import Objectives
+from fulgurite.lightning_modules.finetune import FinetuneModule
+from fulgurite.lightning_modules.hyperparameters import remember
+from fulgurite.lightning_modules.initial_weights import merge_adapter, stored_conditions
+from fulgurite.lightning_modules.objectives import Batch
+from fulgurite.lightning_modules.preference_metrics import PreferenceMetrics
+from fulgurite.lightning_modules.preference_objective import PreferenceObjective
+from fulgurite.lightning_modules.reference import weights_fingerprint
+from fulgurite.losses import PreferenceLoss
+from fulgurite.models.dropout import switch_dropout_off
+
+__all__ = ["CPOModule"]
+
+
+class CPOModule(FinetuneModule):
+    """Train a causal language model to meet requested levels of several objectives.
+
+    Args:
+        backbone: hub id, folder, or a playground name such as "playground".
+        stage: "cpsft" for supervised training behind the answers' own ratings, then "cdpo" for preferences under conditions.
+        adapter: LoRA, SoRA, APET, or nothing to train the whole network.
+        init_adapter: what stage "cpsft" left, merged into the base first: a .ckpt file or a folder of `fulgurite export`.
+        cache_reference: in cdpo compute the reference's log-probabilities once, before the first step, and keep them on disk.
+        reference_cache: file of such log-probabilities to use (default: one in the datamodule's cache folder, by content).
+        beta: strength of the pull to the reference in cdpo.
+        learning_rate: peak learning rate; published are 1e-5 for full tuning in cpsft and 5e-5 for an adapter in cdpo.
+        gate_learning_rate: peak learning rate of SoRA's gates (default: learning_rate).
+        weight_decay: decoupled weight decay of matrices.
+        warmup_ratio: share of the steps spent on linear warm-up.
+        lr_schedule: decay after the warm-up.
+        dtype: dtype of the base weights.
+        gradient_checkpointing: recompute activations in the backward: less memory, more time.
+        kernels: backend of the kernels (default: leave the process's setting alone).
+        trust_remote_code: run model code from the checkpoint's repository.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        stage: Literal["cpsft", "cdpo"] = "cpsft",
+        adapter: AdapterConfig | None = None,
+        init_adapter: str | None = None,
+        cache_reference: bool = True,
+        reference_cache: str | None = None,
+        beta: float = 0.1,
+        learning_rate: float = 5e-5,
+        gate_learning_rate: float | None = None,
+        weight_decay: float = 0.0,
+        warmup_ratio: float = 0.1,
+        lr_schedule: Literal["linear", "cosine", "constant"] = "linear",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        gradient_checkpointing: bool = False,
+        kernels: Literal["auto", "triton", "torch"] | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        arguments = dict(locals())
+        super().__init__(
+            task="causal_lm",
+            backbone=backbone,
+            adapter=adapter,
+            learning_rate=learning_rate,
+            gate_learning_rate=gate_learning_rate,
+            weight_decay=weight_decay,
+            warmup_ratio=warmup_ratio,
+            lr_schedule=lr_schedule,
+            dtype=dtype,
+            gradient_checkpointing=gradient_checkpointing,
+            kernels=kernels,
+            trust_remote_code=trust_remote_code,
+        )
+        remember(self, arguments, CPOModule)
+        if stage not in ("cpsft", "cdpo"):
+            raise ValueError(f"CPOModule: stage={stage!r}; allowed are 'cpsft' and 'cdpo', in this order; choose one")
+        self.stage, self.init_adapter = stage, init_adapter
+        self.conditions: Objectives | None = None
+        self.preferences: PreferenceObjective | None = None
+        self._begun_with: str | None = None
+        if stage == "cdpo":
+            self.data_task = "preference"
+            self.preferences = PreferenceObjective(
+                self, PreferenceLoss("dpo", beta=beta), cache=cache_reference, cache_file=reference_cache
+            )
+            self.objective = self.preferences
+
+    def setup(self, stage: str) -> None:
+        """Take the objectives from the datamodule; stage and tokens must be those that were trained with."""
+        data = getattr(self.trainer, "datamodule", None)
+        theirs = getattr(data, "stage", self.stage)
+        if theirs != self.stage:
+            raise ValueError(
+                f"CPOModule: its stage is {self.stage!r}, that of {type(data).__name__} is {theirs!r}; give both the same"
+            )
+        super().setup(stage)
+        found = getattr(data, "conditions", None)
+        before = self.conditions
+        if self.init_adapter is not None:
+            before = before or stored_conditions(self.init_adapter)
+        if found is not None and before is not None:
+            before.check_same(found, "the weights that this run begins with", "the data")
+        # What an earlier stage saw is still known to the model.
+        self.conditions = before or found
+        if self.preferences is None:
+            return
+        self.preferences.check_data()
+        if not isinstance(getattr(self, "val_preferences", None), PreferenceMetrics):
+            self.val_preferences, self.test_preferences = PreferenceMetrics(), PreferenceMetrics()
+        if self.init_adapter is None and stage == "fit":
+            rank_zero_warn(
+                "CPOModule: stage cdpo without init_adapter: the reference is the backbone as it stands. That is right where the "
+                "backbone is a CPSFT model itself; else give init_adapter the .ckpt file of stage cpsft."
+            )
+
+    def _build(self) -> None:
+        super()._build()
+        if self.preferences is not None:
+            switch_dropout_off(self._network())
+        if self.init_adapter is not None and self.adapter is not None:
+            self._begun_with = weights_fingerprint(self._network())
+
+    def _prepare_base(self, model: nn.Module) -> None:
+        """Merge the earlier stage's adapter before the new one is attached."""
+        if self.init_adapter is not None:
+            merge_adapter(model, self.init_adapter)
+
+    def on_fit_start(self) -> None:
+        """Have cdpo's reference ready: log-probabilities of every completion from disk, or computed now."""
+        if self.preferences is not None:
+            self.preferences.prepare()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """The scaled loss of one batch; in cdpo rewards are logged as they come."""
+        loss = super().training_step(batch, batch_idx)
+        if self.preferences is not None:
+            self.preferences.note_step()
+        return loss
+
+    def _evaluate(self, batch: Batch, prefix: str) -> None:
+        if self.preferences is None:
+            super()._evaluate(batch, prefix)
+        else:
+            self.preferences.evaluate(batch, prefix, getattr(self, prefix + "preferences"))
+
+    def on_validation_epoch_end(self) -> None:
+        """In cdpo rewards, margins and accuracy of the whole validation."""
+        if self.preferences is not None:
+            self.preferences.report("val_", self.val_preferences)
+
+    def on_test_epoch_end(self) -> None:
+        """The same of the test rows."""
+        if self.preferences is not None:
+            self.preferences.report("test_", self.test_preferences)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The objectives travel with the checkpoint, and which weights the adapter stands on."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["conditions"] = None if self.conditions is None else self.conditions.to_dict()
+        checkpoint["begun_with"] = self._begun_with
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the objectives back; refuse an adapter that was trained on other weights than init_adapter holds now."""
+        super().on_load_checkpoint(checkpoint)
+        stored = checkpoint.get("conditions")
+        if stored is not None:
+            self.conditions = Objectives.from_dict(stored)
+        before = checkpoint.get("begun_with")
+        if before is not None and self._begun_with is not None and before != self._begun_with:
+            raise ValueError(
+                f"CPOModule: {self.init_adapter} holds other weights now than those that the checkpoint's adapter was trained on; "
+                "give the old file as init_adapter, or train this stage again"
+            )
+
+    def _default_metrics(self) -> tuple[str, ...]:
+        return ("rewards/accuracies",) if self.preferences is not None else super()._default_metrics()
