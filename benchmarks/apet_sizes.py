@@ -29,8 +29,8 @@ METHODS = ("uniform_scalar", "tensor_greedy")
 BUDGETS = (1024, 16384)
 SEEDS = (0, 1, 2, 3, 4)
 WORKERS = int(os.environ.get("FULGURITE_WORKERS", "2"))
-ROWS = int(os.environ.get("FULGURITE_STUDY_ROWS", "1024"))  # fewer to try the study out
-DOCUMENTS = 8 * ROWS
+ROWS = int(os.environ.get("FULGURITE_STUDY_ROWS", "512"))  # fewer to try the study out
+DOCUMENTS = 12 * ROWS
 
 
 def pretrain(run: Run, options: Settings) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Study: MiniLM on SST-2 at budgets 64, 1k, 16k and 256k: APET, random whole tensors, LoRA, BitFit, beside full tuning.
 
 Learning rates are chosen per method and budget, out of two, on rows cut from train with a seed that the final runs do
-not use. The final runs train on 768 random rows of the rest with three seeds (of positions, head and row order) and
+not use. The final runs train on 384 random rows of the rest with three seeds (of positions, head and row order) and
 are scored once on SST-2's 872 validation rows. Differences to full tuning come with a paired bootstrap interval over
 those rows, each row's correctness averaged over seeds first. Runs go in two processes; those that are finished lie in
 runs/science/apet_sst2 and are not run again.
@@ -35,7 +35,7 @@ NAMES = {
     "head": "head alone",
 }
 WORKERS = int(os.environ.get("FULGURITE_WORKERS", "2"))
-ROWS = int(os.environ.get("FULGURITE_STUDY_ROWS", "768"))  # fewer to try the study out
+ROWS = int(os.environ.get("FULGURITE_STUDY_ROWS", "384"))  # fewer to try the study out
 
 
 def settings(real_data: Path, split: str, rate: float) -> Settings:
@@ -47,11 +47,11 @@ def settings(real_data: Path, split: str, rate: float) -> Settings:
         split=split,
         epochs=3,
         max_steps=-1,
-        batch_size=32,
+        batch_size=16,
         max_length=64,
         max_answer_length=8,
         limit_train=ROWS,
-        limit_eval=None if ROWS >= 768 else ROWS,
+        limit_eval=None if ROWS >= 384 else ROWS,
         learning_rate=rate,
         head_learning_rate=1e-3,
         full_learning_rate=rate,
