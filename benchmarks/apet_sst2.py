@@ -155,7 +155,7 @@ def report(figures: dict[str, Any], docs: Path) -> None:
     text = [
         "# APET on SST-2, measured",
         "",
-        f"MiniLM (6 layers, 384 wide, 22.7 M parameters), {figures['rows']} training rows of SST-2, 3 epochs, batch 32; scored on "
+        f"MiniLM (6 layers, 384 wide, 22.7 M parameters), {figures['rows']} training rows of SST-2, 3 epochs, batch 16; scored on "
         "SST-2's 872 validation rows. A new head (770 parameters) is trained in every row and not counted; `head alone` trains "
         "nothing else. Each learning rate was chosen out of two on rows cut from train, with a seed that these runs do not use. "
         "LoRA and BitFit have the largest size that fits the budget; random whole tensors follow the released code's rule "
