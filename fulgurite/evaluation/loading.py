@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -23,13 +25,23 @@ __all__ = ["LoadedModel", "load_for_generation"]
 _TEMPLATE_FILE = "chat_template.jinja"
 
 
-class LoadedModel(NamedTuple):
-    """A model in evaluation mode, its tokenizer with the chat template that belongs to it, if there is one, and the objectives
-    that it was trained to be controlled by, if there are any."""
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to generate; unpacks into model and tokenizer, as generate_text takes them.
+
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: with the chat template that belongs to the model, if there is one.
+        conditions: the objectives that it was trained to be controlled by, if there are any.
+    """
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     conditions: Objectives | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """The model, then the tokenizer."""
+        return iter((self.model, self.tokenizer))
 
 
 def load_for_generation(
