@@ -1,7 +1,8 @@
 """Makes docs/benchmarks.md and its pictures from the committed results alone: ``python -m benchmarks.report``.
 
-For each benchmark and device the newest file of ``benchmarks/results/`` that :mod:`benchmarks.run` wrote is taken; results of
-the science studies, which have no ``benchmark`` key, are left alone.
+For each benchmark and device the newest file of ``benchmarks/results/`` that :mod:`benchmarks.run` wrote is taken (after a run of
+some workloads alone, ``--only``, the others come from older files and say so); results of the science studies, which have no
+``benchmark`` key, are left alone.
 """
 
 from __future__ import annotations
@@ -44,8 +45,21 @@ def newest(folder: Path) -> list[dict[str, Any]]:
             continue
         key = (figures["benchmark"], figures["device"])
         if key not in found or figures["date"] >= found[key]["date"]:
-            found[key] = figures
+            found[key] = _with_older(figures, found.get(key))
     return [found[key] for key in sorted(found)]
+
+
+def _with_older(figures: dict[str, Any], older: dict[str, Any] | None) -> dict[str, Any]:
+    """A run of some workloads alone (--only) leaves the others' older figures standing, with their date."""
+    if older is None or not figures.get("only"):
+        return figures
+    measured = {workload["name"] for workload in figures["workloads"]}
+    rest = [
+        {"measured": f"{older['date']}, commit {older['commit']}", **workload}
+        for workload in older["workloads"]
+        if workload["name"] not in measured
+    ]
+    return {**figures, "workloads": figures["workloads"] + rest}
 
 
 def page(results: list[dict[str, Any]]) -> str:
@@ -57,7 +71,10 @@ def page(results: list[dict[str, Any]]) -> str:
         if _drawable(figures):
             parts += [f"![{name}: time over the floor](benchmarks_{name}.png)", ""]
         for workload in figures["workloads"]:
-            parts += [f"### {workload['name']}", "", *_table(workload), ""]
+            parts += [f"### {workload['name']}", ""]
+            if "measured" in workload:
+                parts += [f"Measured {workload['measured']}.", ""]
+            parts += [*_table(workload), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         benchmark = known[name]
         say(f"{name}: {benchmark.about}")
         figures: dict[str, Any] = {"benchmark": name, "about": benchmark.about, **stamp(options.device)}
+        figures["only"] = options.only
         figures["workloads"] = []
         for workload in benchmark.workloads(settings):
             if options.only and options.only not in workload.name:

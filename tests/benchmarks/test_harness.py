@@ -84,6 +84,21 @@ def test_the_page_is_made_of_results(outcome, tmp_path):
     assert (tmp_path / "toy.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_of_some_workloads_leaves_the_others_standing(outcome, tmp_path):
+    _, figures, _ = outcome
+    other = {**figures["workloads"][0], "name": "another shape"}
+    old = {**figures, "date": "2000-01-01", "commit": "abc", "workloads": [*figures["workloads"], other]}
+    (tmp_path / "toy_2000.json").write_text(json.dumps(old))
+    for only, names in (
+        (None, [figures["workloads"][0]["name"]]),
+        ("x", [figures["workloads"][0]["name"], other["name"]]),
+    ):
+        (tmp_path / "toy_new.json").write_text(json.dumps({**figures, "only": only}))
+        (found,) = report.newest(tmp_path)
+        assert [workload["name"] for workload in found["workloads"]] == names
+    assert "Measured 2000-01-01, commit abc." in report.page([found])
+
+
 def test_contenders_are_sampled_in_turn():
     calls: list[str] = []
     taken = interleave({name: lambda name=name: calls.append(name) for name in "abc"}, 20, "cpu", warmup=1)
