@@ -88,13 +88,15 @@ def test_a_run_of_some_workloads_leaves_the_others_standing(outcome, tmp_path):
     _, figures, _ = outcome
     other = {**figures["workloads"][0], "name": "another shape"}
     old = {**figures, "date": "2000-01-01", "commit": "abc", "workloads": [*figures["workloads"], other]}
-    (tmp_path / "toy_2000.json").write_text(json.dumps(old))
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "toy_2000.json").write_text(json.dumps(old))
     for only, names in (
         (None, [figures["workloads"][0]["name"]]),
         ("x", [figures["workloads"][0]["name"], other["name"]]),
     ):
-        (tmp_path / "toy_new.json").write_text(json.dumps({**figures, "only": only}))
-        (found,) = report.newest(tmp_path)
+        (folder / "toy_new.json").write_text(json.dumps({**figures, "only": only}))
+        (found,) = report.newest(folder)
         assert [workload["name"] for workload in found["workloads"]] == names
     assert "Measured 2000-01-01, commit abc." in report.page([found])
 
