@@ -207,7 +207,7 @@ def test_a_layer_that_bypasses_its_forward_is_named_at_the_first_forward():
         (lambda: attach(Toy(), LoRA(targets="(")), "valid regular expression"),
         (lambda: attach(Toy(), LoRA(rank=2), train=("haed",)), "Did you mean 'head'"),
         (lambda: attach(nn.ReLU(), LoRA(rank=2)), "no linear layer"),
-        (lambda: attach(Toy(), "lora"), "allowed are LoRA, SoRA and APET"),
+        (lambda: attach(Toy(), "lora"), "allowed are LoRA, SoRA, APET"),
     ],
 )
 def test_bad_input_changes_nothing(make, words):
