@@ -1,7 +1,7 @@
 """Metadata of the package: name, dependencies with the oldest versions that work, extras, the console script.
 
 Floors: torch 2.7 is the oldest with the `torch.library` and flex-attention interfaces that the kernels use;
-lightning 2.5.1 the oldest whose LightningCLI reads the hyperparameters of a checkpoint with `weights_only`;
+lightning 2.6.0 the oldest whose LightningCLI lets a checkpoint's hyperparameters win over flags;
 transformers 4.51 the oldest with the attention-function registry; jsonargparse 4.48 the oldest with the sub-class
 handling that the command line relies on. What is tested together stands in constraints.txt.
 """
@@ -33,7 +33,7 @@ setup(
     },
     install_requires=[
         "torch>=2.7",
-        "lightning>=2.5.1",
+        "lightning>=2.6.0",
         "transformers>=4.51",
         "datasets>=3.0",
         "safetensors>=0.4.3",
