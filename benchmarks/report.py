@@ -109,7 +109,7 @@ def picture(figures: dict[str, Any], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(left=0.8)
     axes.set_xlabel("time, times the floor's (bars: median, lines: p20 to p80)")
-    axes.legend(fontsize=7, loc="best")
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     scratch = path.with_name("." + path.name)
     figure.savefig(scratch, dpi=130, format="png")
     plt.close(figure)
