@@ -180,7 +180,7 @@ def _before_loading(model: nn.Module, state_dict: dict[str, Any], prefix: str, *
         if isinstance(adapter, SparseAdapter):
             adapter.look()
             adapter.prepare_load(state_dict, prefix)
-            adapter.look()
+            adapter.look()  # positions that came with the checkpoint begin with a look of their own
             read_base(adapter, state_dict, prefix)
     for key, p in model.named_parameters(remove_duplicate=False):
         if not p.requires_grad:

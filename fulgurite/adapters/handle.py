@@ -44,6 +44,8 @@ class Adapter:
         head_names: qualified names of the fully trained modules.
     """
 
+    _described_as = ""  # what description() says of each layer, for the error of a folder made for others
+
     def __init__(
         self,
         model: nn.Module,
@@ -70,6 +72,11 @@ class Adapter:
     def layers(self) -> dict[str, AdaptedLayer]:
         """Adapted layers by qualified name, in the model's order."""
         return {name: cast(AdaptedLayer, self.model.get_submodule(name)) for name in self.layer_names}
+
+    @property
+    def branches(self) -> dict[str, Any]:
+        """This adapter's module at each layer, by the layer's qualified name."""
+        return {name: layer.branches[self.name] for name, layer in self.layers.items()}
 
     @property
     def heads(self) -> dict[str, nn.Module]:
@@ -288,16 +295,25 @@ class Adapter:
         raise NotImplementedError
 
     def stored_tensors(self) -> dict[str, torch.Tensor]:
-        """What ``adapter.safetensors`` holds beside the trained modules."""
-        raise NotImplementedError
+        """What ``adapter.safetensors`` holds beside the trained modules: the branches' state by layer name."""
+        return {f"{name}.{key}": value for name, b in self.branches.items() for key, value in b.state_dict().items()}
 
     def check_description(self, description: dict[str, Any], folder: Path) -> None:
         """Raise a ValueError if the folder was made for other layers."""
-        raise NotImplementedError
+        ((what, mine),) = self.description().items()
+        saved = description.get(what, {})
+        differing = [name for name in {**mine, **saved} if mine.get(name) != saved.get(name)]
+        if differing:
+            raise ValueError(
+                f"load_adapter: {folder} was made for other layers than this model's; {len(differing)} differ, the first is "
+                f"{differing[0]!r}: saved {saved.get(differing[0])}, here {mine.get(differing[0])} ({self._described_as}). Load "
+                "it onto the base that it was trained on."
+            )
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take the values that :meth:`stored_tensors` gave."""
-        raise NotImplementedError
+        for name, branch in self.branches.items():
+            branch.load_state_dict({key: tensors[f"{name}.{key}"] for key in branch.state_dict()})
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         raise NotImplementedError

@@ -68,6 +68,7 @@ class InsertedAdapter(Adapter):
     """
 
     config: Bottleneck | SoftPrompt
+    _described_as = "shape of each tensor"
 
     def __init__(
         self,
@@ -81,11 +82,6 @@ class InsertedAdapter(Adapter):
     ) -> None:
         super().__init__(model, name, config, layer_names, head_names, train)
         self._hooks = hooks
-
-    @property
-    def branches(self) -> dict[str, nn.Module]:
-        """This adapter's module at each layer, by the layer's qualified name."""
-        return {name: layer.branches[self.name] for name, layer in self.layers.items()}
 
     def merge(self, reversible: bool = False) -> int:
         """Refused.
@@ -127,26 +123,6 @@ class InsertedAdapter(Adapter):
                 for name, branch in self.branches.items()
             }
         }
-
-    def check_description(self, description: dict[str, Any], folder: Path) -> None:
-        """Raise a ValueError if the folder was made for other layers or sizes."""
-        saved, mine = description.get("inserted", {}), self.description()["inserted"]
-        differing = [name for name in {**mine, **saved} if mine.get(name) != saved.get(name)]
-        if differing:
-            raise ValueError(
-                f"load_adapter: {folder} was made for other layers than this model's; {len(differing)} differ, the first is "
-                f"{differing[0]!r}: saved {saved.get(differing[0])}, here {mine.get(differing[0])}. Load it onto the base that it "
-                "was trained on."
-            )
-
-    def stored_tensors(self) -> dict[str, torch.Tensor]:
-        """The modules' state by layer name."""
-        return {f"{name}.{key}": value for name, b in self.branches.items() for key, value in b.state_dict().items()}
-
-    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take the values that :meth:`stored_tensors` gave."""
-        for name, branch in self.branches.items():
-            branch.load_state_dict({key: tensors[f"{name}.{key}"] for key in branch.state_dict()})
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         params = [p for branch in self.branches.values() for p in branch.parameters()]

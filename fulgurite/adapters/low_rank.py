@@ -20,6 +20,7 @@ class LowRankAdapter(Adapter):
     """See :class:`fulgurite.adapters.Adapter`."""
 
     config: LoRA | SoRA
+    _described_as = "input features, output features, rank"
 
     def __init__(
         self,
@@ -137,26 +138,6 @@ class LowRankAdapter(Adapter):
     def description(self) -> dict[str, Any]:
         """{"layers": {name: [input features, output features, rank]}}."""
         return {"layers": {name: [b.in_features, b.out_features, b.max_rank] for name, b in self.branches.items()}}
-
-    def check_description(self, description: dict[str, Any], folder: Path) -> None:
-        """Raise a ValueError if the folder was made for other layers."""
-        saved, mine = description["layers"], self.description()["layers"]
-        if saved != mine:
-            differing = [n for n in {**mine, **saved} if mine.get(n) != saved.get(n)]
-            raise ValueError(
-                f"load_adapter: {folder} was made for other layers than this model's; {len(differing)} differ, the first is "
-                f"{differing[0]!r}: saved {saved.get(differing[0])}, here {mine.get(differing[0])} "
-                "(input features, output features, rank). Load it onto the base that it was trained on."
-            )
-
-    def stored_tensors(self) -> dict[str, torch.Tensor]:
-        """The branches' state by layer name."""
-        return {f"{name}.{key}": value for name, b in self.branches.items() for key, value in b.state_dict().items()}
-
-    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take the values that :meth:`stored_tensors` gave."""
-        for name, branch in self.branches.items():
-            branch.load_state_dict({key: tensors[f"{name}.{key}"] for key in branch.state_dict()})
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         low_rank = [p for b in self.branches.values() for p in (b.lora_a, b.lora_b)]

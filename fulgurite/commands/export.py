@@ -24,7 +24,7 @@ from torch import nn
 
 from fulgurite.adapters import Adapter
 from fulgurite.commands.checkpoint_files import load_module
-from fulgurite.commands.export_checks import compare, in_fp32, logits_of, no_progress_bar, probe
+from fulgurite.commands.export_checks import compare, in_fp32, logits_of, merge_checked, no_progress_bar, probe
 from fulgurite.commands.export_reward import write_reward_model
 from fulgurite.console import say, shortest
 from fulgurite.data.conditions import CONDITION_FILE
@@ -156,12 +156,7 @@ def _write_merged(
 ) -> None:
     network, adapter = _network(module), module.adapter
     batch = probe(tokenizer, module.task)
-    with in_fp32(network):
-        expected = logits_of(network, batch)
-        if adapter is not None:
-            adapter.merge()
-            compare("merged", logits_of(network, batch), expected, tolerance)
-            adapter.detach()
+    expected = merge_checked(network, adapter, batch, tolerance)
     with no_progress_bar():
         network.save_pretrained(folder)
     stored = next(network.parameters()).dtype

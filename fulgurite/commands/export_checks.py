@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from fulgurite.adapters import Adapter
 from fulgurite.console import say
 from fulgurite.data.playground import documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["compare", "in_fp32", "logits_of", "no_progress_bar", "probe"]
+__all__ = ["compare", "in_fp32", "logits_of", "merge_checked", "no_progress_bar", "probe"]
 
 
 def probe(tokenizer: "PreTrainedTokenizerBase", task: str) -> dict[str, torch.Tensor]:
@@ -72,3 +73,23 @@ def compare(name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: f
             f"export: the {name} model differs from the trained one by {relative:.1e} of the largest logit, allowed is "
             f"{tolerance:.1e}; nothing was written; a base in bf16 may need a larger --tolerance"
         )
+
+
+def merge_checked(
+    network: nn.Module, adapter: Adapter | None, batch: dict[str, torch.Tensor], tolerance: float
+) -> torch.Tensor:
+    """Folds the adapter, if there is one, into the weights and takes it off; the logits from before, which must not have changed.
+
+    Args:
+        network: in evaluation mode; in fp32 meanwhile.
+        adapter: attached to it, or None.
+        batch: of :func:`probe`.
+        tolerance: largest difference allowed, relative to the largest logit.
+    """
+    with in_fp32(network):
+        expected = logits_of(network, batch)
+        if adapter is not None:
+            adapter.merge()
+            compare("merged", logits_of(network, batch), expected, tolerance)
+            adapter.detach()
+    return expected

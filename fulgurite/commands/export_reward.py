@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fulgurite.commands.export_checks import compare, in_fp32, logits_of, no_progress_bar, probe
+from fulgurite.commands.export_checks import compare, in_fp32, logits_of, merge_checked, no_progress_bar, probe
 from fulgurite.console import say
 from fulgurite.models import RewardModel, load_reward_model, save_reward_model, save_sequence_classification
 
@@ -33,12 +33,7 @@ def write_reward_model(
     assert isinstance(network, RewardModel)
     network.eval()
     batch = probe(tokenizer, module.task)
-    with in_fp32(network):
-        expected = logits_of(network, batch)
-        if adapter is not None:
-            adapter.merge()
-            compare("merged", logits_of(network, batch), expected, tolerance)
-            adapter.detach()
+    merge_checked(network, adapter, batch, tolerance)
     ends = _ends(tokenizer)
     chosen = layout or "sequence_classification"
     if chosen == "sequence_classification":

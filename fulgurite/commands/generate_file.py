@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fulgurite.commands.written_rows import written_rows
 from fulgurite.console import say, shortest
 from fulgurite.data.conversations import CHAT_ROLES, Turn
 from fulgurite.data.files import read_lines, read_table
@@ -60,8 +61,8 @@ def run_file(
     common = json.dumps([dict(identity), loaded.tokenizer.chat_template], sort_keys=True)
     hashes = [_hash(common, prompt) for prompt in prompts]
     part = target.with_name(target.name + ".part")
-    known = _known([*_written(target), *_written(part)])
-    lost = set(_known(_written(target))) - set(hashes)
+    known = _known([*written_rows(target), *written_rows(part)])
+    lost = set(_known(written_rows(target))) - set(hashes)
     if target.exists() and (lost or not target.is_file()) and not overwrite:
         raise FileExistsError(
             f"generate: {target} is there already with {len(lost)} answers to other prompts, or of another model or settings; "
@@ -181,20 +182,6 @@ def _line(row: Row, texts: list[str], key: str, settings: GenerationSettings) ->
     added = {"completion": texts[0]} if settings.num_samples == 1 else {"completions": texts}
     # Dates and the like come out of parquet; they are written as text.
     return json.dumps({**row, **added, "prompt_hash": key}, ensure_ascii=False, default=str) + "\n"
-
-
-def _written(file: Path) -> list[Row]:
-    """The whole rows of an earlier run; a last line that was cut off is not one."""
-    if not file.is_file():
-        return []
-    rows = []
-    for line in file.read_bytes().split(b"\n"):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        rows.append(row if isinstance(row, dict) else {})
-    return rows
 
 
 def _known(rows: Sequence[Row]) -> dict[str, list[list[str]]]:

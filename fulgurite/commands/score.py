@@ -18,6 +18,7 @@ import torch
 from fulgurite.commands.checkpoint_files import load_module
 from fulgurite.commands.score_report import benchmark_table, summary_table
 from fulgurite.commands.score_rows import HASH, Asked, Row, answered, read_asked, turns_before
+from fulgurite.commands.written_rows import written_rows
 from fulgurite.console import say, shortest
 from fulgurite.data.conversations import Turn
 from fulgurite.data.files import read_table
@@ -109,13 +110,13 @@ def _rewards(
     known: dict[str, Row] = {}
     part = None if target is None else target.with_name(target.name + ".part")
     if target is not None and part is not None:
-        earlier = _written(target)
+        earlier = written_rows(target)
         if target.exists() and not overwrite and any(row.get(HASH) not in set(hashes) for row in earlier):
             raise FileExistsError(
                 f"score: {target} is there already with rewards of other rows, or of another model or settings; give another "
                 "--output, or --overwrite true to replace it"
             )
-        known = {str(row[HASH]): row for row in [*earlier, *_written(part)] if HASH in row}
+        known = {str(row[HASH]): row for row in [*earlier, *written_rows(part)] if HASH in row}
         target.parent.mkdir(parents=True, exist_ok=True)
     found: list[Rewards | None] = [_taken(known.get(key), a) for key, a in zip(hashes, asked, strict=True)]
     waiting = [i for i, values in enumerate(found) if values is None]
@@ -205,18 +206,6 @@ def _taken(row: Row | None, asked: Asked) -> Rewards | None:
 def _hash(common: str, conversations: Sequence[Sequence[Turn]]) -> str:
     turns = json.dumps([[[turn.role, turn.content] for turn in each] for each in conversations])
     return hashlib.sha256(f"{common}\n{turns}".encode()).hexdigest()[:16]
-
-
-def _written(file: Path) -> list[Row]:
-    """The whole rows of an earlier run; a last line that was cut off is not one."""
-    rows = []
-    for line in file.read_bytes().split(b"\n") if file.is_file() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        rows.append(row if isinstance(row, dict) else {})
-    return rows
 
 
 def _stamp(path: str) -> int | None:
