@@ -16,8 +16,9 @@ from fulgurite.data.answers import AnswerFinder, end_tokens
 from fulgurite.data.conversations import Turn
 from fulgurite.data.fused_rows import FusedEncoder
 from fulgurite.data.prompts import encode_prompt, is_chat
-from fulgurite.evaluation.generation import GenerationSettings, Writer, as_list, in_batches, prompt_name
+from fulgurite.evaluation.generation import GenerationSettings, Writer, in_batches, prompt_name
 from fulgurite.models import FusedNetwork
+from fulgurite.models.fused_decoding import as_list
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -23,6 +23,7 @@ from fulgurite.data.conversations import Turn
 from fulgurite.data.prompts import encode_prompt, encode_source, is_chat
 from fulgurite.evaluation.loading import LoadedModel, load_for_generation
 from fulgurite.models import FusedNetwork
+from fulgurite.models.fused_decoding import as_list
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,6 @@ __all__ = [
     "GenerationSettings",
     "LoadedModel",
     "Writer",
-    "as_list",
     "generate_from_ids",
     "generate_text",
     "in_batches",
@@ -325,13 +325,6 @@ class Writer:
         before = str(self.tokenizer.decode(list(prompt), skip_special_tokens=True))
         whole = str(self.tokenizer.decode([*prompt, *answer], skip_special_tokens=True))
         return whole[len(before) :] if whole.startswith(before) else alone
-
-
-def as_list(value: int | Sequence[int] | None) -> list[int]:
-    """The ids of a setting that is one id, several or none."""
-    if value is None:
-        return []
-    return [value] if isinstance(value, int) else list(value)
 
 
 def _streamer(tokenizer: PreTrainedTokenizerBase, write: Callable[[str], Any], lead: str, skip_prompt: bool) -> Any:

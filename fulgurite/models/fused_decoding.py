@@ -19,7 +19,7 @@ from fulgurite.models.heads import find_decoder
 if TYPE_CHECKING:
     from fulgurite.models.fusion import FusedNetwork
 
-__all__ = ["FusedGeneration", "decode"]
+__all__ = ["FusedGeneration", "as_list", "decode"]
 
 Blend = Callable[[Sequence[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
 
@@ -82,7 +82,7 @@ def decode(
             f"generate: max_length={config.max_length}, and the prompt has {prompt} tokens already; set max_new_tokens, at least 1"
         )
     processors = _processors(config, prompt, masks[0].to(sequence.device), logits_processor, sequence.device)
-    ends = torch.tensor(_as_list(config.eos_token_id), dtype=torch.int64, device=sequence.device)
+    ends = torch.tensor(as_list(config.eos_token_id), dtype=torch.int64, device=sequence.device)
     pad = config.pad_token_id if config.pad_token_id is not None else next(iter(ends.tolist()), 0)
     readers = [_Reader(network, place, *part) for place, part in enumerate(zip(ids, masks, strict=True))]
     states = [reader.prompt().to(network.device) for reader in readers]
@@ -224,7 +224,7 @@ def _processors(config: Any, prompt: int, mask: torch.Tensor, further: Any, devi
     if config.repetition_penalty not in (None, 1.0):
         found.append(_penalty(float(config.repetition_penalty), mask))
     if config.min_new_tokens and config.eos_token_id is not None:
-        ends = _as_list(config.eos_token_id)
+        ends = as_list(config.eos_token_id)
         found.append(
             own.MinNewTokensLengthLogitsProcessor(prompt, config.min_new_tokens, ends, device=device)  # type: ignore[arg-type]
         )
@@ -243,7 +243,8 @@ def _processors(config: Any, prompt: int, mask: torch.Tensor, further: Any, devi
     return found
 
 
-def _as_list(value: int | Sequence[int] | None) -> list[int]:
+def as_list(value: int | Sequence[int] | None) -> list[int]:
+    """The ids of a setting that is one id, several or none."""
     if value is None:
         return []
     return [value] if isinstance(value, int) else list(value)
