@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fuser_cases import make_data, make_module, make_trainer
+from processes import validation_metrics, write
 from recording import Losses
 
 from fulgurite.callbacks import RandomState
@@ -26,10 +25,10 @@ def main(devices: int, out: Path) -> None:
     trainer.fit(module, make_data(out, str(out / "rows"), batch_size=[4 // devices, 2 // devices]))
     result = {
         "losses": losses.values,
-        "metrics": {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val_")},
+        "metrics": validation_metrics(trainer),
         "weights": {n: p.double().flatten()[:50].tolist() for n, p in module.network.named_parameters()},
     }
-    (out / f"{devices}-{os.environ.get('LOCAL_RANK', '0')}.json").write_text(json.dumps(result))
+    write(result, devices, out)
 
 
 if __name__ == "__main__":

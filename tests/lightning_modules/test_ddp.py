@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-
-def run(devices: int, backbone: str, out: Path) -> list[dict]:
-    script = Path(__file__).with_name("ddp_script.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FULGURITE_CACHE": str(out / "cache")}
-    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
-    command = [sys.executable, str(script), str(devices), backbone, str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads((out / f"{devices}-{rank}.json").read_text()) for rank in range(devices)]
+from processes import run_script
 
 
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_two_processes_equal_one(plain_bert, tmp_path):
-    (one,) = run(1, plain_bert, tmp_path)
-    two = run(2, plain_bert, tmp_path)
+    (one,) = run_script("ddp_script.py", 1, tmp_path, plain_bert)
+    two = run_script("ddp_script.py", 2, tmp_path, plain_bert)
     together = [sum(pair) / 2 for pair in zip(two[0]["losses"], two[1]["losses"], strict=True)]
     assert len(together) == 24, "61 rows in batches of 8, three epochs"
     assert together == pytest.approx(one["losses"], rel=1e-9)

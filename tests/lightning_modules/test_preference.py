@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import seed_everything
+from processes import run_script
 from recording import Losses
 
 from fulgurite.adapters import LoRA, attach
@@ -221,17 +217,7 @@ def test_killed_and_resumed_equals_uninterrupted(make_trainer, tmp_path, crash_a
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["dpo", "kto"])
 def test_two_processes_equal_one(tmp_path, loss):
-    script = Path(__file__).with_name("ddp_preference_script.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FULGURITE_CACHE": str(tmp_path / "c")}
-    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
-    results = {}
-    for devices in (1, 2):
-        command = [sys.executable, str(script), str(devices), loss, str(tmp_path)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        results[devices] = [json.loads((tmp_path / f"{devices}-{rank}.json").read_text()) for rank in range(devices)]
-    (one,), two = results[1], results[2]
+    (one,), two = (run_script("ddp_preference_script.py", devices, tmp_path, loss) for devices in (1, 2))
     together = [sum(pair) / 2 for pair in zip(two[0]["losses"], two[1]["losses"], strict=True)]
     assert len(together) >= 4
     assert together == pytest.approx(one["losses"], rel=1e-7)
