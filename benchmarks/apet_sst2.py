@@ -1,7 +1,7 @@
 """Study: MiniLM on SST-2 at budgets 64, 1k, 16k and 256k: APET, random whole tensors, LoRA, BitFit, beside full tuning.
 
-Learning rates are chosen per method and budget, out of two, on rows cut from train with a seed that the final runs do
-not use. The final runs train on 384 random rows of the rest with three seeds (of positions, head and row order) and
+Learning rates are chosen per method and budget on rows cut from train, with a seed that the final runs do not use: two
+rates first, then the next one outward for as long as the best lies at the edge of those tried. The final runs train on 384 random rows of the rest with three seeds (of positions, head and row order) and
 are scored once on SST-2's 872 validation rows. Differences to full tuning come with a paired bootstrap interval over
 those rows, each row's correctness averaged over seeds first. Runs go in two processes; those that are finished lie in
 runs/science/apet_sst2 and are not run again.
@@ -24,8 +24,9 @@ RUNS = Path(__file__).resolve().parent.parent / "runs" / "science" / "apet_sst2"
 SEEDS, SELECTION_SEED = (0, 1, 2), 100
 BUDGETS = {"uniform_scalar": (64, 1024, 16384, 262144), "tensor_greedy": (1024, 16384, 262144)}
 BUDGETS |= {"lora": (16384, 262144), "bitfit": (64, 1024, 16384, 262144), "full": (0,)}
-RATES = {"full": (1e-4, 3e-4)}
-PET_RATES = (2e-3, 1e-2)
+RATES = {"full": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)}  # in order; the two in the middle are tried first
+PET_RATES = (1e-4, 4e-4, 2e-3, 1e-2, 5e-2, 2.5e-1)
+FIRST = {1e-4, 3e-4}, {2e-3, 1e-2}  # of full tuning, of all others
 NAMES = {
     "uniform_scalar": "APET, random scalars",
     "tensor_greedy": "random whole tensors",
@@ -82,16 +83,14 @@ def run(real_data: Path) -> dict[str, Any]:
     """Choose the learning rates, then train and score."""
     cells = [(method, budget) for method, budgets in BUDGETS.items() for budget in budgets]
     selection: list[dict[str, Any]] = []
-    for rate in sorted({*PET_RATES, *RATES["full"]}):
-        runs = [Run("minilm", m, n, SELECTION_SEED) for m, n in cells if rate in RATES.get(m, PET_RATES)]
-        folder = RUNS / f"rows{ROWS}" / f"select-{rate:g}"
-        selection += run_all(runs, settings(real_data, "val", rate), folder, WORKERS, work)
-    chosen = {
-        (m, n): max(
-            (r for r in selection if (r["method"], r["budget"]) == (m, n)), key=lambda r: (r["value"], -r["rate"])
-        )["rate"]
-        for m, n in cells
-    }
+    wanted = {cell: sorted(FIRST[0] if cell[0] == "full" else FIRST[1]) for cell in cells}
+    while any(wanted.values()):
+        for rate in sorted({rate for rates in wanted.values() for rate in rates}):
+            runs = [Run("minilm", *cell, SELECTION_SEED) for cell in cells if rate in wanted[cell]]
+            folder = RUNS / f"rows{ROWS}" / f"select-{rate:g}"
+            selection += run_all(runs, settings(real_data, "val", rate), folder, WORKERS, work)
+        wanted = {cell: next_rate(cell, selection) for cell in cells}
+    chosen = {cell: best_rate(cell, selection) for cell in cells}
     found: list[dict[str, Any]] = []
     for rate in sorted(set(chosen.values())):
         runs = [Run("minilm", m, n, seed) for (m, n), best in chosen.items() if best == rate for seed in SEEDS]
@@ -103,6 +102,23 @@ def run(real_data: Path) -> dict[str, Any]:
     for item in selection:
         item.pop("correct")
     return {"rows": ROWS, "selection": selection, "runs": found}
+
+
+def _tried(cell: tuple[str, int], selection: list[dict[str, Any]]) -> dict[float, float]:
+    return {r["rate"]: r["value"] for r in selection if (r["method"], r["budget"]) == cell}
+
+
+def best_rate(cell: tuple[str, int], selection: list[dict[str, Any]]) -> float:
+    """The rate of the highest accuracy; of equals the lowest."""
+    values = _tried(cell, selection)
+    return max(values, key=lambda rate: (values[rate], -rate))
+
+
+def next_rate(cell: tuple[str, int], selection: list[dict[str, Any]]) -> list[float]:
+    """The rate beyond the best one if that lies at the edge of those tried, else none (or the grid ends there)."""
+    grid, values = RATES.get(cell[0], PET_RATES), _tried(cell, selection)
+    best = grid.index(best_rate(cell, selection))
+    return [grid[i] for i in (best - 1, best + 1) if 0 <= i < len(grid) and grid[i] not in values]
 
 
 def summarise(figures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -157,7 +173,8 @@ def report(figures: dict[str, Any], docs: Path) -> None:
         "",
         f"MiniLM (6 layers, 384 wide, 22.7 M parameters), {figures['rows']} training rows of SST-2, 3 epochs, batch 16; scored on "
         "SST-2's 872 validation rows. A new head (770 parameters) is trained in every row and not counted; `head alone` trains "
-        "nothing else. Each learning rate was chosen out of two on rows cut from train, with a seed that these runs do not use. "
+        "nothing else. Each learning rate was chosen on rows cut from train, with a seed that these runs do not use: two rates, "
+        "then the next one outward for as long as the best lay at the edge of those tried. "
         "LoRA and BitFit have the largest size that fits the budget; random whole tensors follow the released code's rule "
         "and cannot meet every budget (the smallest tensor has 384 scalars). Where a method is missing at a budget it cannot be "
         "that small.",

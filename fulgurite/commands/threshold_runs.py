@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import re
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -326,6 +327,7 @@ def _begin(threads: int, counter: Any) -> None:
     """In a new process: its share of the threads, and its GPU, before torch looks for one."""
     with counter.get_lock():
         index, counter.value = counter.value, counter.value + 1
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
     import torch
 
@@ -360,3 +362,11 @@ def _read(file: Path) -> dict[str, Any] | None:
         return {**found, "value": float(found["value"]), "tunable": int(found["tunable"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"thresholds: {file} is no finished run ({error}); delete it to have it run again") from error
+
+
+def _end_with_parent() -> None:
+    """Leave when the sweep is killed, which closes no pool: the runs would train on for nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -58,3 +58,18 @@ def test_apet_sizes_page(tmp_path):
     apet_sizes.report(figures, tmp_path)
     assert "random scalars" in (tmp_path / "apet_sizes.md").read_text()
     assert (tmp_path / "apet_sizes.png").stat().st_size > 5000
+
+
+def test_a_learning_rate_at_the_edge_is_followed_outward():
+    cell = ("bitfit", 64)
+
+    def tried(**values):
+        return [{"method": cell[0], "budget": cell[1], "rate": float(r), "value": v} for r, v in values.items()]
+
+    inner = tried(**{"2e-3": 0.7, "1e-2": 0.8})
+    assert apet_sst2.next_rate(cell, inner) == [5e-2]
+    inner += tried(**{"5e-2": 0.75})
+    assert apet_sst2.next_rate(cell, inner) == []
+    assert apet_sst2.best_rate(cell, inner) == 1e-2
+    assert apet_sst2.next_rate(cell, tried(**{"2e-3": 0.8, "1e-2": 0.8})) == [4e-4]  # of equals the lowest
+    assert apet_sst2.next_rate(cell, tried(**{"5e-2": 0.8, "2.5e-1": 0.9})) == []  # the grid ends
