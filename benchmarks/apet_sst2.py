@@ -1,10 +1,11 @@
 """Study: MiniLM on SST-2 at budgets 64, 1k, 16k and 256k: APET, random whole tensors, LoRA, BitFit, beside full tuning.
 
 Learning rates are chosen per method and budget on rows cut from train, with a seed that the final runs do not use: two
-rates first, then the next one outward for as long as the best lies at the edge of those tried. The final runs train on 768 random rows of the rest with three seeds (of positions, head and row order) and
-are scored once on SST-2's 872 validation rows. Differences to full tuning come with a paired bootstrap interval over
-those rows, each row's correctness averaged over seeds first. Runs go in two processes; those that are finished lie in
-runs/science/apet_sst2 and are not run again.
+rates first, then the next one outward for as long as the best lies at the edge of those tried. The final runs train on
+768 random rows of the rest with three seeds (of positions, head and row order) and are scored once on SST-2's 872
+validation rows. Differences to full tuning come with a paired bootstrap interval over those rows, each row's
+correctness averaged over seeds first. Runs go in two processes; those that are finished lie in runs/science/apet_sst2
+and are not run again.
 """
 
 from __future__ import annotations
@@ -180,8 +181,8 @@ def report(figures: dict[str, Any], docs: Path) -> None:
         "",
         f"MiniLM (6 layers, 384 wide, 22.7 M parameters), {figures['rows']} training rows of SST-2, 3 epochs, batch 16; scored on "
         "SST-2's 872 validation rows. A new head (770 parameters) is trained in every row and not counted; `head alone` trains "
-        f"nothing else. The head's own learning rate is {HEAD_RATE:g}, in full tuning that of the rest. Each learning rate was chosen on rows cut from train, with a seed that these runs do not use: two rates, "
-        "then the next one outward for as long as the best lay at the edge of those tried. "
+        f"nothing else. The head's own learning rate is {HEAD_RATE:g}, in full tuning that of the rest. Each learning rate was "
+        "chosen on rows cut from train, with a seed that these runs do not use: two rates, then the next one outward for as long as the best lay at the edge of those tried. "
         "LoRA and BitFit have the largest size that fits the budget; random whole tensors follow the released code's rule "
         "and cannot meet every budget (the smallest tensor has 384 scalars). Where a method is missing at a budget it cannot be "
         "that small.",
