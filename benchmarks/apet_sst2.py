@@ -182,7 +182,8 @@ def report(figures: dict[str, Any], docs: Path) -> None:
         f"MiniLM (6 layers, 384 wide, 22.7 M parameters), {figures['rows']} training rows of SST-2, 3 epochs, batch 16; scored on "
         "SST-2's 872 validation rows. A new head (770 parameters) is trained in every row and not counted; `head alone` trains "
         f"nothing else. The head's own learning rate is {HEAD_RATE:g}, in full tuning that of the rest. Each learning rate was "
-        "chosen on rows cut from train, with a seed that these runs do not use: two rates, then the next one outward for as long as the best lay at the edge of those tried. "
+        "chosen on rows cut from train, with a seed that these runs do not use: two rates, then the next one outward for as "
+        "long as the best lay at the edge of those tried. "
         "LoRA and BitFit have the largest size that fits the budget; random whole tensors follow the released code's rule "
         "and cannot meet every budget (the smallest tensor has 384 scalars). Where a method is missing at a budget it cannot be "
         "that small.",

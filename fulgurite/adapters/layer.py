@@ -139,7 +139,6 @@ class AdaptedLayer(nn.Module):
             if isinstance(branch, SparseBranch) and (name in self.site.active or name in self.merged)
         )
 
-    @torch.no_grad()
     def write(self, names: tuple[str, ...]) -> None:
         """Bring the weights into the state in which exactly these sparse adapters are in them."""
         if self.live != names or len(names) > 1:

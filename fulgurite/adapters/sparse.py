@@ -319,7 +319,7 @@ class SparseAdapter(Adapter):
             )  # fmt: skip
 
     def _is_trained_by(self, optimizer: torch.optim.Optimizer) -> bool:
-        mine = {id(p) for layer in self._modules for p in layer.branches[self.name].parameters()}
+        mine = {id(p) for layer in self._modules for p in layer.branches[self.name]._parameters.values()}
         return any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -67,7 +67,6 @@ class SparseBranch(nn.Module):
             self._plans[key] = plan_sparse_delta(self.index[key], shape)
         return self._plans[key]
 
-    @torch.no_grad()
     def write(self, tensors: Mapping[str, nn.Parameter | None], live: bool, alone: bool = True) -> None:
         """Put base + δ (or base) into the tensors; ``alone`` if no other adapter's δ is in them."""
         for key, index in self.index.items():

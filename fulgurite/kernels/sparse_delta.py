@@ -17,13 +17,14 @@ through that rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from fulgurite.kernels.sparse_gradient import keeps_few, narrowed, selected_entries
+from fulgurite.kernels.sparse_gradient import keeps_few, narrowed, selected_entries, share
 from fulgurite.kernels.sparse_plan import SparsePlan, plan_sparse_delta
 
 __all__ = ["live_values", "sparse_delta_embedding", "sparse_delta_linear"]
@@ -33,10 +34,13 @@ class _SparseDeltaLinear(torch.autograd.Function):
     """x (M, K); weight (N, K), or (K, N) if transposed; bias (N) or None; delta (n,) -> (M, N)."""
 
     @staticmethod
-    def forward(ctx: Any, x, weight, bias, delta, plan, transposed, dtype, recipe):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, x, weight, bias, delta, plan, transposed, dtype, recipe, node):  # type: ignore[no-untyped-def]
         need_x, need_delta = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
         kept = _kept(x, plan, transposed) if need_delta else None
         ctx.recipe = recipe if kept is x else None
+        ctx.shared = None
+        if node is not None and kept is x and _reads_chunks(plan, transposed, dtype):
+            ctx.shared = share(node[0], node[1], dtype)
         ctx.save_for_backward(weight if need_x else None, None if ctx.recipe is not None else kept)
         ctx.plan, ctx.transposed, ctx.delta_dtype, ctx.width = plan, transposed, delta.dtype, x.shape[1]
         ctx.bias_dtype = None if bias is None else bias.dtype
@@ -50,17 +54,36 @@ class _SparseDeltaLinear(torch.autograd.Function):
         dbias = dy.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
         ddelta = None
         if ctx.needs_input_grad[3]:
-            if ctx.recipe is not None:
-                kept = ctx.recipe().reshape(-1, ctx.width).to(dy.dtype)
-            left, right = (kept, dy) if ctx.transposed else (dy, kept)
+
+            def whole() -> torch.Tensor:
+                return kept if ctx.recipe is None else ctx.recipe().reshape(-1, ctx.width).to(dy.dtype)
+
+            side = whole() if ctx.shared is None else ctx.shared.take(whole)
+            left, right = (side, dy) if ctx.transposed else (dy, side)
             ddelta = selected_entries(left, right, ctx.plan).to(ctx.delta_dtype)
-        return dx, None, dbias, ddelta, None, None, None, None
+        return dx, None, dbias, ddelta, None, None, None, None, None
 
 
 def _kept(x: torch.Tensor, plan: SparsePlan, transposed: bool) -> torch.Tensor:
     """What ∂delta needs of x: its columns where they are few, so that the layer keeps hardly more than a frozen one."""
     ids = plan.row_ids if transposed else plan.column_ids
     return narrowed(x, ids) if keeps_few(ids, x.shape[1]) else x
+
+
+def _reads_chunks(plan: SparsePlan, transposed: bool, dtype: torch.dtype) -> bool:
+    """Whether ∂delta reads all columns of x in transposed chunks, which layers that read the same x can share."""
+    ids = plan.row_ids if transposed else plan.column_ids
+    return ids is None and plan.index.device.type == "cpu" and plan.method(dtype) == "sampled"
+
+
+def _node(x: torch.Tensor) -> tuple[Any, int] | None:
+    """The autograd node that x comes from, and which of its outputs x is; None where the backward may not be the forward's."""
+    if torch.compiler.is_compiling():  # it cannot trace nodes, and chooses itself what to recompute
+        return None
+    if x.grad_fn is None:
+        return None
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return None if hooks is None or hooks(False) is not None else (x.grad_fn, x.output_nr)
 
 
 def _recipe(x: torch.Tensor) -> Callable[[], torch.Tensor] | None:
@@ -70,11 +93,6 @@ def _recipe(x: torch.Tensor) -> Callable[[], torch.Tensor] | None:
     None where x is something else, and where hooks keep the saved tensors (activation checkpointing, offloading): those give
     each one back a single time.
     """
-    if torch.compiler.is_compiling():  # it cannot trace nodes, and chooses itself what to recompute
-        return None
-    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    if x.grad_fn is None or hooks is None or hooks(False) is not None:
-        return None
     return _product(x.grad_fn, x.shape, x.dtype, x.device, 2)
 
 
@@ -91,17 +109,25 @@ def _product(
     # A factor is kept for the gradient of the other one; one that nobody needs has to be a product itself.
     factors = node._saved_self, node._saved_other
     kept = [f for f in factors if f is not None]
-    if any(f.device != device or f.dtype != dtype or torch.broadcast_shapes(f.shape, shape) != shape for f in kept):
+    if any(f.device != device or f.dtype != dtype or not _broadcasts(f.shape, shape) for f in kept):
         return None
     if len(kept) == 2:
-        full = torch.broadcast_shapes(*(f.shape for f in kept)) == shape
+        full = any(f.shape == shape for f in kept)
         return (lambda: node._saved_self * node._saved_other) if full else None
-    inner = _product(node.next_functions[factors.index(None)][0], shape, dtype, device, depth - 1)
+    missing = 0 if factors[0] is None else 1
+    inner = _product(node.next_functions[missing][0], shape, dtype, device, depth - 1)
     if inner is None or not kept:
         return None
-    if factors[0] is None:
+    if missing == 0:
         return lambda: inner() * node._saved_other
     return lambda: node._saved_self * inner()
+
+
+def _broadcasts(shape: torch.Size, wanted: torch.Size) -> bool:
+    """torch.broadcast_shapes does as much, at a cost that shows in a step."""
+    return len(shape) <= len(wanted) and all(
+        a in (1, b) for a, b in zip(reversed(shape), reversed(wanted), strict=False)
+    )
 
 
 def _forward(
@@ -152,8 +178,9 @@ def sparse_delta_linear(
     plan = _checked_plan("sparse_delta_linear", weight, delta, index, plan)
     _check_linear(x, weight, bias, transposed)
     device = x.device.type
-    dtype, recipe = x.dtype, _recipe(x)
-    if torch.is_autocast_enabled(device):
+    dtype, node, autocast = x.dtype, _node(x), torch.is_autocast_enabled(device)
+    recipe = None if node is None else _recipe(x)
+    if autocast:
         dtype = torch.get_autocast_dtype(device)
         x = x.to(dtype)
     elif x.dtype != weight.dtype:
@@ -162,8 +189,8 @@ def sparse_delta_linear(
             "Cast one of them, or run under torch.autocast."
         )
     flat = x.reshape(-1, x.shape[-1])
-    with torch.autocast(device, enabled=False):
-        y = _SparseDeltaLinear.apply(flat, weight.detach(), bias, delta, plan, transposed, dtype, recipe)
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        y = _SparseDeltaLinear.apply(flat, weight.detach(), bias, delta, plan, transposed, dtype, recipe, node)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

@@ -6,14 +6,16 @@ nothing larger than a chunk is alive beside the operands.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 
 from fulgurite.kernels.backend import current_backend, resolve
 from fulgurite.kernels.sparse_plan import SparsePlan
 
-__all__ = ["by_method", "keeps_few", "narrowed", "selected_entries"]
+__all__ = ["Chunks", "SharedChunks", "by_method", "keeps_few", "narrowed", "selected_entries", "share"]
 
 # Tokens that sampled products handle at a time: the float32 copies of a chunk stay in the cache.
 TOKENS = 512
@@ -32,15 +34,60 @@ def narrowed(side: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
     return side if ids is None or side.shape[1] == ids.shape[0] else side.index_select(1, ids)
 
 
-def selected_entries(left: torch.Tensor, right: torch.Tensor, plan: SparsePlan) -> torch.Tensor:
+class Chunks(list[torch.Tensor]):
+    """(M, C) as sampled products read it: a (C, tokens) contiguous float32 (float64) tensor for each TOKENS tokens."""
+
+    @classmethod
+    def of(cls, side: torch.Tensor) -> Chunks:
+        """The chunks of a side, (M, C)."""
+        wide = torch.promote_types(side.dtype, torch.float32)
+        return cls(chunk.to(wide).t().contiguous() for chunk in side.split(TOKENS))
+
+
+class SharedChunks:
+    """The chunks of one x that several layers read (query, key and value; gate and up), made once per backward.
+
+    They live from the first layer's backward to the last one's; if some layer never has one, as long as the graph does.
+    """
+
+    def __init__(self) -> None:
+        self.readers = self.waiting = 0
+        self.chunks: Chunks | None = None
+
+    def take(self, whole: Callable[[], torch.Tensor]) -> torch.Tensor | Chunks:
+        """The chunks of ``whole()``; of an x with a single reader ``whole()`` itself."""
+        if self.readers == 1:
+            return whole()
+        chunks = Chunks.of(whole()) if self.chunks is None else self.chunks
+        self.waiting -= 1
+        self.chunks = chunks if self.waiting else None
+        if not self.waiting:
+            self.waiting = self.readers  # a graph that is kept may be gone through again
+        return chunks
+
+
+def share(node: Any, output: int, dtype: torch.dtype) -> SharedChunks:
+    """What the layers that read this output of an autograd node, in this dtype, have in common. It holds nothing of the graph."""
+    shared: SharedChunks = node.metadata.setdefault(("fulgurite", output, dtype), SharedChunks())
+    shared.readers += 1
+    shared.waiting += 1
+    return shared
+
+
+def selected_entries(left: torch.Tensor | Chunks, right: torch.Tensor | Chunks, plan: SparsePlan) -> torch.Tensor:
     """(n,) float32 or float64: the entries of leftᵀ right at ``plan.index``.
 
     Args:
         left: (M, rows), or (M, rows taking part).
-        right: (M, columns), or (M, columns taking part); left's dtype.
+        right: (M, columns), or (M, columns taking part); left's dtype. One of both may be :class:`Chunks`, where the plan's
+            method is "sampled" and all of that side takes part.
         plan: the pattern.
     """
     n = plan.columns.shape[0]
+    if isinstance(left, Chunks) or isinstance(right, Chunks):
+        left = left if isinstance(left, Chunks) else narrowed(left, plan.row_ids)
+        right = right if isinstance(right, Chunks) else narrowed(right, plan.column_ids)
+        return _sampled_products(left, right, plan.starts, plan.columns)
     if not n or not left.shape[0]:
         return left.new_zeros(n, dtype=torch.promote_types(left.dtype, torch.float32))
     left, right = narrowed(left, plan.row_ids), narrowed(right, plan.column_ids)
@@ -72,17 +119,23 @@ def _sampled(left: torch.Tensor, right: torch.Tensor, plan: SparsePlan) -> torch
 
 
 def _sampled_products(
-    left: torch.Tensor, right: torch.Tensor, starts: torch.Tensor, columns: torch.Tensor
+    left: torch.Tensor | Chunks, right: torch.Tensor | Chunks, starts: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
-    wide = torch.promote_types(left.dtype, torch.float32)
-    total = left.new_zeros(columns.shape[0], dtype=wide)
-    size = (left.shape[1], right.shape[1])
-    for first in range(0, left.shape[0], TOKENS):
-        mine = left[first : first + TOKENS].to(wide).t()
-        other = right[first : first + TOKENS].to(wide)
+    mine, other = (side if isinstance(side, Chunks) else _on_the_fly(side) for side in (left, right))
+    total, pattern = None, None
+    for one, two in zip(mine, other, strict=True):
+        if total is None:
+            total, size = one.new_zeros(columns.shape[0]), (one.shape[0], two.shape[0])
         pattern = torch.sparse_csr_tensor(starts, columns, total, size, check_invariants=False)
-        total = torch.sparse.sampled_addmm(pattern, mine, other, beta=1.0).values()
+        total = torch.sparse.sampled_addmm(pattern, one, two.t(), beta=1.0).values()
+    assert total is not None
     return total
+
+
+def _on_the_fly(side: torch.Tensor) -> Iterator[torch.Tensor]:
+    """(C, tokens) views of the chunks: the product itself makes them contiguous, one at a time."""
+    wide = torch.promote_types(side.dtype, torch.float32)
+    return (chunk.to(wide).t() for chunk in side.split(TOKENS))
 
 
 _sampled_op = torch.library.custom_op(
