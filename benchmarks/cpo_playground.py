@@ -8,6 +8,10 @@ CPSFT followed by CDPO, DPO is SFT followed by DPO (pairs ordered by the mean ra
 Asked are held-out questions, one objective at a time and two at once, at every level; answers are the likeliest tokens. ρ is
 Spearman's over single answers. What a free objective loses is against the same model asked without a condition. A point of a front
 is the mean of two objectives under one condition; it counts as covered if one of CPO's lies no more than 2 % of a scale below it.
+Steps and β were chosen for CPO on other questions (validation, seed 0): with 200 steps in the second stage a free objective fell by
+up to 4.5 % of its scale there, with 400 by 2 %. The playground was made easy for a tiny model (an answer's words stand in
+alphabetical order, numbered downwards; its certainty is one of five phrases): ρ says that levels reach the answers, not how well
+a large model would be steered.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from typing import Any
 
 __all__ = ["report", "run"]
 
-FIRST_STEPS, SECOND_STEPS = 700, 200
+FIRST_STEPS, SECOND_STEPS = 700, 400
 # With β 0.1 the answers' own likelihood falls so far that phrases break ("Iing am sure") after 60 steps at 5e-4.
 RANK, FIRST_RATE, SECOND_RATE, BETA = 16, 3e-3, 3e-4, 0.5
 QUESTIONS = 40
