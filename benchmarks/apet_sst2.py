@@ -26,7 +26,7 @@ SEEDS, SELECTION_SEED = (0, 1, 2), 100
 BUDGETS = {"uniform_scalar": (64, 1024, 16384, 262144), "tensor_greedy": (1024, 16384, 262144)}
 BUDGETS |= {"lora": (16384, 262144), "bitfit": (64, 1024, 16384, 262144), "full": (0,)}
 RATES = {"full": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)}
-PET_RATES = (1e-4, 4e-4, 2e-3, 1e-2, 5e-2, 2.5e-1)
+PET_RATES = (1e-4, 4e-4, 2e-3, 1e-2, 5e-2, 2.5e-1, 1.25)
 HEAD_RATE = 1e-2  # of the new head, in every run but full tuning's
 NAMES = {
     "uniform_scalar": "APET, random scalars",

@@ -72,4 +72,4 @@ def test_a_learning_rate_at_the_edge_is_followed_outward():
     assert apet_sst2.next_rate(cell, inner) == []
     assert apet_sst2.best_rate(cell, inner) == 1e-2
     assert apet_sst2.next_rate(cell, tried(**{"2e-3": 0.8, "1e-2": 0.8})) == [4e-4]  # of equals the lowest
-    assert apet_sst2.next_rate(cell, tried(**{"5e-2": 0.8, "2.5e-1": 0.9})) == []  # the grid ends
+    assert apet_sst2.next_rate(cell, tried(**{"2.5e-1": 0.8, "1.25": 0.9})) == []  # the grid ends
