@@ -206,9 +206,12 @@ def _picture(models: dict[str, Any], path: Path) -> None:
     scales = models["CPO"]["scales"]
     pairs = list(combinations(scales, 2))
     figure, (alone, *fronts) = panels(1 + len(pairs))
-    for name, (low, high) in scales.items():
+    for place, (name, (low, high)) in enumerate(scales.items()):  # lines that lie on each other stay visible
         curve = [((x - low) / (high - low), (y - low) / (high - low)) for x, y in models["CPO"]["curves"][name]]
-        alone.plot(*zip(*curve, strict=True), marker="o", markersize=4, label=f"{name}, {low:g} to {high:g}")
+        alone.plot(
+            *zip(*curve, strict=True), marker="o", markersize=9 - 3 * place, linewidth=5 - 2 * place,
+            label=f"{name}, {low:g} to {high:g}",
+        )  # fmt: skip
     alone.plot((0, 1), (0, 1), color="0.6", linewidth=0.8, linestyle=":")
     alone.set_title("CPO, one objective controlled")
     alone.set_xlabel("level asked for, share of the scale")
@@ -226,6 +229,6 @@ def _picture(models: dict[str, Any], path: Path) -> None:
             axes.plot(*zip(*pareto_front(points), strict=True), color=colour, marker=marker, markersize=5, label=name)
         axes.set_xlabel(f"mean {pair[0]}")
         axes.set_ylabel(f"mean {pair[1]}")
-        axes.set_title("two objectives")
+        axes.set_title("every condition, and fronts")
         axes.legend(fontsize=7)
     save(figure, path)
