@@ -190,8 +190,9 @@ def report(figures: dict[str, Any], docs: Path) -> None:
         "",
         *table,
         "",
-        "Intervals are paired bootstraps over the scored rows, which leave the spread over seeds out. Times are wall-clock of two "
-        f"runs at a time and do not rank the methods. Machine: {machine['device']}; torch {machine['torch']}, {figures['date']}. "
+        f"Intervals are paired bootstraps over the scored rows, which leave the spread over seeds out. {_at_the_end(figures)}"
+        f"Times are wall-clock beside other work and do not rank the methods. Machine: {machine['device']}; "
+        f"torch {machine['torch']}, {figures['date']}. "
         "Made by `make science` (`python -m benchmarks.science apet_sst2`), which writes this page.",
         "",
         "![accuracy against tuned parameters](apet_sst2.png)",
@@ -199,6 +200,15 @@ def report(figures: dict[str, Any], docs: Path) -> None:
     ]
     (docs / "apet_sst2.md").write_text("\n".join(text), encoding="utf-8")
     _picture(lines, docs / "apet_sst2.png")
+
+
+def _at_the_end(figures: dict[str, Any]) -> str:
+    """Names the cells whose best learning rate is the first or last of the grid."""
+    cells = sorted({(r["method"], r["budget"]) for r in figures["selection"]})
+    best = {cell: best_rate(cell, figures["selection"]) for cell in cells}
+    ends = {cell: (RATES.get(cell[0], PET_RATES)[0], RATES.get(cell[0], PET_RATES)[-1]) for cell in cells}
+    found = [f"{NAMES[m]} at {n:,} ({best[m, n]:g})" for m, n in cells if best[m, n] in ends[m, n]]
+    return f"The best learning rate was the last one tried for {', '.join(found)}. " if found else ""
 
 
 def _picture(lines: list[dict[str, Any]], path: Path) -> None:
