@@ -22,7 +22,7 @@ __all__ = ["report", "run"]
 DOMAINS = ("text", "code", "maths")
 NAMES = tuple(f"playground-{domain}" for domain in DOMAINS)
 QUESTIONS = 200
-STAGE_STEPS, BATCH = (300, 600), (8, 8)
+STAGE_STEPS, BATCH = (200, 400), (8, 8)
 RATES = {"learning_rate": 1e-3, "stage2_learning_rate": 3e-4}
 SEEDS = (0, 1, 2)
 
