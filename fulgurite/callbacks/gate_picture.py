@@ -136,7 +136,7 @@ def draw_gate_weights(means: Mapping[str, Sequence[float]], names: Sequence[str]
     axes.set_xticks(range(len(means)), [f"{domain} rows" for domain in means])
     axes.set_ylim(0, 1.1)
     axes.set_ylabel("mean gate weight")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside upper center", ncols=min(len(names), 4), fontsize=8)
     save(figure, file)
 
 
