@@ -60,6 +60,7 @@ class _SparseDeltaLinear(torch.autograd.Function):
             side = whole() if ctx.shared is None else ctx.shared.take(whole)
             left, right = (side, dy) if ctx.transposed else (dy, side)
             ddelta = selected_entries(left, right, ctx.plan).to(ctx.delta_dtype)
+            del side, left, right
         # Last: whoever goes on with ∂x finds it in the cache (a Llama step took 1.4 % less than the other way round).
         if ctx.needs_input_grad[0]:
             dx = _input_gradient(dy, weight, ctx.transposed)
