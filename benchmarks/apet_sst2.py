@@ -11,7 +11,6 @@ and are not run again.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def run(real_data: Path) -> dict[str, Any]:
         found += run_all(
             runs, settings(real_data, "test", rate), RUNS / f"rows{ROWS}" / f"final-{rate:g}", WORKERS, work
         )
-    heads = replace(settings(real_data, "test", HEAD_RATE))
+    heads = settings(real_data, "test", HEAD_RATE)
     found += run_all([Run("minilm", "head", 0, s) for s in SEEDS], heads, RUNS / f"rows{ROWS}" / "head", WORKERS, work)
     for item in selection:
         item.pop("correct")

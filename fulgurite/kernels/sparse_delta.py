@@ -173,7 +173,8 @@ def sparse_delta_linear(
     The gradient of ``delta`` is summed in float32 and comes back in delta's dtype.
 
     Memory: x is kept for the backward; only its selected columns where they are few, and nothing where x is a product whose
-    factors autograd keeps anyway (multiplied again in the backward).
+    factors autograd keeps anyway (multiplied again in the backward). Of an x that several layers read, sampled products (CPU) hold
+    one transposed float32 copy between these layers' backwards.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, named; a plan of another index.

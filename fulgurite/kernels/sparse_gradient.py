@@ -1,7 +1,7 @@
 """Selected entries of G = leftᵀ right, left (M, rows) and right (M, columns), in plain PyTorch, in chunks of bounded size.
 
 The methods are those of :mod:`fulgurite.kernels.sparse_plan`. Sums over M run in float32 (float64 for float64 operands);
-nothing larger than a chunk is alive beside the operands.
+nothing larger than a chunk is alive beside the operands, and the chunks of one operand where several layers share them.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _sampled_products(
     left: torch.Tensor | Chunks, right: torch.Tensor | Chunks, starts: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
     mine, other = (side if isinstance(side, Chunks) else _on_the_fly(side) for side in (left, right))
-    total, pattern = None, None
+    total = None
     for one, two in zip(mine, other, strict=True):
         if total is None:
             total, size = one.new_zeros(columns.shape[0]), (one.shape[0], two.shape[0])
