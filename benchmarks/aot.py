@@ -127,26 +127,36 @@ def log_probs_launches(dtype: str, vocabulary: int = 32000) -> list[tuple[Any, d
 
 
 def sparse_launches(dtype: str, rows: int = 8192, features: int = FEATURES) -> list[tuple[Any, dict[str, Any]]]:
-    """The union kernel on masks whose blocks of 64 rows select up to 10, 30 and 254 columns (0.1 % of 4096²)."""
+    """The union kernel on masks whose blocks of 64 rows select up to 10, 30 and 254 columns (0.1 % of 4096²), and the picking."""
     import torch
 
-    from fulgurite.kernels import triton_sparse_delta
+    from fulgurite.kernels import triton_picked, triton_sparse_delta
     from fulgurite.kernels.sparse_plan import UNION_ROWS, UnionColumns
 
     narrow, launches = getattr(torch, dtype), []
     empty = lambda *shape, dtype=torch.int32: torch.empty(*shape, dtype=dtype, device="meta")  # noqa: E731
     blocks, n = -(-features // UNION_ROWS), -(-features * features // 1000)
     sides = [empty(rows, features, dtype=narrow) for _ in range(2)]
-    kernel = triton_sparse_delta.union_kernel
-    triton_sparse_delta.union_kernel = _Recorder(kernel, launches)
+    kernels = [
+        (module, name, getattr(module, name))
+        for module in (triton_sparse_delta, triton_picked)
+        for name in ("union_kernel", "transpose_kernel", "pick_kernel")
+        if hasattr(module, name)
+    ]
+    for module, name, kernel in kernels:
+        setattr(module, name, _Recorder(kernel, launches))
     try:
+        triton_picked.picked_entries(
+            empty(features, dtype=narrow), empty(n, dtype=torch.int64), empty(n, dtype=torch.float32), 0, n, 0
+        )
         for widest in (10, 30, 254):
             wide = min(widest, features)
             u = blocks * wide
             union = UnionColumns(empty(blocks + 1), empty(u), empty(u, dtype=torch.int64), empty(u), empty(n), wide)
             triton_sparse_delta.launch(*sides, union)
     finally:
-        triton_sparse_delta.union_kernel = kernel
+        for module, name, kernel in kernels:
+            setattr(module, name, kernel)
     return launches
 
 
@@ -282,7 +292,7 @@ def _cases(quick: bool) -> Iterator[tuple[dict[str, Any], Any, dict[str, Any]]]:
             for kernel, arguments in log_probs_launches(dtype, vocabulary):
                 yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 2048}, kernel, arguments
         for kernel, arguments in sparse_launches(dtype):
-            yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": arguments["token_count"]}, kernel, arguments
+            yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 8192}, kernel, arguments
     for kernel, arguments in live_launches():
         dtype = str(arguments["base_ptr"].dtype).removeprefix("torch.")
         yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 1024}, kernel, arguments
@@ -296,6 +306,9 @@ def _cases(quick: bool) -> Iterator[tuple[dict[str, Any], Any, dict[str, Any]]]:
 
 def compile_target(target: str, quick: bool) -> list[dict[str, Any]]:
     """One row per distinct configuration of every kernel."""
+    from fulgurite.kernels import triton_rules
+
+    triton_rules.HIP = TARGETS[target][0] == "hip"
     seen: set[Any] = set()
     results = []
     for case, kernel, arguments in _cases(quick):
@@ -307,8 +320,10 @@ def compile_target(target: str, quick: bool) -> list[dict[str, Any]]:
         start = time.perf_counter()
         usage = compile_launch(kernel, arguments, target)
         flags = [name for name in _FLAGS if arguments.get(name)]
-        sides = ("BLOCK_R", "BLOCK_U", "BLOCK_M") if "BLOCK_U" in arguments else ("BLOCK_M", "BLOCK_C", "RANK")
-        tile = [arguments.get(name, 0) for name in sides]
+        sides = (
+            ("BLOCK_R", "BLOCK_U", "BLOCK_M") if "BLOCK_U" in arguments else ("BLOCK_T", "BLOCK_M", "BLOCK_C", "RANK")
+        )
+        tile = [arguments[name] for name in sides if name in arguments]
         results.append(
             {
                 "target": target,

@@ -40,10 +40,10 @@ class SparsePlaced:
     sync: Callable[[], None] = lambda: None
 
 
-def mask(shape: torch.Size | tuple[int, ...], density: float, seed: int) -> torch.Tensor:
-    """Uniform random positions in a matrix, (n,) int64, sorted."""
+def mask(shape: torch.Size | tuple[int, ...], density: float, seed: int, device: Any = "cpu") -> torch.Tensor:
+    """Uniform random positions in a matrix, (n,) int64, sorted; drawn on the device."""
     numel = shape[0] * shape[1]
-    drawn = torch.randperm(numel, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randperm(numel, generator=torch.Generator(device).manual_seed(seed), device=device)
     return drawn[: max(1, round(numel * density))].sort()[0]
 
 
@@ -69,7 +69,7 @@ def _plain(model: nn.Module, targets: str, density: float) -> SparsePlaced:
     layers = []
     model.requires_grad_(False)
     for number, (name, linear) in enumerate(_linears(model, targets).items()):
-        new = _CopiedWeight(linear, mask(linear.weight.shape, density, number).to(linear.weight.device))
+        new = _CopiedWeight(linear, mask(linear.weight.shape, density, number, linear.weight.device))
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, new)
         layers.append(SparseLayer(new.index, new.delta))
@@ -79,7 +79,7 @@ def _plain(model: nn.Module, targets: str, density: float) -> SparsePlaced:
 def _ours(model: nn.Module, targets: str, density: float) -> SparsePlaced:
     linears = _linears(model, targets)
     positions = {
-        f"{name}.weight": mask(linear.weight.shape, density, number).to(linear.weight.device)
+        f"{name}.weight": mask(linear.weight.shape, density, number, linear.weight.device)
         for number, (name, linear) in enumerate(linears.items())
     }
     adapter = attach(model, APET(selection="mask"), positions=positions)
@@ -98,7 +98,7 @@ def _peft(
     layers = []
     for number, layer in enumerate(m for m in wrapped.modules() if isinstance(m, BaseTunerLayer)):
         weight: Any = layer.get_base_layer().weight
-        index = mask(weight.shape, density, number).to(weight.device)
+        index = mask(weight.shape, density, number, weight.device)
         layers.append(SparseLayer(index, replace(layer, index)))
     return SparsePlaced(wrapped, layers, wrapped)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, largest_error
+from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, generator_on, largest_error
 from fulgurite.kernels import fused_log_probs, reference
 
 __all__ = ["BENCHMARK", "Case", "prepare"]
@@ -48,8 +48,8 @@ class _Batch:
     """Hidden states, heads, gate scores, targets, and the gradient that comes in."""
 
     def __init__(self, case: Case) -> None:
-        generator = torch.Generator().manual_seed(0)
-        random = partial(torch.randn, generator=generator)
+        generator = generator_on(case.device)
+        random = partial(torch.randn, generator=generator, device=case.device)
         place = {"device": case.device, "dtype": case.dtype}
         trained = case.kind == "hidden"
         self.hiddens = [
@@ -57,9 +57,9 @@ class _Batch:
         ]
         heads = 1 if case.kind == "shared" else case.specialists
         self.weights = [(random(case.vocabulary, case.width) / case.width**0.5).to(**place) for _ in range(heads)]
-        self.scores = random(case.tokens, case.specialists).to(case.device).requires_grad_()
-        self.targets = torch.randint(case.vocabulary, (case.tokens,), generator=generator).to(case.device)
-        self.grad = random(case.tokens).to(case.device)
+        self.scores = random(case.tokens, case.specialists).requires_grad_()
+        self.targets = torch.randint(case.vocabulary, (case.tokens,), generator=generator, device=case.device)
+        self.grad = random(case.tokens)
 
     def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Each specialist's hidden states and head."""

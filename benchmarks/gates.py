@@ -81,7 +81,7 @@ def _workloads(settings: Settings) -> list[Workload]:
                 contenders,
                 floor=None,
                 floor_bytes=7 * 4 * _MODULES * rank,
-                runs_per_sample=20,
+                runs_per_sample=2 if settings.device.startswith("cuda") else 20,
                 memory=False,
             )
         )

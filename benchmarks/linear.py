@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.contenders import PLACERS, Factors, fill, forward_float64, why_not
-from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, largest_error
+from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, generator_on, largest_error
 
 __all__ = ["BENCHMARK", "Alone", "Case", "Shape", "prepare"]
 
@@ -61,14 +61,13 @@ class Alone(nn.Module):
 
     def __init__(self, case: Shape) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.layer = nn.Linear(case.k, case.n)
+        random = partial(torch.randn, generator=generator_on(case.device), device=case.device)
+        self.layer = nn.Linear(case.k, case.n, device=case.device)
         with torch.no_grad():
-            self.layer.weight.copy_(torch.randn(case.n, case.k, generator=generator) / case.k**0.5)
-            self.layer.bias.copy_(torch.randn(case.n, generator=generator))
+            self.layer.weight.copy_(random(case.n, case.k) / case.k**0.5)
+            self.layer.bias.copy_(random(case.n))
         self.requires_grad_(False)
-        x = torch.randn(case.m, case.k, generator=generator)
-        dy = torch.randn(case.m, case.n, generator=generator)
+        x, dy = random(case.m, case.k), random(case.m, case.n)
         self.to(case.device, case.dtype)
         self.x = x.to(case.device, case.dtype).requires_grad_()
         self.dy = dy.to(case.device, case.dtype)
@@ -142,7 +141,16 @@ def _workload(case: Case, memory: bool = True) -> Workload:
     facts = {
         "m": case.m, "k": case.k, "n": case.n, "rank": case.rank, "dtype": _SHORT[case.dtype], "gated": case.gated
     }  # fmt: skip
-    return Workload(str(case), facts, partial(Alone, case), contenders, floor_bytes=moved, memory=memory)
+    runs = 5 if case.device.startswith("cuda") else 1
+    return Workload(
+        str(case),
+        facts,
+        partial(Alone, case),
+        contenders,
+        floor_bytes=moved,
+        memory=memory,
+        runs_per_sample=runs,
+    )
 
 
 def _workloads(settings: Settings) -> list[Workload]:
@@ -158,7 +166,9 @@ def _workloads(settings: Settings) -> list[Workload]:
     cases += [replace(first, rank=8), replace(first, rank=64), replace(half, rank=8), replace(half, rank=64)]
     cases += [wide, replace(wide, dtype=torch.bfloat16), replace(wide, k=wide.n, n=wide.k)]
     if device.startswith("cuda"):
-        cases = [first, replace(first, gated=False), *(replace(first, rank=r) for r in (8, 64))]
+        many = replace(first, m=32768)
+        cases = [many, replace(many, gated=False), first, replace(first, gated=False)]
+        cases += [replace(first, rank=r) for r in (8, 64)]
         cases += [wide, replace(first, m=4096, k=768, n=768), replace(first, dtype=torch.float16)]
     return [_workload(case) for case in cases]
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.contenders import why_not
-from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, largest_error
+from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, generator_on, largest_error
 from fulgurite.kernels import linear_cross_entropy, linear_log_probs, reference
 
 __all__ = ["BENCHMARK", "Case", "prepare"]
@@ -48,14 +48,13 @@ class _Batch:
     """Hidden states, the head's weight, targets, and the gradient that comes in."""
 
     def __init__(self, case: Case) -> None:
-        generator = torch.Generator().manual_seed(0)
-        random = partial(torch.randn, generator=generator)
+        generator = generator_on(case.device)
+        random = partial(torch.randn, generator=generator, device=case.device)
         place = {"device": case.device, "dtype": case.dtype}
         self.hidden = random(case.tokens, case.width).to(**place).requires_grad_()
         self.weight = (random(case.vocabulary, case.width) / case.width**0.5).to(**place).requires_grad_(case.trained)
-        self.targets = torch.randint(case.vocabulary, (case.tokens,), generator=generator).to(case.device)
-        self.grad = torch.ones(()) if case.scalar else random(case.tokens)
-        self.grad = self.grad.to(case.device)
+        self.targets = torch.randint(case.vocabulary, (case.tokens,), generator=generator, device=case.device)
+        self.grad = torch.ones((), device=case.device) if case.scalar else random(case.tokens)
 
 
 def _plain(batch: _Batch, scalar: bool) -> torch.Tensor:

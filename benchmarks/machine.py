@@ -49,7 +49,9 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str:
-    """Short hash of the checkout; ``+`` behind it if tracked files differ from it."""
+    """Short hash of the checkout, ``+`` behind it if tracked files differ from it; $FULGURITE_COMMIT for a copy without git."""
+    if "FULGURITE_COMMIT" in os.environ:
+        return os.environ["FULGURITE_COMMIT"]
     here = Path(__file__).resolve().parent
     try:
         commit = subprocess.run(

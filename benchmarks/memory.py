@@ -1,9 +1,9 @@
-"""Peak memory of a step over its base's own, each contender in a fresh process.
+"""Peak memory of a step over its base's own, each contender in a fresh process on the CPU.
 
 CPU: the peak resident size while two steps run, less the resident size with only the base (layer or model and batch) in
 it; what the contender keeps (adapters, optimizer state) counts. tracemalloc does not see tensors. The allocator is told to give
 blocks of 128 KiB and more back at once, so that the resident size is what is alive and not what has been. CUDA: the
-allocator's own peak.
+allocator's own peak of what is alive, which earlier contenders of the process do not change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.registry import Settings, all_benchmarks
+from benchmarks.registry import Settings, Workload, all_benchmarks, workloads
 
 __all__ = ["peak_bytes", "peak_of_step"]
 
@@ -26,15 +26,19 @@ _M_MMAP_THRESHOLD = -3
 _PRELOAD = ["benchmarks.registry", "benchmarks.memory", "transformers", "peft", "torch._dynamo"]
 
 
-def peak_bytes(benchmark: str, workload: str, contender: str, settings: Settings) -> int:
+def peak_bytes(benchmark: str, workload: Workload, contender: str, settings: Settings) -> int:
     """Bytes that two steps of one contender need at their peak, over the base's own.
 
-    A server without threads is started once and forks for each call: a fresh process without the seconds of its imports.
+    On the CPU a server without threads is started once and forks for each call: a fresh process without the seconds of its imports.
     """
+    if settings.device != "cpu":
+        prepare = workload.contenders[contender]
+        assert not isinstance(prepare, str)
+        return peak_of_step(workload.base, prepare, settings.device)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     mine, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_answer, args=(theirs, benchmark, workload, contender, settings))
+    child = context.Process(target=_answer, args=(theirs, benchmark, workload.name, contender, settings))
     child.start()
     theirs.close()
     try:
@@ -43,15 +47,14 @@ def peak_bytes(benchmark: str, workload: str, contender: str, settings: Settings
         answer = f"exit code {child.exitcode}"
     child.join()
     if not isinstance(answer, int):
-        raise RuntimeError(f"memory of {benchmark}, {workload}, {contender} could not be measured: {answer}")
+        raise RuntimeError(f"memory of {benchmark}, {workload.name}, {contender} could not be measured: {answer}")
     return answer
 
 
 def _answer(pipe: Any, benchmark: str, workload: str, contender: str, settings: Settings) -> None:
     try:
-        if settings.device == "cpu":
-            _return_freed_blocks()
-        found = next(w for w in all_benchmarks()[benchmark].workloads(settings) if w.name == workload)
+        _return_freed_blocks()
+        found = next(w for w in workloads(all_benchmarks()[benchmark], settings) if w.name == workload)
         prepare = found.contenders[contender]
         assert not isinstance(prepare, str)
         pipe.send(peak_of_step(found.base, prepare, settings.device))
@@ -72,6 +75,11 @@ def peak_of_step(base: Any, prepare: Any, device: str) -> int:
     else:
         before = _reset_peak()
     step = prepare(held)
+    gc.collect()
+    if device.startswith("cuda"):  # what drawing a mask or copying a factor took is no part of a step
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        _reset_peak()
     for _ in range(2):
         step.run()
     if device.startswith("cuda"):

@@ -79,7 +79,7 @@ def make_base(case: ModelCase) -> Base:
             vocab_size=case.vocabulary, hidden_size=case.hidden, intermediate_size=case.hidden * 8 // 3,
             num_hidden_layers=case.layers, num_attention_heads=case.hidden // 64, use_cache=False,
         )  # fmt: skip
-        model, labels = transformers.LlamaForCausalLM(config), tokens
+        kind, labels = transformers.LlamaForCausalLM, tokens
     else:
         config = transformers.DebertaV2Config(
             vocab_size=case.vocabulary, hidden_size=case.hidden, intermediate_size=4 * case.hidden,
@@ -88,8 +88,9 @@ def make_base(case: ModelCase) -> Base:
             position_biased_input=False, max_relative_positions=-1, type_vocab_size=0,
             hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         )  # fmt: skip
-        model = transformers.DebertaV2ForSequenceClassification(config)
-        labels = torch.randint(0, 2, (case.batch,))
+        kind, labels = transformers.DebertaV2ForSequenceClassification, torch.randint(0, 2, (case.batch,))
+    with torch.device(case.device):
+        model = kind(config)
     model.requires_grad_(False).train().to(case.device, case.dtype)
     batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
     return Base(model, {name: tensor.to(case.device) for name, tensor in batch.items()})

@@ -8,14 +8,30 @@ it checks each result before it times anything, interleaves, measures memory in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-__all__ = ["OURS", "Benchmark", "Settings", "Step", "Workload", "all_benchmarks", "largest_error", "norm_error"]
+from fulgurite.kernels import use_backend
+
+__all__ = [
+    "OURS",
+    "PYTORCH",
+    "Benchmark",
+    "Settings",
+    "Step",
+    "Workload",
+    "all_benchmarks",
+    "generator_on",
+    "largest_error",
+    "norm_error",
+    "workloads",
+]
 
 OURS = "fulgurite"
+# On a GPU ours once more, without Triton: what decides which kernels "auto" takes.
+PYTORCH = "fulgurite, PyTorch's kernels"
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,8 @@ class Workload:
         runs_per_sample: runs that one sample averages over (for steps of microseconds).
         memory: whether peak memory is measured.
         whole: 0, or the number of steps of a training that is timed as a whole, each step by everybody in turn.
+        graph: on a GPU, time replays of a CUDA graph of the step: what the kernels take, without the latency of launches, which
+            a training that runs ahead of the GPU does not wait for.
     """
 
     name: str
@@ -72,6 +90,7 @@ class Workload:
     runs_per_sample: int = 1
     memory: bool = True
     whole: int = 0
+    graph: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +132,40 @@ def all_benchmarks() -> dict[str, Benchmark]:
     entries = [linear.BENCHMARK, log_probs.BENCHMARK, fusion.BENCHMARK, gates.BENCHMARK, *steps_of_models]
     entries += [training.BENCHMARK, sparse.GRADIENT, sparse.LINEAR, sparse_steps.SPARSE_LLAMA]
     return {entry.name: entry for entry in entries}
+
+
+def generator_on(device: str, seed: int = 0) -> torch.Generator:
+    """For random numbers that are drawn where they are needed: a CPU takes seconds for the head of a large vocabulary."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def workloads(benchmark: Benchmark, settings: Settings) -> list[Workload]:
+    """The benchmark's workloads; on a GPU with :data:`PYTORCH` as a further contender wherever we are one."""
+    found = benchmark.workloads(settings)
+    if not settings.device.startswith("cuda"):
+        return found
+    return [replace(workload, contenders=_with_pytorch(workload.contenders)) for workload in found]
+
+
+def _with_pytorch(contenders: Mapping[str, Callable[[Any], Step] | str]) -> dict[str, Callable[[Any], Step] | str]:
+    ours = contenders.get(OURS)
+    if ours is None or isinstance(ours, str):
+        return dict(contenders)
+
+    def prepare(base: Any) -> Step:
+        with use_backend("torch"):
+            step = ours(base)
+        return replace(step, run=_without_triton(step.run), results=_without_triton(step.results))
+
+    return {**contenders, PYTORCH: prepare}
+
+
+def _without_triton(function: Callable[[], Any]) -> Callable[[], Any]:
+    def call() -> Any:
+        with use_backend("torch"):
+            return function()
+
+    return call
 
 
 def largest_error(computed: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:

@@ -22,8 +22,8 @@ from rich.table import Table
 from benchmarks.machine import stamp
 from benchmarks.memory import peak_bytes
 from benchmarks.profiling import profile_step
-from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, all_benchmarks
-from benchmarks.sampling import MIN_SAMPLES, interleave, summary, tied, whole_time
+from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, all_benchmarks, workloads
+from benchmarks.sampling import MIN_SAMPLES, graph_of, interleave, summary, tied, whole_time
 from fulgurite.console import say
 
 __all__ = ["check", "main", "run_workload"]
@@ -46,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         figures: dict[str, Any] = {"benchmark": name, "about": benchmark.about, **stamp(options.device)}
         figures["only"] = options.only
         figures["workloads"] = []
-        for workload in benchmark.workloads(settings):
-            if options.only and options.only not in workload.name:
+        for workload in workloads(benchmark, settings):
+            if options.only and not any(text in workload.name for text in options.only):
                 continue
             result = run_workload(benchmark, workload, settings, options)
             figures["workloads"].append(result)
@@ -80,6 +80,8 @@ def run_workload(
             steps[name] = step
     gc.collect()
     running = {name: step.run for name, step in steps.items()}
+    if workload.graph and settings.device.startswith("cuda"):
+        running = {name: graph_of(step) for name, step in running.items()}
     if workload.whole:
         samples = whole_time(interleave(running, workload.whole, settings.device, warmup=0))
     else:
@@ -90,11 +92,11 @@ def run_workload(
         rows[name] |= summary(taken, floor) | dict(steps[name].facts())
         if options.profile:
             rows[name] |= profile_step(steps[name].run, settings.device)
-    del steps
+    del steps, running
     gc.collect()
     for name in samples:
         if workload.memory and not options.no_memory:
-            rows[name]["peak_bytes"] = peak_bytes(benchmark.name, workload.name, name, settings)
+            rows[name]["peak_bytes"] = peak_bytes(benchmark.name, workload, name, settings)
         if name != OURS and OURS in samples:
             rows[name]["tie"] = tied(rows[name], rows[OURS])
     return {"name": workload.name, **workload.facts, "floor_bytes": workload.floor_bytes, "contenders": rows}
@@ -169,7 +171,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", action="store_true", help="operators or kernels, host synchronisations, bytes")
     parser.add_argument("--list", action="store_true", help="list the benchmarks and stop")
     parser.add_argument("--samples", type=int, metavar="N", help=f"samples per contender, at least {MIN_SAMPLES}")
-    parser.add_argument("--only", metavar="TEXT", help="only workloads whose name contains this")
+    parser.add_argument(
+        "--only", metavar="TEXT", action="append", help="only workloads whose name contains this; may be repeated"
+    )
     parser.add_argument("--full", action="store_true", help="models at their full depth")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory (a process per contender)")
     options = parser.parse_args(arguments)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["MIN_SAMPLES", "interleave", "percentile", "summary", "tied", "whole_time"]
+__all__ = ["MIN_SAMPLES", "graph_of", "interleave", "percentile", "summary", "tied", "whole_time"]
 
 MIN_SAMPLES = 20
 
@@ -50,6 +50,20 @@ def whole_time(taken: Mapping[str, list[float]], slices: int = MIN_SAMPLES) -> d
         name: [sum(part) * len(steps) / len(part) for part in (steps[i::slices] for i in range(slices))]
         for name, steps in taken.items()
     }
+
+
+def graph_of(step: Callable[[], Any]) -> Callable[[], Any]:
+    """Replays of a CUDA graph of ``step``, captured after two runs (which compile and prepare what is made once)."""
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def summary(samples: list[float], floor: list[float] | None) -> dict[str, Any]:

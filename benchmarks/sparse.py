@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from benchmarks.contenders_sparse import SPARSE_PLACERS, SparseLayer, fill_deltas, mask, why_not_sparse
 from benchmarks.linear import Alone
-from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, largest_error
+from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, generator_on, largest_error
 from fulgurite.kernels import SparsePlan, plan_sparse_delta, sparse_gradient
 
 __all__ = ["GRADIENT", "LINEAR", "SparseCase"]
@@ -96,12 +96,13 @@ def _linear_workload(case: SparseCase) -> Workload:
     size = torch.finfo(case.dtype).bits // 8
     # W twice; x and ∂y read in the forward and for ∂x; y and ∂x written; both read again for the gradient of δ.
     moved = (2 * case.n * case.k + 3 * case.m * (case.k + case.n)) * size
-    return Workload(str(case), case.facts, partial(Alone, case), contenders, floor_bytes=moved)
+    runs = 5 if case.device.startswith("cuda") else 1
+    return Workload(str(case), case.facts, partial(Alone, case), contenders, floor_bytes=moved, runs_per_sample=runs)
 
 
 def _linear_workloads(settings: Settings) -> list[Workload]:
     if settings.device.startswith("cuda"):
-        first = SparseCase(8192, 4096, 4096, 0.001, torch.bfloat16, settings.device)
+        first = SparseCase(32768, 4096, 4096, 0.001, torch.bfloat16, settings.device)
         cases = [first, replace(first, density=0.01)]
     else:
         first = SparseCase(2048, 2048, 2048, 0.001, torch.float32)
@@ -128,9 +129,9 @@ class _Sides:
 
 
 def _sides(case: SparseCase) -> _Sides:
-    generator = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(case.m, c, generator=generator).to(case.device, case.dtype) for c in (case.n, case.k))
-    index = mask((case.n, case.k), case.density, 0).to(case.device)
+    random = partial(torch.randn, generator=generator_on(case.device), device=case.device)
+    left, right = (random(case.m, c).to(case.dtype) for c in (case.n, case.k))
+    index = mask((case.n, case.k), case.density, 0, case.device)
     return _Sides(left, right, plan_sparse_delta(index, (case.n, case.k)))
 
 
@@ -175,7 +176,16 @@ def _gradient_workload(case: SparseCase) -> Workload:
         elif method == "union" and not cuda:
             reason = "needs a GPU"
         contenders[method] = reason or partial(_prepare_method, method)
-    return Workload(str(case), case.facts, partial(_sides, case), contenders, floor="whole", memory=cuda)
+    return Workload(
+        str(case),
+        case.facts,
+        partial(_sides, case),
+        contenders,
+        floor="whole",
+        memory=cuda and case.dtype == torch.bfloat16 and case.density in (0.001, 0.01),
+        runs_per_sample=10 if cuda else 1,
+        graph=cuda,
+    )
 
 
 def _gradient_workloads(settings: Settings) -> list[Workload]:

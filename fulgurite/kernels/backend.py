@@ -1,8 +1,8 @@
 """The one switch that chooses who computes a kernel: Triton or plain PyTorch.
 
 ``auto`` takes Triton where the kernel's Triton implementation has won its benchmark on a GPU (``_PROVEN``, from
-benchmarks/results/; empty until a GPU was measured), does not refuse these tensors, they lie on a GPU and Triton can be
-imported; otherwise PyTorch. ``use_backend("triton")`` takes it wherever it can compute.
+benchmarks/results/) at about this size, does not refuse these tensors, they lie on a GPU and Triton can be imported; otherwise
+PyTorch. ``use_backend("triton")`` takes it wherever it can compute.
 
 Triton is imported at the first call that takes it, never before. The setting is process-wide on purpose: autograd runs
 backward passes in threads of its own, where a thread-local or context-local setting would not be seen.
@@ -33,13 +33,14 @@ _triton_modules: dict[str, str] = {
     "fused_log_probs": "fulgurite.kernels.triton_fused",
     "gated_lora_linear": "fulgurite.kernels.triton_gated_lora",
     "linear_log_probs": "fulgurite.kernels.triton_log_probs",
+    "picked_entries": "fulgurite.kernels.triton_picked",
     "proximal_adamw_step_": "fulgurite.kernels.triton_proximal",
     "sparse_adamw_step_": "fulgurite.kernels.triton_sparse_live",
     "sparse_delta_gradient": "fulgurite.kernels.triton_sparse_delta",
 }
 # Kernels whose Triton implementation ``auto`` takes. A kernel enters with the result file that shows its win.
-_PROVEN: frozenset[str] = frozenset()
-_loaded: dict[str, tuple[Callable[..., Any], Callable[..., str | None]]] = {}
+_PROVEN: frozenset[str] = frozenset(_triton_modules)
+_loaded: dict[str, tuple[Callable[..., Any], Callable[..., str | None], Callable[..., bool] | None]] = {}
 _noticed: set[str] = set()
 
 
@@ -85,7 +86,8 @@ def register_triton(kernel: str, module: str) -> None:
     """Let ``module`` implement ``kernel`` in Triton.
 
     It is imported at first use and has a function called like the kernel and ``refusal(*tensors) -> str | None``, which
-    says why these tensors cannot be computed.
+    says why these tensors cannot be computed. It may have ``too_small(*tensors) -> bool``: whether ``auto`` leaves these, which
+    it could compute, to PyTorch, because launches cost more than what they save.
     """
     _triton_modules[kernel] = module
     _loaded.pop(kernel, None)
@@ -107,10 +109,10 @@ def resolve(kernel: str, *tensors: torch.Tensor | None) -> Callable[..., Any] | 
         )
     why_not = _load(kernel)
     if why_not is None:
-        function, refusal = _loaded[kernel]
+        function, refusal, too_small = _loaded[kernel]
         why_not = refusal(*tensors)
         if why_not is None:
-            return function
+            return None if _setting == "auto" and too_small is not None and too_small(*tensors) else function
     if _setting == "triton":
         raise RuntimeError(f"{kernel}: backend 'triton' was asked for, but {why_not}. Use use_backend('auto').")
     return None
@@ -126,7 +128,7 @@ def _load(kernel: str) -> str | None:
     if has_triton():
         try:
             module = importlib.import_module(_triton_modules[kernel])
-            _loaded[kernel] = getattr(module, kernel), module.refusal
+            _loaded[kernel] = getattr(module, kernel), module.refusal, getattr(module, "too_small", None)
             return None
         except ImportError as error:
             reason = f"the package triton cannot be used ({error})"

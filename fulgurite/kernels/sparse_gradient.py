@@ -156,14 +156,18 @@ def _dense(left: torch.Tensor, right: torch.Tensor, plan: SparsePlan, wide: torc
     columns, height = right.shape[1], plan.height
     total = left.new_empty(plan.columns.shape[0], dtype=wide)
     whole = plan.row_ids is None and plan.column_ids is None
+    pick = resolve("picked_entries", left) if whole and not torch.compiler.is_compiling() else None
     for number, (first, last) in enumerate(pairwise(plan.bounds)):
         if last == first:
             continue
         low, high = number * height, min((number + 1) * height, plan.size[0])
         chunk = left[:, low:high].t() @ right
-        if whole:
-            places = plan.index[first:last] - low * columns
+        if pick is not None:
+            pick(chunk, plan.index, total, first, last, low * columns)
+        elif whole:
+            total[first:last] = chunk.view(-1).index_select(0, plan.index[first:last] - low * columns)
         else:
             places = _rows(plan, first, last, low, high) * columns + plan.columns[first:last]
-        total[first:last] = chunk.view(-1).index_select(0, places)
+            total[first:last] = chunk.view(-1).index_select(0, places)
+        del chunk  # or it would be alive beside the next one
     return total

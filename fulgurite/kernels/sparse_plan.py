@@ -38,10 +38,12 @@ COMPACT_UP_TO = 0.5
 # Density (after that) up to which n dot products beat the dense product on the CPU. In half precision the dense product is
 # about four times as fast, while the dot products are float32's.
 SAMPLED_UP_TO = {torch.float64: 0.2, torch.float32: 0.2, torch.bfloat16: 0.03, torch.float16: 0.03}
-# Density up to which the union of columns beats the dense product on a GPU: arithmetic for 4096², not measured yet.
-UNION_UP_TO = 0.005
-# Numbers in a chunk of the dense product: 4 MB of float32.
-CHUNK_NUMBERS = 1 << 20
+# Density up to which the union of columns beats the dense product on a GPU (an H200, 8192 tokens, 4096²). Exact float32 products
+# take so long in the union's small tiles that it has to leave most of them out.
+UNION_UP_TO = {torch.bfloat16: 0.005, torch.float16: 0.005, torch.float32: 0.0015}
+# Numbers in a chunk of the dense product: 4 MiB of float32 on the CPU, 8 MiB of bfloat16 on a GPU, which a smaller product
+# does not fill (1024 × 4096 are 128 tiles of 128 × 256, about one for each of 132 multiprocessors).
+CHUNK_NUMBERS, CHUNK_NUMBERS_GPU = 1 << 20, 1 << 22
 # Rows that share a union of columns. A bit of an int64 stands for each.
 UNION_ROWS = 64
 
@@ -55,7 +57,7 @@ class UnionColumns:
         columns: int32 (u,), the columns, block by block.
         bits: int64 (u,), bit r is set where row r of the block selected the column.
         first: int32 (u,), how many entries stand before this column's, in the order block, column, row.
-        order: int32 (n,), for each entry in the plan's order (row, column) its place in that order.
+        entries: int32 (n,), for each place in that order the entry's place in the plan's own (row, column).
         widest: the largest number of columns of a block.
     """
 
@@ -63,7 +65,7 @@ class UnionColumns:
     columns: torch.Tensor
     bits: torch.Tensor
     first: torch.Tensor
-    order: torch.Tensor
+    entries: torch.Tensor
     widest: int
 
 
@@ -115,7 +117,7 @@ class SparsePlan:
             return "dots"
         if self.index.device.type == "cpu":
             return "sampled" if self.density <= SAMPLED_UP_TO.get(dtype, 0.0) else "dense"
-        return "union" if self.density <= UNION_UP_TO else "dense"
+        return "union" if self.density <= UNION_UP_TO.get(dtype, 0.0) else "dense"
 
     @cached_property
     def union(self) -> UnionColumns:
@@ -143,7 +145,7 @@ def plan_sparse_delta(index: torch.Tensor, shape: tuple[int, ...]) -> SparsePlan
     column_ids, column, columns = _compacted(index % max(columns, 1), columns)
     starts = torch.zeros(rows + 1, dtype=torch.int32, device=index.device)
     starts[1:] = torch.bincount(row, minlength=rows).cumsum(0)
-    height = max(1, min(rows, CHUNK_NUMBERS // max(1, columns)))
+    height = _chunk_height(rows, columns, index.device.type)
     edges = torch.arange(0, rows + height, height, device=index.device).clamp_(max=rows)
     if index.device.type == "cpu":
         _silence_csr_notice()
@@ -158,6 +160,13 @@ def plan_sparse_delta(index: torch.Tensor, shape: tuple[int, ...]) -> SparsePlan
         tuple(starts[edges].tolist()),
         index._version,
     )
+
+
+def _chunk_height(rows: int, columns: int, device: str) -> int:
+    """Rows of a chunk of the dense product; on a GPU a multiple of its tile's 128."""
+    if device == "cpu":
+        return max(1, min(rows, CHUNK_NUMBERS // max(1, columns)))
+    return max(1, min(rows, max(1, CHUNK_NUMBERS_GPU // max(1, columns) // 128) * 128))
 
 
 def check_positions(name: str, index: torch.Tensor, numel: int) -> None:
@@ -193,8 +202,6 @@ def union_columns(starts: torch.Tensor, columns: torch.Tensor, width: int) -> Un
     bits = torch.zeros(distinct.numel(), dtype=torch.int64, device=device)
     # Every bit of a column is set once, so that their sum is their union.
     bits.index_add_(0, place, torch.ones_like(row) << (row[by_column] % UNION_ROWS))
-    order = torch.empty(n, dtype=torch.int32, device=device)
-    order[by_column] = torch.arange(n, dtype=torch.int32, device=device)
     edges = torch.searchsorted(distinct, torch.arange(blocks + 1, device=device) * width)
     widest = int(edges.diff().max()) if blocks else 0
     return UnionColumns(
@@ -202,7 +209,7 @@ def union_columns(starts: torch.Tensor, columns: torch.Tensor, width: int) -> Un
         (distinct % width).to(torch.int32),
         bits,
         (entries.cumsum(0) - entries).to(torch.int32),
-        order,
+        by_column.to(torch.int32),
         widest,
     )
 

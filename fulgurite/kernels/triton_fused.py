@@ -26,9 +26,11 @@ from fulgurite.kernels.triton_tiles import rounded
 
 __all__ = ["INTERPRETED", "fused_log_probs", "fused_log_probs_kernel", "refusal"]
 
-# Numbers of all specialists that one program holds at a time, of one specialist a quarter at most (2 × 2048 and 1 × 4096 were
-# seen to spill on sm_90 and sm_80), and its warps.
-BLOCK, WARPS = 4096, 8
+# Numbers of one specialist that a program holds at a time, by how many specialists there are, and its warps. A warp for each 512
+# bytes of a specialist lets a thread hold the same columns of all of them, and sums over specialists stay within it (twice as
+# many warps took four times as long on an H200). Eight specialists would spill so.
+BLOCKS = {1: 1024, 2: 512, 4: 1024}
+BYTES_PER_WARP, WARPS = 512, 8
 # Numbers of a chunk of all specialists beyond its least height: 192 MiB of bfloat16 at three times 32,000 columns.
 CHUNK = 1 << 26
 
@@ -264,7 +266,8 @@ def _launch(tiles, weights, settings, targets, coefficient, out, first_column, k
         return
     scales, caps, capped = settings
     padded = triton.next_power_of_2(number)
-    block = min(max(16, BLOCK // max(padded, 4)), triton.next_power_of_2(columns))
+    block = min(BLOCKS.get(padded, max(16, 4096 // padded)), triton.next_power_of_2(columns))
+    warps = block * tiles.itemsize // BYTES_PER_WARP if padded in BLOCKS else WARPS
     log_probs, ref, share, slopes = out
     fused_log_probs_kernel[(count,)](
         tiles,
@@ -289,5 +292,5 @@ def _launch(tiles, weights, settings, targets, coefficient, out, first_column, k
         NUMBER=padded,
         BLOCK=block,
         INTERPRETED=INTERPRETED,
-        num_warps=WARPS,
+        num_warps=max(1, min(WARPS, warps)),
     )

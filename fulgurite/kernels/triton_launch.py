@@ -6,6 +6,7 @@ first and the vendor's GEMM accumulates onto it, so that nothing of y's size is 
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,10 +17,10 @@ from fulgurite.kernels.triton_reductions import outer_kernel, reduce_kernel
 from fulgurite.kernels.triton_rules import (
     GATE_PARTS_AT_ONCE,
     MIN_RANK_TILE,
-    RANK_STEP,
     Tile,
     expand_tile,
     outer_tile,
+    rank_step,
     rank_tile,
     reduce_tile,
     shrink_tile,
@@ -166,6 +167,7 @@ def _project(
         GATED=gate is not None,
         BLOCK_M=tile.rows,
         BLOCK_C=tile.columns,
+        ALIGNED=math.gcd(lora_b.stride(0), rank, 16),
         **_common(dy.dtype, ranks, tile),
     )
     return v, partial
@@ -243,7 +245,7 @@ def _expand(
         BIASED=bias is not None,
         BLOCK_M=tile.rows,
         BLOCK_C=tile.columns,
-        RANK_STEP=RANK_STEP,
+        RANK_STEP=rank_step(ranks, dtype.itemsize),
         **_common(dtype, ranks, tile),
     )
     return out

@@ -1,6 +1,6 @@
 """AdamW with a proximal step behind it as one Triton launch over a flat arena (see :mod:`fulgurite.kernels.proximal`).
 
-    p ← (1 − lr·wd)·p;  m ← m + (1 − β₁)(g − m);  v ← β₂ v + (1 − β₂) g²;  p ← prox_t(p − lr/(1 − β₁ᵏ) · m / (√(v/(1 − β₂ᵏ)) + eps))
+    p ← p − lr·wd·p;  m ← m + (1 − β₁)(g − m);  v ← β₂ v + (1 − β₂) g²;  p ← prox_t(p − lr/(1 − β₁ᵏ) · m / (√(v/(1 − β₂ᵏ)) + eps))
 
 The step count k lives on the device and is raised by the kernel, so nothing synchronises. 1 − β and log β come from the host in
 double precision: 1 − β₂ computed from a float32 β₂ = 0.999 would be 1.3e-5 off. An arena of all gates of a model is a few
@@ -37,12 +37,14 @@ def _shrunk(value, threshold, SOFT: tl.constexpr):
 
 
 @triton.jit
-def adamw(param, grad, exp_avg, exp_avg_sq, size, correction2, kept, rate1, rate2, eps):
+def adamw(param, grad, exp_avg, exp_avg_sq, size, correction2, decay, rate1, rate2, eps):
     """(param, exp_avg, exp_avg_sq) after one step; ``size`` = lr / (1 − β₁ᵏ), ``correction2`` = √(1 − β₂ᵏ)."""
     exp_avg += rate1 * (grad - exp_avg)
     exp_avg_sq += rate2 * (grad * grad - exp_avg_sq)
     denominator = tl.sqrt_rn(exp_avg_sq) / correction2 + eps
-    return param * kept - size * tl.div_rn(exp_avg, denominator), exp_avg, exp_avg_sq
+    # Not param · (1 − decay): its rounding is the same at every step, and fifty steps would show it.
+    param -= decay * param
+    return param - size * tl.div_rn(exp_avg, denominator), exp_avg, exp_avg_sq
 
 
 @triton.jit
@@ -54,7 +56,7 @@ def proximal_adamw_kernel(
     step_ptr,
     n,
     lr,
-    kept,
+    decay,
     rate1,
     rate2,
     log_beta1,
@@ -66,7 +68,7 @@ def proximal_adamw_kernel(
     SOFT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One step in place; ``kept`` = 1 − lr·wd, ``rate`` = 1 − β. ``RAISE``: a single program, which counts the step itself."""
+    """One step in place; ``decay`` = lr·wd, ``rate`` = 1 − β. ``RAISE``: a single program, which counts the step itself."""
     step = tl.load(step_ptr)
     if RAISE:
         step += 1.0
@@ -81,7 +83,9 @@ def proximal_adamw_kernel(
         grad = tl.load(grad_ptr + places, mask, other=0.0)
         exp_avg = tl.load(exp_avg_ptr + places, mask, other=0.0)
         exp_avg_sq = tl.load(exp_avg_sq_ptr + places, mask, other=0.0)
-        param, exp_avg, exp_avg_sq = adamw(param, grad, exp_avg, exp_avg_sq, size, correction2, kept, rate1, rate2, eps)
+        param, exp_avg, exp_avg_sq = adamw(
+            param, grad, exp_avg, exp_avg_sq, size, correction2, decay, rate1, rate2, eps
+        )
         if SHRINK:
             param = _shrunk(param, threshold, SOFT)
         tl.store(param_ptr + places, param, mask)
@@ -139,7 +143,7 @@ def proximal_adamw_step_(
             step,
             param.numel(),
             float(lr),
-            1.0 - lr * weight_decay,
+            lr * weight_decay,
             1.0 - beta1,
             1.0 - beta2,
             _log(beta1),

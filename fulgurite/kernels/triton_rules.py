@@ -1,4 +1,4 @@
-"""Tile sizes of the low-rank kernels, from shapes by rule and never from autotuning or from the device.
+"""Tile sizes of the low-rank kernels, from shapes by rule and never from autotuning or from the device (AMD's apart).
 
 The order of every sum, hence every bit of a result, then depends on shapes alone, and the first step of a training is not
 spent on trials. ``python -m benchmarks.aot`` compiles what these rules give for GPUs that need not be there; none may spill.
@@ -8,26 +8,30 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
 __all__ = [
     "GATE_PARTS_AT_ONCE",
+    "HIP",
     "MAX_RANK",
     "MIN_RANK_TILE",
-    "RANK_STEP",
     "Tile",
     "expand_tile",
     "outer_tile",
+    "rank_step",
     "rank_tile",
     "reduce_tile",
     "shrink_tile",
     "split_rows",
+    "stages_on",
 ]
 
 # Above, the accumulators of a 64-row tile alone would fill the register file, and a low-rank branch is no longer skinny.
 MAX_RANK = 128
+# AMD: a workgroup has 64 KiB of local memory, against 164 KiB of shared memory on sm_80 and 228 on sm_90.
+HIP = torch.version.hip is not None
 # tl.dot needs 16 columns at least: the tensor cores' tile.
 MIN_RANK_TILE = 16
-# Ranks that expand multiplies at once: more are held in registers whole and spill, in float32 thousands of bytes.
-RANK_STEP = 16
 # Programs that the two reductions over rows aim at: about four per multiprocessor of today's largest devices (132 to 304).
 PROGRAMS = 512
 # Beyond 16 ranges of rows the partial sums cost more traffic than further programs hide.
@@ -58,10 +62,21 @@ def shrink_tile(rows: int, ranks: int, itemsize: int, dropout: bool = False) -> 
     else:  # 32 rows and 64 ranks of bf16 were seen to spill on sm_90
         height = 64 if rows >= 4096 else 16
     # Bytes of a row at a time: fewer where the factor's tile or the random bits want registers and shared memory.
-    width = 256 if ranks <= 16 else 128 if ranks <= 64 else 64
+    wide = itemsize == 2 and not dropout and not HIP
+    width = 256 if ranks <= (64 if wide else 16) else 128 if ranks <= 64 else 64
     if dropout:
         width = max(64, width // 2)
-    return Tile(height, width // itemsize, 4, 3)
+    return Tile(height, width // itemsize, 4, 3 if wide and ranks > 16 else stages_on(4))
+
+
+def stages_on(stages: int) -> int:
+    """Stages of the load pipeline that fit."""
+    return min(stages, 3) if HIP else stages
+
+
+def rank_step(ranks: int, itemsize: int) -> int:
+    """Ranks that expand multiplies at once: up to 64 of half precision; more, or more than 16 of float32, were seen to spill."""
+    return ranks if itemsize == 2 and ranks <= 64 and not HIP else 16
 
 
 def expand_tile(itemsize: int) -> Tile:
@@ -70,9 +85,10 @@ def expand_tile(itemsize: int) -> Tile:
 
 
 def outer_tile(ranks: int, itemsize: int) -> Tile:
-    """Tile of outer: 64 rows of 128 bytes at a time, in float32 32 rows; 64 bytes where 128 ranks of it would spill."""
+    """Tile of outer: 64 rows of 128 or 256 bytes at a time, in float32 32 rows; 64 bytes where 128 ranks of it would spill."""
     if itemsize == 2:
-        return Tile(64, 64, 4, 3 if ranks <= 64 else 2)
+        wide = 16 < ranks <= 64 and not HIP
+        return Tile(64, 128 if wide else 64, 4, 3 if ranks <= 64 else 2)
     return Tile(32, 32 if ranks <= 64 else 16, 4, 3 if ranks <= 64 else 2)
 
 

@@ -1,11 +1,11 @@
 """Selected entries of G = leftᵀ right in Triton: per 64 rows one product with the columns that any of them selected.
 
 left (M, rows) is read where it lies; right (M, columns) is transposed a chunk of tokens at a time, so that a gathered column
-is one contiguous run and the chunk stays in the L2 cache. A program multiplies 64 rows of leftᵀ with up to 64 gathered
-columns and adds the selected entries of its tile to the result. Which they are stands in one word per column, a bit per row;
-an entry's place is the number of entries before its column plus the bits below its own. Nothing of the weight's size exists,
-every sum has a fixed order, and no two programs add to the same number. Uniform masks of up to about 0.5 % let 64 rows share
-so few columns that this should beat the dense product (UNION_UP_TO in :mod:`fulgurite.kernels.sparse_plan`).
+is one contiguous run. A program multiplies 64 rows of leftᵀ with some of the columns that they selected and writes the selected
+entries of its tile. Which they are stands in one word per column, a bit per row; an entry's place in a list ordered by block,
+column and row is the number of entries before its column plus the bits below its own. Nothing of the weight's size exists,
+every sum has a fixed order, and no two programs write to the same number. Sparse uniform masks let 64 rows share so few columns
+that this beats the dense product (UNION_UP_TO in :mod:`fulgurite.kernels.sparse_plan`).
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -20,16 +20,30 @@ import triton.language as tl
 
 from fulgurite.kernels.sparse_plan import UNION_ROWS, SparsePlan, UnionColumns, union_columns
 from fulgurite.kernels.triton_launch import precision
+from fulgurite.kernels.triton_rules import stages_on
 from fulgurite.kernels.triton_tiles import matmul_operand
 
-__all__ = ["launch", "refusal", "sparse_delta_gradient", "union_kernel", "union_tile"]
+__all__ = [
+    "launch",
+    "refusal",
+    "sparse_delta_gradient",
+    "too_small",
+    "transpose_kernel",
+    "union_kernel",
+    "union_tile",
+]
 
 INTERPRETED = not isinstance(matmul_operand, triton.JITFunction)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# Bytes of the transposed chunk of tokens: it is read many times and should stay in an L2 cache of 40 to 60 MB.
-CHUNK_BYTES = 8 << 20
+# Bytes of the transposed chunk of tokens: each further chunk costs two launches (on an H200 8192 × 4096 in bf16 took 108 µs at
+# once, 138 in four chunks).
+CHUNK_BYTES = 64 << 20
+# Multiplications of the dense product (tokens × rows × columns) from which ``auto`` takes these kernels.
+WORTH_IT = 1 << 34
 # Programs that a launch aims at; with fewer blocks of rows the tokens are cut into up to MAX_PARTS ranges.
 PROGRAMS, MAX_PARTS, MIN_TOKENS_PER_PART = 256, 8, 128
+# Tokens and columns of a program's tile of the transposition, and its warps.
+TRANSPOSED_TOKENS, TRANSPOSED_COLUMNS, TRANSPOSING_WARPS = 64, 64, 4
 
 
 class UnionTile(NamedTuple):
@@ -47,7 +61,7 @@ def union_tile(widest: int, itemsize: int) -> UnionTile:
     64 columns of exact float32 products were seen to spill on sm_80.
     """
     columns = max(16, min(64 if itemsize == 2 else 32, 1 << max(0, widest - 1).bit_length()))
-    return UnionTile(columns, 128 // itemsize, 4, 3)
+    return UnionTile(columns, 128 // itemsize, 4, stages_on(4 if itemsize == 2 else 3))
 
 
 @triton.jit
@@ -61,6 +75,27 @@ def _bits_below(word, bit):
 
 
 @triton.jit
+def transpose_kernel(
+    source_ptr,
+    source_token,
+    source_column,
+    out_ptr,
+    out_column,
+    token_count,
+    column_count,
+    BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Program (block of tokens, block of columns): (tokens, columns) -> (columns, tokens), ``out_column`` numbers a column."""
+    tokens = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    mask = (tokens < token_count)[:, None] & (columns < column_count)[None, :]
+    far, wide = tokens.to(tl.int64)[:, None], columns.to(tl.int64)[None, :]
+    tile = tl.load(source_ptr + far * source_token + wide * source_column, mask, other=0.0)
+    tl.store(out_ptr + wide * out_column + far, tile, mask)
+
+
+@triton.jit(do_not_specialize=["begun"])
 def union_kernel(
     left_ptr,
     left_token,
@@ -71,18 +106,23 @@ def union_kernel(
     columns_ptr,
     bits_ptr,
     first_ptr,
+    entries_ptr,
     out_ptr,
     n,
     row_count,
     token_count,
     tokens_per_part,
+    begun,
     BLOCK_R: tl.constexpr,
     BLOCK_U: tl.constexpr,
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Program (block of rows, tile of its columns, range of tokens) adds its entries to ``out`` (parts, n), float32."""
+    """Program (block of rows, tile of its columns, range of tokens) writes its entries to ``out`` (parts, n), float32.
+
+    With ``begun`` > 0 it adds them to what stands there.
+    """
     dtype: tl.constexpr = left_ptr.dtype.element_ty
     block, part = tl.program_id(0), tl.program_id(2)
     begin = tl.load(starts_ptr + block) + tl.program_id(1) * BLOCK_U
@@ -114,8 +154,9 @@ def union_kernel(
         word = tl.load(bits_ptr + places, known, other=0)[None, :] + tl.zeros((BLOCK_R, BLOCK_U), tl.int64)
         chosen = ((word >> bit) & 1) == 1
         slots = tl.load(first_ptr + places, known, other=0)[None, :] + _bits_below(word, bit)
-        out = out_ptr + part.to(tl.int64) * n + slots
-        tl.store(out, tl.load(out, chosen, other=0.0) + acc, chosen)
+        out = out_ptr + part.to(tl.int64) * n + tl.load(entries_ptr + slots, chosen, other=0)
+        earlier = chosen & (tl.zeros((BLOCK_R, BLOCK_U), tl.int32) + begun > 0)
+        tl.store(out, tl.load(out, earlier, other=0.0) + acc, chosen)
 
 
 def refusal(left: torch.Tensor, right: torch.Tensor) -> str | None:
@@ -125,42 +166,62 @@ def refusal(left: torch.Tensor, right: torch.Tensor) -> str | None:
     return None
 
 
+def too_small(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether the dense product is so short that launches decide, of which it has fewer."""
+    return left.numel() * right.shape[1] < WORTH_IT
+
+
 def sparse_delta_gradient(left: torch.Tensor, right: torch.Tensor, plan: SparsePlan) -> torch.Tensor:
     """(n,) float32: the plan's entries of leftᵀ right; left (M, rows taking part), right (M, columns taking part)."""
     if torch.compiler.is_compiling():
         known = plan.__dict__.get("union")
-        tensors = [] if known is None else [known.starts, known.columns, known.bits, known.first, known.order]
+        tensors = [] if known is None else [known.starts, known.columns, known.bits, known.first, known.entries]
         return _entries_op(left, right, plan.starts, plan.columns, tensors, 0 if known is None else known.widest)
     return launch(left, right, plan.union)
 
 
 def launch(left: torch.Tensor, right: torch.Tensor, union: UnionColumns) -> torch.Tensor:
-    """The launches, one for each chunk of tokens."""
+    """The launches, two for each chunk of tokens."""
     (tokens, rows), width = left.shape, right.shape[1]
-    n, blocks = union.order.shape[0], union.starts.shape[0] - 1
+    n, blocks = union.entries.shape[0], union.starts.shape[0] - 1
     tile = union_tile(union.widest, left.itemsize)
-    chunk = max(tile.tokens, CHUNK_BYTES // (width * left.itemsize) // 64 * 64)
+    chunk = min(tokens, max(tile.tokens, CHUNK_BYTES // (width * left.itemsize)))
+    chunk = triton.cdiv(chunk, 64) * 64
     tiles = triton.cdiv(union.widest, tile.columns)
     wanted = max(1, min(MAX_PARTS, PROGRAMS // max(1, blocks * tiles), min(chunk, tokens) // MIN_TOKENS_PER_PART))
-    out = torch.zeros((wanted, n), dtype=torch.float32, device=left.device)
+    out = torch.empty((wanted, n), dtype=torch.float32, device=left.device)
+    other = torch.empty((width, chunk), dtype=right.dtype, device=right.device)
     with torch.cuda.device(left.device) if left.is_cuda else nullcontext():
         for begin in range(0, tokens, chunk):
-            mine, other = left[begin : begin + chunk], right[begin : begin + chunk].t().contiguous()
-            per_part = triton.cdiv(mine.shape[0], wanted * tile.tokens) * tile.tokens
+            mine, here = left[begin : begin + chunk], right[begin : begin + chunk]
+            count = mine.shape[0]
+            transpose_kernel[(triton.cdiv(count, TRANSPOSED_TOKENS), triton.cdiv(width, TRANSPOSED_COLUMNS))](
+                here,
+                *here.stride(),
+                other,
+                chunk,
+                count,
+                width,
+                BLOCK_T=TRANSPOSED_TOKENS,
+                BLOCK_C=TRANSPOSED_COLUMNS,
+                num_warps=TRANSPOSING_WARPS,
+            )
             union_kernel[(blocks, tiles, wanted)](
                 mine,
                 *mine.stride(),
                 other,
-                other.stride(0),
+                chunk,
                 union.starts,
                 union.columns,
                 union.bits,
                 union.first,
+                union.entries,
                 out,
                 n,
                 rows,
-                mine.shape[0],
-                per_part,
+                count,
+                triton.cdiv(count, wanted * tile.tokens) * tile.tokens,
+                begin,
                 BLOCK_R=UNION_ROWS,
                 BLOCK_U=tile.columns,
                 BLOCK_M=tile.tokens,
@@ -169,8 +230,7 @@ def launch(left: torch.Tensor, right: torch.Tensor, union: UnionColumns) -> torc
                 num_warps=tile.warps,
                 num_stages=tile.stages,
             )
-    total = out[0] if wanted == 1 else out.sum(0)
-    return total.index_select(0, union.order)
+    return out[0] if wanted == 1 else out.sum(0)
 
 
 @torch.library.custom_op(
@@ -180,8 +240,8 @@ def launch(left: torch.Tensor, right: torch.Tensor, union: UnionColumns) -> torc
 )
 def _entries_op(left, right, starts, columns, union: list[Any], widest: int):  # type: ignore[no-untyped-def]
     if union:
-        made, chosen, bits, first, order = union
-        known = UnionColumns(made, chosen, bits, first, order, widest)
+        made, chosen, bits, first, entries = union
+        known = UnionColumns(made, chosen, bits, first, entries, widest)
     else:
         known = union_columns(starts, columns, right.shape[1])
     return launch(left, right, known)

@@ -36,14 +36,14 @@ def sparse_adamw_kernel(
     position_ptr,
     size,
     correction2,
-    kept,
+    decay,
     rate1,
     rate2,
     eps,
     BLOCK: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """One program of the table; ``size`` = lr / (1 − β₁ᵏ), ``correction2`` = √(1 − β₂ᵏ), ``kept`` = 1 − lr·wd, ``rate`` = 1 − β."""
+    """One program of the table; ``size`` = lr / (1 − β₁ᵏ), ``correction2`` = √(1 − β₂ᵏ), ``decay`` = lr·wd, ``rate`` = 1 − β."""
     row = table_ptr + tl.program_id(0) * 3
     dtype: tl.constexpr = base_ptr.dtype.element_ty
     weight_ptr = tl.load(row).to(tl.pointer_type(dtype))
@@ -53,7 +53,7 @@ def sparse_adamw_kernel(
     grad = tl.load(grad_ptr + places, mask, other=0.0)
     exp_avg = tl.load(exp_avg_ptr + places, mask, other=0.0)
     exp_avg_sq = tl.load(exp_avg_sq_ptr + places, mask, other=0.0)
-    delta, exp_avg, exp_avg_sq = adamw(delta, grad, exp_avg, exp_avg_sq, size, correction2, kept, rate1, rate2, eps)
+    delta, exp_avg, exp_avg_sq = adamw(delta, grad, exp_avg, exp_avg_sq, size, correction2, decay, rate1, rate2, eps)
     tl.store(delta_ptr + places, delta, mask)
     tl.store(exp_avg_ptr + places, exp_avg, mask)
     tl.store(exp_avg_sq_ptr + places, exp_avg_sq, mask)
@@ -102,7 +102,7 @@ def sparse_adamw_step_(
             live.positions,
             lr / (1.0 - beta1**step),
             (1.0 - beta2**step) ** 0.5,
-            1.0 - lr * weight_decay,
+            lr * weight_decay,
             1.0 - beta1,
             1.0 - beta2,
             float(eps),

@@ -33,25 +33,26 @@ def test_apet_sst2_page(tmp_path):
 def test_apet_sizes_page(tmp_path):
     draws = np.random.default_rng(0)
     runs = []
-    for width, deviation in zip(apet_sizes.WIDTHS, (0.04, 0.02, 0.0), strict=True):
+    widths = list(apet_sizes.WIDTHS)
+    for width, deviation in zip(widths, (0.04, 0.02, 0.0), strict=True):
         for task in apet_sizes.TASKS:
             for method, value in (("full", 0.9), ("head", 0.6)):
                 runs.append({"width": width, "task": task, "method": method, "budget": 0, "value": value})
-            for method, budget in apet_sizes.CELLS:
+            for method, budget in apet_sizes.TASKS[task].cells:
                 values = 0.7 + deviation * draws.standard_normal(len(apet_sizes.SEEDS))
                 cell = {"width": width, "task": task, "method": method, "budget": budget}
                 runs += [{**cell, "value": float(value)} for value in values]
     bases = [{"width": w, "parameters": 1000 * w, "val_loss": 1.0} for w in apet_sizes.WIDTHS]
-    figures = {**MACHINE, "documents": 64, "bases": bases, "runs": runs}
-    spread, low, high = apet_sizes.pooled(figures, apet_sizes.WIDTHS[0], "uniform_scalar")
+    figures = {**MACHINE, "share": 1.0, "documents": 64, "bases": bases, "runs": runs}
+    spread, low, high = apet_sizes.pooled(figures, widths[0], "uniform_scalar")
     cells = [
         [
             100 * r["value"]
             for r in runs
-            if (r["width"], r["task"], r["budget"], r["method"]) == (apet_sizes.WIDTHS[0], t, n, "uniform_scalar")
+            if (r["width"], r["task"], r["budget"], r["method"]) == (widths[0], t, n, "uniform_scalar")
         ]
         for t in apet_sizes.TASKS
-        for m, n in apet_sizes.CELLS
+        for m, n in apet_sizes.TASKS[t].cells
         if m == "uniform_scalar"
     ]
     assert spread == pytest.approx(np.sqrt(np.mean([np.var(cell, ddof=1) for cell in cells])))

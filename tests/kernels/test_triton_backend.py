@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import types
 
 import pytest
 import torch
@@ -44,6 +46,23 @@ def test_missing_triton_falls_back_with_one_notice(fresh, monkeypatch, caplog):
 def test_auto_leaves_a_kernel_that_has_not_won_to_pytorch(fresh, monkeypatch):
     monkeypatch.setattr(backend, "_PROVEN", frozenset())
     assert backend.resolve("gated_lora_linear", OnAGPU()) is None
+
+
+def test_auto_leaves_what_is_too_small_to_pytorch(fresh, monkeypatch):
+    def kernel():
+        """What Triton would compute."""
+
+    modules = {"fulgurite.kernels.small": True, "fulgurite.kernels.large": False}
+    for name, small in modules.items():
+        module = types.ModuleType(name)
+        module.soft_threshold_, module.refusal = kernel, lambda *_: None
+        module.too_small = lambda *_, small=small: small
+        monkeypatch.setitem(sys.modules, name, module)
+        backend.register_triton("soft_threshold_", name)
+        assert backend.resolve("soft_threshold_", OnAGPU()) is (None if small else kernel)
+        with monkeypatch.context() as asked:
+            asked.setattr(backend, "_setting", "triton")
+            assert backend.resolve("soft_threshold_", OnAGPU()) is kernel
 
 
 def test_triton_that_does_not_import_falls_back_with_its_reason(fresh, monkeypatch, caplog):

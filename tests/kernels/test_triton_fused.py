@@ -32,7 +32,8 @@ def small_tiles(monkeypatch):
     """Blocks of 16, chunks of 4 tokens or of a few columns: small inputs take many of each, ragged at the end."""
     from fulgurite.kernels import triton_fused
 
-    for name, value in {"BLOCK": 64, "MIN_HEIGHT": 4, "CHUNK": 300, "MIN_WIDTH": 12}.items():
+    sizes = {"BLOCKS": {1: 16, 2: 16, 4: 16}, "MIN_HEIGHT": 4, "CHUNK": 300, "MIN_WIDTH": 12}
+    for name, value in sizes.items():
         monkeypatch.setattr(triton_fused, name, value)
 
 

@@ -81,6 +81,23 @@ def test_tokens_in_chunks(dtype, monkeypatch):
 
 
 @DTYPES
+def test_entries_picked_from_a_dense_product(dtype, monkeypatch, poisoned_memory):
+    from fulgurite.kernels import sparse_plan
+    from fulgurite.kernels.sparse_gradient import by_method
+
+    monkeypatch.setattr(sparse_plan, "CHUNK_NUMBERS", 20 * 90)
+    monkeypatch.setattr(sparse_plan, "CHUNK_NUMBERS_GPU", 128 * 90)
+    left, right = sides(50, 300, 90, dtype)
+    index = positions(7000, 300 * 90)
+    index = index[(index // 90 < 128) | (index // 90 >= 256)]  # on a GPU a chunk of rows without an entry
+    plan = plan_sparse_delta(index, (300, 90))
+    assert len(plan.bounds) > 3
+    got = by_method(left, right, plan, "dense")
+    truth = (left.double().t() @ right.double()).reshape(-1)[index]
+    assert got.dtype == torch.float32 and relative(got, truth) < torch.finfo(dtype).eps + TOLERANCE
+
+
+@DTYPES
 def test_left_with_odd_strides_and_a_clustered_mask(dtype):
     left = sides(120, 60, 50, dtype)[0].t().contiguous().t()
     right = sides(120, 60, 50, dtype)[1]
@@ -122,7 +139,7 @@ def test_compiled_without_a_graph_break(ready):
     weight, index = torch.randn(70, 40, device=DEVICE), positions(200, 2800)
     plan = plan_sparse_delta(index, (70, 40))
     if ready:
-        assert plan.union.order.numel() == 200
+        assert plan.union.entries.numel() == 200
     x = torch.randn(30, 40, device=DEVICE, requires_grad=True)
     delta = torch.zeros(200, device=DEVICE, requires_grad=True)
     layer = lambda x, d: sparse_delta_linear(x, weight, None, d, index, plan=plan)  # noqa: E731

@@ -1,0 +1,48 @@
+"""Selected numbers of a chunk of rows in Triton: one launch where PyTorch takes three (the dense way of sparse gradients)."""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import triton
+import triton.language as tl
+
+__all__ = ["pick_kernel", "picked_entries", "refusal"]
+
+BLOCK, WARPS = 1024, 4
+
+
+@triton.jit(do_not_specialize=["first", "last", "offset"])
+def pick_kernel(chunk_ptr, index_ptr, out_ptr, first, last, offset, BLOCK: tl.constexpr):
+    """out[i] = chunk[index[i] − offset] in float32, for first ≤ i < last."""
+    places = first + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = places < last
+    at = tl.load(index_ptr + places, mask, other=0) - offset
+    tl.store(out_ptr + places, tl.load(chunk_ptr + at, mask, other=0.0).to(tl.float32), mask)
+
+
+def refusal(chunk: torch.Tensor) -> str | None:
+    """Why numbers of this dtype cannot be picked here, or None."""
+    if chunk.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return f"the product is {chunk.dtype}; the Triton kernel takes bfloat16, float16 and float32"
+    return None
+
+
+def picked_entries(
+    chunk: torch.Tensor, index: torch.Tensor, out: torch.Tensor, first: int, last: int, offset: int
+) -> None:
+    """Write out[first:last] = chunk.flatten()[index[first:last] − offset].
+
+    Args:
+        chunk: contiguous, bfloat16, float16 or float32.
+        index: (n,) int64, contiguous.
+        out: (n,) float32, contiguous.
+        first: where the chunk's entries begin.
+        last: where they end.
+        offset: position of the chunk's first number.
+    """
+    with torch.cuda.device(chunk.device) if chunk.is_cuda else nullcontext():
+        grid = (triton.cdiv(last - first, BLOCK),)
+        pick_kernel[grid](chunk, index, out, first, last, offset, BLOCK=BLOCK, num_warps=WARPS)
