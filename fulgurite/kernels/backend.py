@@ -38,8 +38,9 @@ _triton_modules: dict[str, str] = {
     "sparse_adamw_step_": "fulgurite.kernels.triton_sparse_live",
     "sparse_delta_gradient": "fulgurite.kernels.triton_sparse_delta",
 }
-# Kernels whose Triton implementation ``auto`` takes. A kernel enters with the result file that shows its win.
-_PROVEN: frozenset[str] = frozenset(_triton_modules)
+# Kernels whose Triton implementation ``auto`` takes. A kernel enters with the result file that shows its win: log_probs_cuda,
+# fusion_cuda and sparse_gradient_cuda (which holds both ways of a sparse gradient).
+_PROVEN = frozenset({"fused_log_probs", "linear_log_probs", "picked_entries", "sparse_delta_gradient"})
 _loaded: dict[str, tuple[Callable[..., Any], Callable[..., str | None], Callable[..., bool] | None]] = {}
 _noticed: set[str] = set()
 

@@ -17,11 +17,9 @@ from torch.autograd.function import once_differentiable
 from fulgurite.kernels.triton_launch import backward, forward
 from fulgurite.kernels.triton_rules import MAX_RANK, MIN_RANK_TILE, rank_tile
 
-__all__ = ["gated_lora_linear", "refusal", "too_small"]
+__all__ = ["gated_lora_linear", "refusal"]
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# Multiplications of x Wᵀ from which ``auto`` takes these kernels: 8192 tokens of a 1449-wide layer.
-WORTH_IT = 1 << 34
 
 
 def refusal(
@@ -40,11 +38,6 @@ def refusal(
     if lora_a.shape[0] > MAX_RANK:
         return f"the rank is {lora_a.shape[0]}; the Triton kernels take ranks up to {MAX_RANK}"
     return None
-
-
-def too_small(x: torch.Tensor, weight: torch.Tensor, *others: torch.Tensor | None) -> bool:
-    """Whether six launches take longer than the passes that they save (a step of a 768-wide model took a third longer)."""
-    return x.shape[:-1].numel() * weight.numel() < WORTH_IT
 
 
 def gated_lora_linear(

@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("triton", reason="pip install triton")
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = {"shrink_kernel", "expand_kernel", "project_kernel", "outer_kernel", "reduce_kernel", "proximal_adamw_kernel"}
-KERNELS |= {"log_probs_kernel", "fused_log_probs_kernel", "union_kernel", "sparse_adamw_kernel"}
+KERNELS |= {"log_probs_kernel", "fused_log_probs_kernel", "sparse_adamw_kernel"}
+KERNELS |= {"union_kernel", "transpose_kernel", "pick_kernel"}
 
 
 @pytest.mark.slow
