@@ -25,8 +25,8 @@ How to read the tables. Nothing is timed whose result is wrong: outputs and grad
 float64 computation; *error* is the largest relative error found (whole models: of the norm of all gradients). Contenders are timed
 in turn, in a new order each round, at least 20 samples each. *x floor* is the median of the rounds' own ratios to the frozen layer
 or model, which trains nothing (in whole_training: to our LoRA; in sparse_gradient: to the weight's whole gradient). *Peak* is the
-memory of a step over that of the base (weights and batch), on a CPU each measured in a fresh process. **Tie**: one median lies within
-the other's p20 to p80; such a difference is not a win, whoever it favours.
+memory of a step over that of the base (weights and batch), on a CPU each measured in a fresh process. **Tie**: one median lies
+within the other's p20 to p80; such a difference is not a win, whoever it favours.
 
 Low-rank layers are used as their packages ship them: PEFT keeps adapters in float32 and copies a bf16 input to it unless
 `autocast_adapter_dtype=False` ("bf16 adapters"). *released SoRA* is the composition and the optimizer of the authors' code, *plain
@@ -34,9 +34,9 @@ torch* our kernel's twin in ordinary autograd. Ours keeps float32 factors beside
 
 Sparse adapters all train the same positions, which PEFT's SHiRA and SuperTuning are given after they made their layers.
 
-On a GPU ours is timed once more without Triton (*PyTorch's kernels*), which decides what `use_backend("auto")` takes. In llama_step of
-2026-11-27 *fulgurite* still is Triton's low-rank kernels; they were no faster, and `auto` leaves those layers to PyTorch since. In
-sparse_gradient replays of CUDA graphs are timed: what the kernels take, without the latency of launches, which on that virtual
+On a GPU ours is timed once more without Triton (*PyTorch's kernels*), which decides what `use_backend("auto")` takes. In llama_step
+of 2026-11-27 *fulgurite* still is Triton's low-rank kernels; they were no faster, and `auto` leaves those layers to PyTorch since.
+In sparse_gradient replays of CUDA graphs are timed: what the kernels take, without the latency of launches, which on that virtual
 machine was tens of microseconds each. Everything else is timed as Python launches it.
 """
 

@@ -11,14 +11,24 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from fulgurite.kernels.backend import current_backend, resolve
 from fulgurite.kernels.sparse_plan import SparsePlan
 
-__all__ = ["Chunks", "SharedChunks", "by_method", "keeps_few", "narrowed", "selected_entries", "share"]
+__all__ = [
+    "Chunks",
+    "SharedChunks",
+    "by_method",
+    "keeps_few",
+    "narrowed",
+    "selected_entries",
+    "share",
+    "transposed_chunks",
+]
 
-# Tokens that sampled products handle at a time: the float32 copies of a chunk stay in the cache.
-TOKENS = 512
+# Tokens of a chunk of a sampled product, and chunks that are transposed together: their float32 copies stay in the cache.
+TOKENS, TOGETHER = 256, 2
 # A layer keeps only the columns of x that its scalars need if they are at most this share. Several layers often read one x,
 # which is kept once for all of them; beyond this share their copies would take more.
 FEW = 0.125
@@ -40,8 +50,24 @@ class Chunks(list[torch.Tensor]):
     @classmethod
     def of(cls, side: torch.Tensor) -> Chunks:
         """The chunks of a side, (M, C)."""
-        wide = torch.promote_types(side.dtype, torch.float32)
-        return cls(chunk.to(wide).t().contiguous() for chunk in side.split(TOKENS))
+        return cls(transposed_chunks(side))
+
+
+def transposed_chunks(side: torch.Tensor) -> Iterator[torch.Tensor]:
+    """(C, tokens) contiguous float32 (float64) chunks of (M, C), a few made at a time.
+
+    They are made by the shuffling of image channels: for an image in channels-last layout it transposes the numbers of each
+    point, here a chunk, by vector instructions on all threads. A transposing copy runs on one (512 × 768: 151 µs against 51).
+    """
+    wide = torch.promote_types(side.dtype, torch.float32)
+    for piece in side.split(TOGETHER * TOKENS):
+        piece = piece.to(wide).contiguous()
+        points, width = piece.shape[0] // TOKENS, TOKENS * piece.shape[1]
+        if points:
+            image = piece.as_strided((points, width, 1, 1), (width, 1, width, width))
+            yield from F.native_channel_shuffle(image, TOKENS).view(points, -1, TOKENS)
+        if piece.shape[0] > points * TOKENS or not points:
+            yield piece[points * TOKENS :].t().contiguous()
 
 
 class SharedChunks:
@@ -121,7 +147,7 @@ def _sampled(left: torch.Tensor, right: torch.Tensor, plan: SparsePlan) -> torch
 def _sampled_products(
     left: torch.Tensor | Chunks, right: torch.Tensor | Chunks, starts: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
-    mine, other = (side if isinstance(side, Chunks) else _on_the_fly(side) for side in (left, right))
+    mine, other = (side if isinstance(side, Chunks) else transposed_chunks(side) for side in (left, right))
     total = None
     for one, two in zip(mine, other, strict=True):
         if total is None:
@@ -130,12 +156,6 @@ def _sampled_products(
         total = torch.sparse.sampled_addmm(pattern, one, two.t(), beta=1.0).values()
     assert total is not None
     return total
-
-
-def _on_the_fly(side: torch.Tensor) -> Iterator[torch.Tensor]:
-    """(C, tokens) views of the chunks: the product itself makes them contiguous, one at a time."""
-    wide = torch.promote_types(side.dtype, torch.float32)
-    return (chunk.to(wide).t() for chunk in side.split(TOKENS))
 
 
 _sampled_op = torch.library.custom_op(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sparse_cases import make, positions
 
 from fulgurite.kernels import plan_sparse_delta, reference, sparse_delta_linear
-from fulgurite.kernels.sparse_gradient import TOKENS, Chunks, SharedChunks
+from fulgurite.kernels.sparse_gradient import TOGETHER, TOKENS, Chunks, SharedChunks, transposed_chunks
 
 N, K = 48, 64  # 60 of 3072 scalars: sampled products in every dtype
 
@@ -28,6 +28,20 @@ def _layers(dtype, transposed, count=3):
 def _outputs(x, layers, transposed):
     h = F.layer_norm(2.0 * x, (K,))  # no product: it is kept, once for all
     return [sparse_delta_linear(h, w, None, d, i, transposed=transposed, plan=p) for w, d, i, p in layers]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "tokens", [0, 1, TOKENS - 1, TOKENS, TOKENS + 5, TOGETHER * TOKENS, 3 * TOGETHER * TOKENS + TOKENS + 7]
+)
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut out of something wider"])
+def test_chunks_are_the_transposed_side(tokens, dtype, cut, poisoned_memory):
+    side = torch.randn(tokens + 3, 21, generator=torch.Generator().manual_seed(0)).to(dtype)
+    side = side[2 : 2 + tokens, 3:16] if cut else side[2 : 2 + tokens]
+    chunks = list(transposed_chunks(side))
+    assert all(c.is_contiguous() and c.dtype == torch.promote_types(dtype, torch.float32) for c in chunks)
+    assert torch.equal(torch.cat(chunks, 1), side.t().to(chunks[0].dtype))
+    assert max(c.shape[1] for c in chunks) <= TOKENS
 
 
 @pytest.mark.parametrize("transposed", [False, True])
