@@ -111,8 +111,9 @@ def picture(figures: dict[str, Any], path: Path) -> None:
         axes.barh(places, values, height * 0.9, xerr=spread, label=name, error_kw={"lw": 0.8}, **colour)
     axes.axvline(1.0, color="black", lw=0.8)
     axes.set_yticks([i + 0.4 - height / 2 for i in range(len(workloads))], [w["name"] for w in workloads], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlim(left=0.8)
+    ratios = [row["ratio"] for w in workloads for row in w["contenders"].values() if "ratio" in row]
+    axes.set_xlim(left=0.8 if min(ratios) >= 0.8 else 0.0)
+    axes.set_ylim(len(workloads) - 0.1, -0.2)
     axes.set_xlabel("time, times the floor's (bars: median, lines: p20 to p80)")
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     scratch = path.with_name("." + path.name)

@@ -37,7 +37,7 @@ MOST_DOTS = 32
 COMPACT_UP_TO = 0.5
 # Density (after that) up to which n dot products beat the dense product on the CPU. In half precision the dense product is
 # about four times as fast, while the dot products are float32's.
-SAMPLED_UP_TO = {torch.float64: 0.2, torch.float32: 0.2, torch.bfloat16: 0.03, torch.float16: 0.03}
+SAMPLED_UP_TO = {torch.float64: 0.25, torch.float32: 0.25, torch.bfloat16: 0.04, torch.float16: 0.04}
 # Density up to which the union of columns beats the dense product on a GPU (an H200, 8192 tokens, 4096²). Exact float32 products
 # take so long in the union's small tiles that it has to leave most of them out.
 UNION_UP_TO = {torch.bfloat16: 0.005, torch.float16: 0.005, torch.float32: 0.0015}
