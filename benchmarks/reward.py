@@ -31,6 +31,7 @@ __all__ = ["BENCHMARK"]
 
 _SHORT = 20
 _UNPACKED, _TRL = "fulgurite, unpacked", "TRL RewardTrainer"
+_IDS = ("ids", "input_ids")  # how TRL's columns end, now and before 0.29
 
 
 def _head(width: int) -> torch.Tensor:
@@ -88,8 +89,8 @@ def _theirs(make: Callable[..., Pairs], case: ModelCase, base: Base) -> Step:
     batches = {}
     for short in (False, True):
         rows = [
-            {"chosen_ids": chosen[0].tolist(), "rejected_ids": rejected[0].tolist()}
-            for chosen, rejected in make(_SHORT if short else 1)
+            {f"{side}_{ids}": path[0].tolist() for side, path in zip(("chosen", "rejected"), pair) for ids in _IDS}
+            for pair in make(_SHORT if short else 1)
         ]
         batches[short] = {name: tensor.to(case.device) for name, tensor in collate(rows).items()}
 

@@ -67,7 +67,7 @@ def load_backbone(
     if from_scratch:
         try:
             config = transformers.AutoConfig.from_pretrained(name, **options)
-        except OSError as error:
+        except unreachable() as error:
             raise FileNotFoundError(not_found(name, error)) from None
         return Backbone(auto_class.from_config(config, trust_remote_code=trust_remote_code).to(torch_dtype), ())
     loaded = checkpoint_model(auto_class, name, dtype, **options)
@@ -91,10 +91,10 @@ def checkpoint_model(auto_class: Any, name: str, dtype: str, **options: Any) -> 
                 name,
                 output_loading_info=True,
                 ignore_mismatched_sizes=False,
-                **{_dtype_option(): dtype_of(dtype)},
+                dtype=dtype_of(dtype),
                 **options,
             )
-    except OSError as error:
+    except unreachable() as error:
         raise FileNotFoundError(not_found(name, error)) from None
     heads = _modules_of(model, info["missing_keys"])
     _check_missing(model, heads, name)
@@ -125,15 +125,14 @@ def _check_missing(model: nn.Module, heads: tuple[str, ...], name: str) -> None:
         )
 
 
-def _dtype_option() -> str:
-    """transformers renamed ``torch_dtype`` to ``dtype`` in 4.56."""
-    from transformers import __version__
+def unreachable() -> tuple[type[Exception], ...]:
+    """What transformers and huggingface_hub raise for a name that is no folder and no model on the hub; versions differ."""
+    from huggingface_hub.errors import HFValidationError
 
-    major, minor = (int(part) for part in __version__.split(".")[:2])
-    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+    return OSError, HFValidationError
 
 
-def not_found(name: str, error: OSError) -> str:
+def not_found(name: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(name).is_dir():
         return f"backbone: the folder {name!r} holds no complete transformers model: {first}"

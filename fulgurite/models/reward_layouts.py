@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from fulgurite.models.loading import not_found, quiet
+from fulgurite.models.loading import not_found, quiet, unreachable
 
 if TYPE_CHECKING:
     from fulgurite.models.reward_model import RewardModel
@@ -105,7 +105,7 @@ def read_layout(name: str, trust_remote_code: bool = False) -> Layout:
 
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except OSError as error:
+    except unreachable() as error:
         raise FileNotFoundError(not_found(name, error)) from None
     stored = _stored(name)
     architectures = [str(entry) for entry in getattr(config, "architectures", None) or []]
@@ -186,7 +186,7 @@ def _stored(name: str) -> Stored:
     for wanted in _FILES:
         try:
             found = cached_file(name, wanted, _raise_exceptions_for_missing_entries=False)
-        except OSError:
+        except unreachable():
             found = None
         if found is None:
             continue

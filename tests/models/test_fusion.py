@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import VOCABULARY, build
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, __version__
 
 from fulgurite.adapters import LoRA, attach
 from fulgurite.kernels import fused_log_probs
@@ -92,7 +92,8 @@ def test_a_one_hot_gate_decodes_as_that_specialist(kind, place, monkeypatch):
     fused = network(kind)
     listen_to(fused, place, monkeypatch)
     ids, masks = prompts()
-    config = settings(return_dict_in_generate=True, repetition_penalty=1.2 if place == 0 else 1.0)
+    penalised = place == 0 and int(__version__.split(".")[0]) >= 5  # older versions penalise padding too
+    config = settings(return_dict_in_generate=True, repetition_penalty=1.2 if penalised else 1.0)
     found = fused.generate(ids, masks, config)
     config.return_dict_in_generate = False
     expected = fused.specialist(place).generate(
