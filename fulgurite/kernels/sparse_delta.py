@@ -175,7 +175,7 @@ def sparse_delta_linear(
     Memory: x is kept for the backward; only its selected columns where they are few, and nothing where x is a product whose
     factors autograd keeps anyway (multiplied again in the backward). Of an x that several layers read, sampled products (CPU) hold
     one transposed float32 copy between these layers' backwards. On a GPU the backward of few scalars takes a transposed copy of x,
-    64 MiB of it at a time.
+    at most 64 MiB at a time.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, named; a plan of another index.

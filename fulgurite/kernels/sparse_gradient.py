@@ -184,10 +184,11 @@ def _dense(left: torch.Tensor, right: torch.Tensor, plan: SparsePlan, wide: torc
         chunk = left[:, low:high].t() @ right
         if pick is not None:
             pick(chunk, plan.index, total, first, last, low * columns)
-        elif whole:
-            total[first:last] = chunk.view(-1).index_select(0, plan.index[first:last] - low * columns)
         else:
-            places = _rows(plan, first, last, low, high) * columns + plan.columns[first:last]
+            if whole:
+                places = plan.index[first:last] - low * columns
+            else:
+                places = _rows(plan, first, last, low, high) * columns + plan.columns[first:last]
             total[first:last] = chunk.view(-1).index_select(0, places)
         del chunk  # or it would be alive beside the next one
     return total

@@ -66,7 +66,7 @@ def shrink_tile(rows: int, ranks: int, itemsize: int, dropout: bool = False) -> 
     width = 256 if ranks <= (64 if wide else 16) else 128 if ranks <= 64 else 64
     if dropout:
         width = max(64, width // 2)
-    return Tile(height, width // itemsize, 4, 3 if wide and ranks > 16 else stages_on(4))
+    return Tile(height, width // itemsize, 4, stages_on(3 if wide and ranks > 16 else 4))
 
 
 def stages_on(stages: int) -> int:
