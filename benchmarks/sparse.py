@@ -119,6 +119,14 @@ LINEAR = Benchmark(
 )
 
 
+# The dense way with smaller programs in its second launch, and with programs that start before the product has ended.
+_PICKINGS: dict[str, dict[str, Any]] = {
+    "dense, 256 a program": {"BLOCK": 256},
+    "dense, early": {"EARLY": True},
+    "dense, early, 256 a program": {"EARLY": True, "BLOCK": 256},
+}
+
+
 @dataclass(frozen=True)
 class _Sides:
     """∂y (m, n), x (m, k) and the pattern."""
@@ -140,6 +148,8 @@ def _compute(method: str, sides: _Sides) -> torch.Tensor:
         return (sides.left.t() @ sides.right).view(-1).index_select(0, sides.plan.index)
     if method == OURS:
         return sparse_gradient.selected_entries(sides.left, sides.right, sides.plan)
+    if method in _PICKINGS:
+        return _picked(sides, **_PICKINGS[method])
     left = sparse_gradient.narrowed(sides.left, sides.plan.row_ids)
     right = sparse_gradient.narrowed(sides.right, sides.plan.column_ids)
     if method == "union":
@@ -147,6 +157,28 @@ def _compute(method: str, sides: _Sides) -> torch.Tensor:
 
         return sparse_delta_gradient(left, right, sides.plan)
     return sparse_gradient.by_method(left, right, sides.plan, method)
+
+
+def _picked(sides: _Sides, **settings: Any) -> torch.Tensor:
+    """The dense way with other settings of the kernel that picks the entries of a product."""
+    from fulgurite.kernels import triton_picked
+
+    before = {name: getattr(triton_picked, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            setattr(triton_picked, name, value)
+        return sparse_gradient.by_method(sides.left, sides.right, sides.plan, "dense")
+    finally:
+        for name, value in before.items():
+            setattr(triton_picked, name, value)
+
+
+def _why_not_picked(case: SparseCase, method: str) -> str | None:
+    if not case.device.startswith("cuda"):
+        return "needs a GPU"
+    from fulgurite.kernels.triton_picked import why_not_early
+
+    return why_not_early(torch.device(case.device)) if _PICKINGS[method].get("EARLY") else None
 
 
 def _prepare_method(method: str, sides: _Sides) -> Step:
@@ -167,7 +199,7 @@ def _whole(sides: _Sides) -> Mapping[str, torch.Tensor]:
 def _gradient_workload(case: SparseCase) -> Workload:
     contenders: dict[str, Callable[[Any], Step] | str] = {}
     cuda = case.device.startswith("cuda")
-    for method in ("whole", "dots", "sampled", "union", "dense", OURS):
+    for method in ("whole", "dots", "sampled", "union", "dense", *_PICKINGS, OURS):
         reason = None
         if method == "dots" and case.density * case.n * case.k > 1000:
             reason = "only for up to a thousand scalars"
@@ -175,6 +207,8 @@ def _gradient_workload(case: SparseCase) -> Workload:
             reason = "only on the CPU: cuSPARSE has no half precision here"
         elif method == "union" and not cuda:
             reason = "needs a GPU"
+        elif method in _PICKINGS:
+            reason = _why_not_picked(case, method)
         contenders[method] = reason or partial(_prepare_method, method)
     return Workload(
         str(case),

@@ -9,17 +9,27 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["pick_kernel", "picked_entries", "refusal"]
+try:
+    from triton.language.extra.cuda import gdc_wait
+except ImportError:  # Triton before 3.4
+    gdc_wait = None
+
+__all__ = ["pick_kernel", "picked_entries", "refusal", "why_not_early"]
 
 BLOCK, WARPS = 1024, 4
+# Whether programs start before the product has ended and wait for it behind their first load (programmatic dependent launch).
+# Not before a GPU has shown that it wins: ``python -m benchmarks.run sparse_gradient --device cuda`` times both.
+EARLY = False
 
 
 @triton.jit(do_not_specialize=["first", "last", "offset"])
-def pick_kernel(chunk_ptr, index_ptr, out_ptr, first, last, offset, BLOCK: tl.constexpr):
+def pick_kernel(chunk_ptr, index_ptr, out_ptr, first, last, offset, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """out[i] = chunk[index[i] − offset] in float32, for first ≤ i < last."""
     places = first + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = places < last
     at = tl.load(index_ptr + places, mask, other=0) - offset
+    if EARLY:
+        gdc_wait()  # nothing that the product writes was read, nothing that is read elsewhere was written so far
     tl.store(out_ptr + places, tl.load(chunk_ptr + at, mask, other=0.0).to(tl.float32), mask)
 
 
@@ -27,6 +37,15 @@ def refusal(chunk: torch.Tensor) -> str | None:
     """Why numbers of this dtype cannot be picked here, or None."""
     if chunk.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return f"the product is {chunk.dtype}; the Triton kernel takes bfloat16, float16 and float32"
+    return None
+
+
+def why_not_early(device: torch.device) -> str | None:
+    """Why programs cannot start before the product has ended there, or None."""
+    if gdc_wait is None:
+        return f"Triton {triton.__version__} cannot launch a kernel before its predecessor has ended; 3.4 can"
+    if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device) < (9, 0):
+        return "needs an NVIDIA GPU of compute capability 9.0 or above"
     return None
 
 
@@ -45,4 +64,6 @@ def picked_entries(
     """
     with torch.cuda.device(chunk.device) if chunk.is_cuda else nullcontext():
         grid = (triton.cdiv(last - first, BLOCK),)
-        pick_kernel[grid](chunk, index, out, first, last, offset, BLOCK=BLOCK, num_warps=WARPS)
+        early = EARLY and why_not_early(chunk.device) is None
+        options = {"launch_pdl": True} if early else {}
+        pick_kernel[grid](chunk, index, out, first, last, offset, BLOCK=BLOCK, EARLY=early, num_warps=WARPS, **options)

@@ -50,6 +50,26 @@ def test_the_committed_result_spills_nothing_and_covers_what_is_launched():
     assert {(row["dtype"], row["rank"]) for row in rows} >= {(d, r) for d in aot.DTYPES for r in aot.RANKS}
 
 
+def test_an_early_program_waits_for_the_product_before_it_reads_it():
+    import torch
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from benchmarks import aot
+    from fulgurite.kernels import triton_picked
+
+    if triton_picked.gdc_wait is None:
+        pytest.skip(str(triton_picked.why_not_early(torch.device("cuda"))))
+    (kernel, arguments), *_ = aot.sparse_launches("bfloat16")
+    assert arguments["EARLY"] is False
+    source = ASTSource(kernel, *aot.specialise(kernel, {**arguments, "EARLY": True}))
+    text = compile(source, target=GPUTarget(*aot.TARGETS["sm_90"]), options={"launch_pdl": True}).asm["ptx"]
+    index, wait, chunk, write = (
+        text.index(s) for s in ("ld.global.b64", "griddepcontrol.wait", "ld.global.b16", "st.global")
+    )
+    assert index < wait < min(chunk, write)
+
+
 def test_specialisation_is_triton_s_own():
     """Strides of one become constants, sizes divisible by 16 are marked, a changing threshold is neither."""
     from benchmarks import aot

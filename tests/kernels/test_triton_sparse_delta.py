@@ -82,7 +82,7 @@ def test_tokens_in_chunks(dtype, monkeypatch):
 
 @DTYPES
 def test_entries_picked_from_a_dense_product(dtype, monkeypatch, poisoned_memory):
-    from fulgurite.kernels import sparse_plan
+    from fulgurite.kernels import sparse_plan, triton_picked
     from fulgurite.kernels.sparse_gradient import by_method
 
     monkeypatch.setattr(sparse_plan, "CHUNK_NUMBERS", 20 * 90)
@@ -92,9 +92,11 @@ def test_entries_picked_from_a_dense_product(dtype, monkeypatch, poisoned_memory
     index = index[(index // 90 < 128) | (index // 90 >= 256)]  # on a GPU a chunk of rows without an entry
     plan = plan_sparse_delta(index, (300, 90))
     assert len(plan.bounds) > 3
-    got = by_method(left, right, plan, "dense")
     truth = (left.double().t() @ right.double()).reshape(-1)[index]
-    assert got.dtype == torch.float32 and relative(got, truth) < torch.finfo(dtype).eps + TOLERANCE
+    for early in (False, triton_picked.why_not_early(torch.device(DEVICE)) is None):
+        monkeypatch.setattr(triton_picked, "EARLY", early)
+        got = by_method(left, right, plan, "dense")
+        assert got.dtype == torch.float32 and relative(got, truth) < torch.finfo(dtype).eps + TOLERANCE
 
 
 @DTYPES
