@@ -239,6 +239,7 @@ def _by_tokens(rows, low, head, targets, coefficient, needs, scores) -> Outcome:
             d_bias.add_(tile.sum(0, dtype=torch.float32))
         if d_up is not None:
             d_up.add_(wide_product(tile.t(), inner))
+    memory = tile = None  # or the chunk would be alive beside both copies of ∂W below
     out_dtype = torch.float32 if rows.dtype == torch.float16 else rows.dtype
     return Outcome(
         log_probs,
