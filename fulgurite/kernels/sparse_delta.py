@@ -29,6 +29,9 @@ from fulgurite.kernels.sparse_plan import SparsePlan, plan_sparse_delta
 
 __all__ = ["live_values", "sparse_delta_embedding", "sparse_delta_linear"]
 
+# Tells of saved-tensor hooks. Older versions of torch (2.7) have nothing that does: there every layer keeps its own input.
+_HOOKS: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
 
 class _SparseDeltaLinear(torch.autograd.Function):
     """x (M, K); weight (N, K), or (K, N) if transposed; bias (N) or None; delta (n,) -> (M, N)."""
@@ -85,8 +88,7 @@ def _node(x: torch.Tensor) -> tuple[Any, int] | None:
         return None
     if x.grad_fn is None:
         return None
-    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return None if hooks is None or hooks(False) is not None else (x.grad_fn, x.output_nr)
+    return None if _HOOKS is None or _HOOKS(False) is not None else (x.grad_fn, x.output_nr)
 
 
 def _recipe(x: torch.Tensor) -> Callable[[], torch.Tensor] | None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+
+from fulgurite.kernels import sparse_delta
+
+# Without it layers keep their inputs: the same numbers, more memory.
+TELLS = sparse_delta._HOOKS is not None
+tells_of_hooks = pytest.mark.skipif(not TELLS, reason=f"torch {torch.__version__} does not tell of saved-tensor hooks")
 
 
 def positions(n, numel, seed=0):

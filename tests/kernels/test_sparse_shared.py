@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from sparse_cases import make, positions
+from sparse_cases import TELLS, make, positions, tells_of_hooks
 
 from fulgurite.kernels import plan_sparse_delta, reference, sparse_delta_linear
 from fulgurite.kernels.sparse_gradient import TOGETHER, TOKENS, Chunks, SharedChunks, transposed_chunks
@@ -56,10 +56,10 @@ def test_three_layers_on_one_input(tokens, dtype, transposed, monkeypatch):
     loss = sum((k + 1) * y.square().sum() for k, y in enumerate(_outputs(x, layers, transposed)))
     inputs = [x, *(delta for _, delta, _, _ in layers)]
     grads = torch.autograd.grad(loss, inputs, retain_graph=True)
-    assert len(made) == 1
+    assert len(made) == TELLS
     for mine, again in zip(grads, torch.autograd.grad(loss, inputs), strict=True):
         assert torch.equal(mine, again)
-    assert len(made) == 2, "each backward makes them once"
+    assert len(made) == 2 * TELLS, "each backward makes them once"
 
     wide = x.detach().double().requires_grad_()
     h = F.layer_norm(2.0 * wide, (K,))
@@ -84,6 +84,7 @@ def test_a_layer_that_has_no_backward_costs_no_other_its_gradient():
         torch.testing.assert_close(mine, torch.autograd.grad(alone, d)[0], rtol=1e-6, atol=1e-6)
 
 
+@tells_of_hooks
 def test_nothing_of_the_graph_is_held():
     layers = _layers(torch.float32, False)
     x = torch.randn(5, K, requires_grad=True)
