@@ -108,7 +108,7 @@ class LowRankBranch(nn.Module):
 
     def get_extra_state(self) -> torch.Tensor:
         """int64: optimizer steps, live ranks, then ``zero_for``."""
-        return torch.tensor([self._clock.steps, self.live, *self.zero_for], dtype=torch.int64)
+        return torch.tensor([self._clock.steps, self.live, *self.zero_for], dtype=torch.int64, device="cpu")
 
     def set_extra_state(self, state: torch.Tensor) -> None:
         """Inverse of :meth:`get_extra_state`."""

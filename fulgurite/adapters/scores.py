@@ -22,8 +22,9 @@ class TopScores:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.values = torch.empty(0)
-        self.places = torch.empty(0, dtype=torch.int64)
+        # On the CPU even where a trainer makes its GPU the default device.
+        self.values = torch.empty(0, dtype=torch.float32, device="cpu")
+        self.places = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def add(self, scores: torch.Tensor, start: int) -> None:
         """Look at one tensor, whose first scalar has the number ``start``."""

@@ -159,7 +159,7 @@ def _whole_tensors(eligible: list[Eligible], budget: int, config: APET) -> Posit
             config.selection, f"{count:,}", len(taken), f"{budget:,}", 100 * count / budget,
         )  # fmt: skip
     chosen = {tensor.name for tensor in taken}
-    return {t.name: torch.arange(t.numel) for t in eligible if t.name in chosen}
+    return {t.name: torch.arange(t.numel, device="cpu") for t in eligible if t.name in chosen}
 
 
 def _fill(groups: list[list[Eligible]], left: int) -> list[Eligible]:

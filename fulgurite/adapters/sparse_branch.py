@@ -105,10 +105,10 @@ class SparseBranch(nn.Module):
 
     def get_extra_state(self) -> torch.Tensor:
         """int64: hash of the positions; where they are stored, each tensor's number of them and all of them, tensors by name."""
-        state = [torch.tensor([self.fingerprint()])]
+        state = [torch.tensor([self.fingerprint()], device="cpu")]
         if self.stores_positions:
             ordered = [self.index[key].cpu() for key in sorted(self.index)]
-            state += [torch.tensor([len(index) for index in ordered]), *ordered]
+            state += [torch.tensor([len(index) for index in ordered], device="cpu"), *ordered]
         return torch.cat(state)
 
     def set_extra_state(self, state: torch.Tensor) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 __all__ = ["RandomState"]
 
@@ -55,7 +56,7 @@ def _capture() -> dict[str, Any]:
             float(gauss),
         ],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],  # of this process's device
     }
 
 
@@ -65,5 +66,10 @@ def _restore(state: dict[str, Any]) -> None:
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    states = state["cuda"]
+    if bool(states) != torch.cuda.is_available():
+        places = ("a GPU", "the CPU") if states else ("the CPU", "a GPU")
+        rank_zero_warn("RandomState: saved on {}, resumed on {}: dropout masks will be others".format(*places))
+    elif states:
+        mine = torch.cuda.current_device() if len(states) > 1 else 0  # files of earlier versions hold all devices
+        torch.cuda.set_rng_state(states[min(mine, len(states) - 1)].cpu())

@@ -99,5 +99,8 @@ def load_module(path: str | Path) -> "FinetuneModule":
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, FinetuneModule)):
         raise ValueError(f"checkpoint {path}: its class {class_path} is not a FinetuneModule; export knows only those")
-    module = cls.load_from_checkpoint(path, map_location="cpu")
+    from fulgurite.lightning_modules.hyperparameters import OF_THE_MACHINE
+
+    machine = {name: None for name in OF_THE_MACHINE if name in hyperparameters}  # files of earlier versions hold them
+    module = cls.load_from_checkpoint(path, map_location="cpu", **machine)
     return module.eval()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from fulgurite.commands.checkpoint_files import load_module
+from fulgurite.commands.devices import usable_device
 from fulgurite.commands.generate_chat import run_chat
 from fulgurite.commands.generate_file import run_file
 from fulgurite.console import shortest
@@ -141,17 +142,7 @@ def load_model(
         dtype: of the weights; None takes the usual one of the device.
         device: where to; None takes a GPU if there is one.
     """
-    import torch
-
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ValueError(
-            f"{verb}: device {device!r} cannot be used ({str(error).splitlines()[0]}); give cpu, or a device that is there"
-        ) from error
+    place = usable_device(verb, device)
     checkpoints = [path for path in (model, adapter) if path is not None and path.endswith(".ckpt")]
     if checkpoints and model is not None and adapter is not None:
         raise ValueError(
@@ -162,7 +153,7 @@ def load_model(
     if model is None and adapter is None:
         raise ValueError(f"{verb}: no model was given; give --model (a hub id, a folder, playground) or --adapter")
     dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
-    return load_for_generation(model, adapter, template, dtype, device)
+    return load_for_generation(model, adapter, template, dtype, str(place))
 
 
 def _from_checkpoint(verb: str, path: str, template: str | None, dtype: str | None, device: object) -> LoadedModel:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from fulgurite.commands.checkpoint_files import load_module
+from fulgurite.commands.devices import usable_device
 from fulgurite.commands.score_report import benchmark_table, summary_table
 from fulgurite.commands.score_rows import HASH, Asked, Row, answered, read_asked, turns_before
 from fulgurite.commands.written_rows import written_rows
@@ -220,7 +221,7 @@ def _load(
     from fulgurite.lightning_modules.reward import RewardModule
     from fulgurite.models import load_reward_model
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = usable_device("score", device)
     tokenizer: PreTrainedTokenizerBase
     if model.endswith(".ckpt"):
         module = load_module(model)

@@ -119,11 +119,11 @@ class WindowSampler(DistributedSampler):  # type: ignore[type-arg]
     def order(self, epoch: int) -> Tensor:
         """The rows in the order of an epoch, (rows,) int64."""
         if not self.shuffle:
-            return torch.arange(self.rows)
+            return torch.arange(self.rows, device="cpu")
         # Hashing keeps (seed, epoch + 1) and (seed + 1, epoch) apart, which a sum of the two would not.
         digest = hashlib.sha256(f"{self.seed}:{epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-        return torch.randperm(self.rows, generator=generator)
+        return torch.randperm(self.rows, generator=generator, device="cpu")
 
     def __iter__(self) -> Iterator[Batch]:
         # Not a generator function: the epoch counts when the iterator is made, and Lightning sets the epoch after that.

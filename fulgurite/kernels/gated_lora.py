@@ -31,7 +31,7 @@ __all__ = ["gated_lora_linear"]
 
 def draw_seed() -> int:
     """A seed from PyTorch's default CPU generator, which activation checkpointing saves and restores; no device sync."""
-    return int(torch.empty((), dtype=torch.int64).random_().item())
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_().item())
 
 
 def dropout_scale(x: torch.Tensor, dropout: float, seed: int) -> torch.Tensor:

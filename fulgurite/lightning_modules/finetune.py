@@ -100,6 +100,7 @@ class FinetuneModule(LightningModule):
         self.chat_template: str | None = None
         self._trained = False
         self._warned = False
+        self._first_bad: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def setup(self, stage: str) -> None:
         """Take the number of labels and the metrics from the datamodule, if there is one."""
@@ -139,6 +140,11 @@ class FinetuneModule(LightningModule):
         """Load the backbone, put the adapter in, and choose what is trained; once."""
         waiting = self.task == "classification" and self.num_labels is None and self._trainer is None
         if self.network is None and not waiting:  # waiting: on_load_checkpoint will say how many labels there are
+            self._build_on_cpu()
+
+    def _build_on_cpu(self) -> None:
+        """Lightning calls configure_model with its device as the default one, which is not for a build's generators and checks."""
+        with torch.device("cpu"):
             self._build()
 
     def _build(self) -> None:
@@ -229,7 +235,11 @@ class FinetuneModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What the data told travels with the checkpoint: the number of labels, and the chat template trained with."""
+        """What the data told travels with the checkpoint: the number of labels, and the chat template trained with.
+
+        Weights behind a loss that was no number are not saved.
+        """
+        self._look_for_non_finite()
         checkpoint["num_labels"] = self.num_labels
         checkpoint["chat_template"] = self.chat_template
 
@@ -291,7 +301,7 @@ class FinetuneModule(LightningModule):
 
     def _network(self) -> nn.Module:
         if self.network is None:
-            self._build()
+            self._build_on_cpu()
         assert self.network is not None
         return self.network
 
@@ -308,14 +318,28 @@ class FinetuneModule(LightningModule):
         return 1.0 / step.targets.clamp(min=1)
 
     def _refuse_non_finite(self, loss: torch.Tensor, batch_idx: int) -> None:
-        # Off the CPU a look is a synchronisation, so it is taken at the logging interval only.
-        if loss.device.type != "cpu" and self.global_step % max(1, getattr(self.trainer, "log_every_n_steps", 1)):
+        """Stop at a loss that is no number. Off the CPU a look would wait, so the first such step is noted on the device."""
+        value = loss.detach()
+        if self._first_bad is None or self._first_bad[0].device != value.device:
+            self._first_bad = torch.full((2,), -1, dtype=torch.int64, device=value.device), torch.zeros_like(value)
+        where, what = self._first_bad
+        fresh = ~torch.isfinite(value) & (where[0] < 0)
+        for place, number in enumerate((self.global_step, batch_idx)):
+            where[place].masked_fill_(fresh, number)
+        what.copy_(torch.where(fresh, value, what))
+        if loss.device.type == "cpu" or not self.global_step % max(1, getattr(self.trainer, "log_every_n_steps", 1)):
+            self._look_for_non_finite()
+
+    def _look_for_non_finite(self) -> None:
+        if self._first_bad is None:
             return
-        if not torch.isfinite(loss.detach()):
+        step, batch = self._first_bad[0].tolist()
+        if step >= 0:
+            value, self._first_bad = float(self._first_bad[1]), None
             raise FloatingPointError(
-                f"{type(self).__name__}: the loss is {float(loss.detach())} at optimizer step {self.global_step}, batch "
-                f"{batch_idx} of epoch {self.current_epoch}; training stops here. Lower the learning rate, use bf16 instead of "
-                "fp16, or look at that batch."
+                f"{type(self).__name__}: the loss is {value} at optimizer step {step}, batch {batch} of epoch "
+                f"{self.current_epoch}; training stops here. Lower the learning rate, use bf16 instead of fp16, or look at that "
+                "batch."
             )
 
     def _evaluate(self, batch: Batch, prefix: str) -> None:

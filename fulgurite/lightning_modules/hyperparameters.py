@@ -14,13 +14,15 @@ from lightning.pytorch import LightningModule
 from fulgurite.adapters import AdapterConfig
 from fulgurite.adapters.config import config_to_dict
 
-__all__ = ["remember"]
+__all__ = ["OF_THE_MACHINE", "remember"]
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+# What belongs to the machine and not to the model: a checkpoint of a run with Triton's kernels is exported on a CPU.
+OF_THE_MACHINE = ("kernels",)
 
 
 def remember(module: LightningModule, arguments: dict[str, Any], cls: type) -> None:
-    """Save the arguments of ``cls.__init__`` as ``module.hparams``.
+    """Save the arguments of ``cls.__init__``, but those of the machine, as ``module.hparams``.
 
     Args:
         module: the module under construction.
@@ -28,7 +30,7 @@ def remember(module: LightningModule, arguments: dict[str, Any], cls: type) -> N
         cls: the class whose ``__init__`` calls this. Where a user's subclass has an ``__init__`` of its own, the arguments are
             still saved, but without the class: that subclass says itself how it is made (``save_hyperparameters()``).
     """
-    names = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]  # type: ignore[misc]
+    names = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", *OF_THE_MACHINE)]  # type: ignore[misc]
     saved = {name: _plain(arguments[name]) for name in names}
     if type(module).__init__ is cls.__init__:  # type: ignore[misc]
         saved["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"

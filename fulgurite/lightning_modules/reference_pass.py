@@ -63,7 +63,8 @@ def cached_reference(objective: PreferenceObjective) -> ReferenceCache | None:
 def _reference(objective: PreferenceObjective) -> Iterator[tuple[torch.nn.Module, str]]:
     """The reference network, ready to be asked, and its fingerprint; a second copy is dropped afterwards."""
     module = objective.module
-    salt = str(module.dtype_name)
+    precision = str(module.trainer.precision)
+    salt = str(module.dtype_name) if precision == "32-true" else f"{module.dtype_name} {precision}"
     if module.adapter is not None and objective.reference_model is None:
         network = module._network()
         with module.adapter.disabled():
@@ -105,7 +106,8 @@ def _run(
         for batch in _shown(module, (b for loader in loaders for b in loader), batches):
             moved = module.trainer.strategy.batch_to_device(batch, module.device)
             keys.append(batch["key"].cpu())
-            values.append(objective.log_probs(network, moved).float().cpu())
+            with module.trainer.precision_plugin.forward_context():  # as the policy's steps
+                values.append(objective.log_probs(network, moved).float().cpu())
     finally:
         network.train(training)
     mine = (torch.cat(keys), torch.cat(values))

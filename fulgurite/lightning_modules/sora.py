@@ -212,7 +212,8 @@ class SoRAModule(FinetuneModule):
         network.eval()
         try:
             for batch in data.train_subset_dataloader(count=1000, seed=42):
-                step = self.objective(network, self.trainer.strategy.batch_to_device(batch))
+                with self.trainer.precision_plugin.forward_context():
+                    step = self.objective(network, self.trainer.strategy.batch_to_device(batch))
                 if name == "perplexity":
                     metric.update(step.loss_sum, step.targets)
                 else:

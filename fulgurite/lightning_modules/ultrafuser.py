@@ -159,6 +159,14 @@ class UltraFuserModule(FinetuneModule):
         second = f", then {steps[1]} steps {gate + later:,}" if len(steps) > 1 else ""
         rank_zero_info(f"training the gate, {gate:,} of {whole:,} parameters, for {steps[0]} steps{second}")
 
+    def on_fit_start(self) -> None:
+        """Refuse what would tear the ranks' weights apart: each rank's scaler decides by its own gradients whether to step."""
+        if self.trainer.world_size > 1 and len(self.stage_steps) > 1 and str(self.trainer.precision) == "16-mixed":
+            raise ValueError(
+                "UltraFuserModule: stage 2 on several processes with precision 16-mixed: a process whose gradients overflow skips "
+                "its step while the others take theirs. Give --trainer.precision bf16-mixed, or one process."
+            )
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Begin stage 2 at its first batch; keep frozen specialists in evaluation mode."""
         if self.stage == 0 and len(self.stage_steps) > 1 and self.global_step >= self.stage_steps[0]:

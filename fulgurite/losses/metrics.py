@@ -81,7 +81,10 @@ def means(sums: dict[str, Mean]) -> dict[str, torch.Tensor]:
     Args:
         sums: from :func:`preference_metrics`.
     """
-    found = {name: mean.value() for name, mean in sums.items() if int(mean.number)}
+    if not sums:
+        return {}
+    numbers = torch.stack([mean.number for mean in sums.values()]).tolist()  # one wait for a GPU, not one for each
+    found = {name: mean.value() for (name, mean), number in zip(sums.items(), numbers, strict=True) if number}
     if "rewards/desirable" in found and "rewards/undesirable" in found:
         found["rewards/margins"] = found["rewards/desirable"] - found["rewards/undesirable"]
     return found

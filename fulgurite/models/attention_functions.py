@@ -92,14 +92,13 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments
 def _in_preorder(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, rule: Rule
 ) -> torch.Tensor:
+    query, key, value = map(_autocast, (query, key, value))
     if query.device.type == "cuda":
         fast = _fast_way(query, key, rule, segments)
         if fast is not None and _agrees(fast, query, key, value, segments, rule):
             return fast(query, key, value, segments, rule)
-    elif segments.parents is not None and _unmasked(segments, rule):
-        query, key, value = map(_autocast, (query, key, value))
-        if applicable(query, key, value):
-            return attend_tree(query, key, value, segments, rule.scaling)
+    elif segments.parents is not None and _unmasked(segments, rule) and applicable(query, key, value):
+        return attend_tree(query, key, value, segments, rule.scaling)
     return _by_chain(query, key, value, segments, rule)
 
 
@@ -126,9 +125,10 @@ def _unmasked(segments: Segments, rule: Rule) -> bool:
 
 
 def _autocast(tensor: torch.Tensor) -> torch.Tensor:
-    """What autocast on the CPU makes of an argument of scaled_dot_product_attention."""
-    if torch.is_autocast_enabled("cpu") and tensor.dtype != torch.float64:
-        return tensor.to(torch.get_autocast_dtype("cpu"))
+    """What autocast makes of an argument of scaled_dot_product_attention; rotary embeddings leave q and k in float32."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device) and tensor.dtype != torch.float64:
+        return tensor.to(torch.get_autocast_dtype(device))
     return tensor
 
 

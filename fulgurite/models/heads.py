@@ -166,7 +166,7 @@ def prove_head(model: nn.Module) -> bool:
         return False
     generator = torch.Generator().manual_seed(0)
     vocabulary = getattr(config.get_text_config(), "vocab_size", 2)
-    ids = torch.randint(vocabulary, (1, _PROOF_TOKENS), generator=generator)
+    ids = torch.randint(vocabulary, (1, _PROOF_TOKENS), generator=generator, device="cpu")
     inputs = {"input_ids": ids.to(next(model.parameters()).device)}
     if getattr(config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = inputs["input_ids"].flip(1)

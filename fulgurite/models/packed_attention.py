@@ -237,14 +237,14 @@ def _proof_batch(
     """A batch of random tokens, and the places of each path's tokens."""
     lengths, parents, paths = structure
     generator = torch.Generator().manual_seed(0)
-    ends = torch.tensor([0, *lengths]).cumsum(0)
+    ends = torch.tensor([0, *lengths], device="cpu").cumsum(0)
     places = [torch.arange(start, stop, device=device) for start, stop in pairwise(ends)]
     routes = [torch.cat([places[own] for own in path]) for path in paths]
     positions = torch.zeros(int(ends[-1]), dtype=torch.int64, device=device)
     for route in routes:
         positions[route] = torch.arange(len(route), device=device)
     batch = {
-        "input_ids": torch.randint(vocabulary, (1, len(positions)), generator=generator).to(device),
+        "input_ids": torch.randint(vocabulary, (1, len(positions)), generator=generator, device="cpu").to(device),
         "position_ids": positions[None],
         "cu_seq_lens": ends.to(device, torch.int32),
     }

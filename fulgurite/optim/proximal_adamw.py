@@ -135,6 +135,12 @@ class ProximalAdamW(torch.optim.AdamW):
         self._arenas: dict[int, list[_Arena]] = {}
         self._packed: dict[int, tuple[list[torch.nn.Parameter], int]] = {}
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=foreach, fused=fused)
+        self._leave_scaling_to_the_scaler()
+
+    def _leave_scaling_to_the_scaler(self) -> None:
+        """A GradScaler leaves unscaling and skipping to fused optimizers, which proximal groups do not do."""
+        if any(group["threshold"] is not None for group in self.param_groups):
+            self._step_supports_amp_scaling = False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; see the class for the keys that a proximal group has."""
@@ -148,6 +154,7 @@ class ProximalAdamW(torch.optim.AdamW):
         _check_group(group)
         if group["threshold"] is None and group["fused"] is None and group["foreach"] is None:
             group["fused"] = _fused_wins(group) or None
+        self._leave_scaling_to_the_scaler()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all groups; ``closure`` reevaluates the model and returns the loss."""

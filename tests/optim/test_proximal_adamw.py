@@ -167,6 +167,24 @@ def test_closure_and_gradient_scaling_interface():
     assert float(optimizer.step(closure)) > 0
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_a_scaler_skips_a_step_whose_gradients_are_not_finite(later):
+    """Also with fused=True, where PyTorch leaves skipping to the optimizer."""
+    gate, plain = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(3))
+    mine = {"params": [gate], "threshold": 0.1}
+    optimizer = ProximalAdamW([{"params": [plain]}] if later else [{"params": [plain]}, mine], lr=0.1, fused=True)
+    if later:
+        optimizer.add_param_group(mine)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for factor, moves in ((float("inf"), False), (1.0, True)):
+        optimizer.zero_grad()
+        scaler.scale(factor * (gate.sum() + plain.sum())).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert all(bool((p != 1).all()) == moves and bool(p.isfinite().all()) for p in (gate, plain))
+    assert torch.allclose(plain, torch.full((3,), 0.9 - 0.1 * 0.01), atol=1e-4), "the gradient was unscaled"
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
