@@ -5,10 +5,13 @@ control codes.
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import rich
 from rich.console import Console
 from rich.table import Table
 
@@ -48,10 +51,29 @@ class _NoAdverts(logging.Filter):
         return not record.getMessage().lstrip().startswith(_NOISE)
 
 
+class _Stderr(logging.StreamHandler):
+    """Writes to what sys.stderr is at that moment: while a progress bar is drawn, that is a place above the bar."""
+
+    @property
+    def stream(self) -> Any:
+        """The stream, looked up anew each time."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        """Nothing: the stream is not kept."""
+
+
 def quiet_lightning() -> None:
-    """Takes adverts and idle warnings off the console; asking again changes nothing."""
+    """Takes adverts and idle warnings off the console, and keeps log lines off the progress bar's; asking again changes nothing."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(name)
+        for place, handler in enumerate(logger.handlers):
+            if type(handler) is logging.StreamHandler and handler.stream in (sys.stderr, sys.__stderr__):
+                other = _Stderr()
+                other.setFormatter(handler.formatter)
+                other.setLevel(handler.level)
+                logger.handlers[place] = other
         for target in [logger, *logger.handlers]:
             if not any(isinstance(known, _NoAdverts) for known in target.filters):
                 target.addFilter(_NoAdverts())
@@ -65,18 +87,18 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=pattern)
 
 
-def say(*parts: object, console: Console | None = None) -> None:
+def say(*parts: object) -> None:
     """Prints tables and lines, on a terminal with colours.
+
+    They go through rich's own console, which Lightning draws its bars on: lines of a second one would be overwritten by a bar.
 
     Args:
         parts: strings and rich renderables
-        console: where to; None takes the standard output
     """
-    if console is None:
-        console = Console()
-        if not console.is_terminal:
-            # A table cut at 80 columns is of no use in a file.
-            console = Console(width=160, no_color=True)
+    console = rich.get_console()
+    if not console.is_terminal:
+        # A table cut at 80 columns is of no use in a file.
+        console = Console(width=160, no_color=True)
     for part in parts:
         if isinstance(part, str):
             console.print(part, highlight=False, markup=False, soft_wrap=True)

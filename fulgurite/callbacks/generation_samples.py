@@ -73,8 +73,7 @@ class GenerationSamples(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "samples.jsonl", "a", encoding="utf-8") as stream:
             stream.write("\n".join(lines) + "\n")
-        console = getattr(getattr(trainer.progress_bar_callback, "progress", None), "console", None)
-        say(table, console=console)
+        say(table)
 
     def _generate(self, network: Any, tokenizer: Any, ids: Sequence[int]) -> list[int]:
         inputs = torch.tensor([list(ids)], device=network.device)

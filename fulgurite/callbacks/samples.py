@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import rich
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
@@ -49,13 +49,11 @@ class SamplePrinter(Callback):
         fused = isinstance(batch, Mapping) and "sources" in batch and isinstance(batch.get("input_ids"), list)
         if not isinstance(batch, Mapping) or not (fused or isinstance(batch.get("input_ids"), torch.Tensor)):
             return
-        # A live progress bar owns the terminal: what goes through its console does not tear it apart.
-        console = getattr(getattr(trainer.progress_bar_callback, "progress", None), "console", None) or Console()
         tokenizer = _tokenizer(trainer, pl_module)
         names = getattr(getattr(trainer, "datamodule", None), "label_names", None)
-        if console.is_terminal:
+        if rich.get_console().is_terminal:
             text = self.render(batch, tokenizer, names, colours=True)
-            say(Panel(text, title="first training example"), console=console)
+            say(Panel(text, title="first training example"))
         else:
             say("first training example:", self.render(batch, tokenizer, names, colours=False))
 

@@ -129,7 +129,7 @@ def test_a_cached_reference_is_the_policy_s_twin_under_autocast(make_trainer, tm
 def test_a_late_look_names_the_first_bad_step_and_saves_nothing_behind_it(
     make_trainer, tiny_bert, tmp_path, monkeypatch
 ):
-    """On a GPU losses are looked at every log_every_n_steps and before a checkpoint is written; here the first three looks are blind."""
+    """A GPU is asked at every log_every_n_steps and before a checkpoint is written; here the first three looks are blind."""
     module = SoRAModule(tiny_bert, rank=2, num_labels=2)
     looks = []
     look = SoRAModule._look_for_non_finite
@@ -155,5 +155,5 @@ def test_stage_two_refuses_a_scaler_per_process(tmp_path):
         world_size, precision = 2, "16-mixed"
 
     module._trainer = Trainer()
-    with pytest.raises(ValueError, match="precision 16-mixed.*bf16-mixed"):
+    with pytest.raises(ValueError, match=r"precision 16-mixed.*bf16-mixed"):
         module.on_fit_start()
