@@ -40,6 +40,7 @@ from fulgurite.callbacks import (
     Throughput,
 )
 from fulgurite.cli_checkpoints import MetricCheckpoint
+from fulgurite.cli_lock import RunLock
 from fulgurite.cli_parser import TrainerParser
 from fulgurite.commands.checkpoint_files import find_checkpoint, read_checkpoint
 from fulgurite.console import metrics_table, quiet_lightning, say, shortest
@@ -62,16 +63,42 @@ _REPORTS = (
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the configuration of a fit to <default_root_dir>/config.yaml, where `test --config` finds it."""
+    """Writes the configuration of a fit to <default_root_dir>/config.yaml, where `test --config` finds it, and holds the folder."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._lock = RunLock()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes nothing yet: a fit that fails while it is set up must not replace the configuration of one that ran.
+        """Takes the folder, and writes nothing yet: a fit that fails while it is set up must not replace a run's configuration.
 
         Args:
             trainer: the trainer
             pl_module: its module
             stage: fit, validate, test or predict
         """
+        if stage == "fit" and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            self._lock.take(Path(trainer.default_root_dir))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lets go of the folder.
+
+        Args:
+            trainer: the trainer
+            pl_module: its module
+            stage: fit, validate, test or predict
+        """
+        self._lock.release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lets go of the folder.
+
+        Args:
+            trainer: the trainer
+            pl_module: its module
+            exception: what ended the run
+        """
+        self._lock.release()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file, whole or not at all.

@@ -105,7 +105,8 @@ class LearningCurve(Callback):
 
     def _table(self) -> Table:
         names = list(self.validations[-1][1])
-        names = [n for n in names if "/" not in n][:5]
+        # Losses per group have a table of their own; the accuracy on pairs is the figure to watch.
+        names = [n for n in names if "/" not in n or n.endswith("rewards/accuracies")][:5]
         table = Table(title="validations", title_justify="left", title_style="bold")
         table.add_column("step", justify="right")
         for name in names:

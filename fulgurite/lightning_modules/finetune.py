@@ -6,6 +6,7 @@ divide by accumulate and world size again, so uneven batches weigh as one large 
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
@@ -19,7 +20,9 @@ from fulgurite.adapters import Adapter, AdapterConfig, attach
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.answering import AnswerMetrics, Answers, answer
+from fulgurite.lightning_modules.classes import agreed_names, name_classes
 from fulgurite.lightning_modules.metrics import MeanLoss, TokenMetrics, make_metrics
+from fulgurite.lightning_modules.non_finite import FirstNonFinite
 from fulgurite.lightning_modules.objectives import Batch, Step, forward_inputs, make_objective
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
@@ -98,9 +101,10 @@ class FinetuneModule(LightningModule):
         self.adapter: Adapter | None = None
         self.metric_names: tuple[str, ...] = ()
         self.chat_template: str | None = None
+        self.label_names: list[str] | None = None
         self._trained = False
         self._warned = False
-        self._first_bad: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._first_bad = FirstNonFinite()
 
     def setup(self, stage: str) -> None:
         """Take the number of labels and the metrics from the datamodule, if there is one."""
@@ -108,10 +112,12 @@ class FinetuneModule(LightningModule):
         wanted = getattr(data, "task_type", None)
         mine = self.data_task or self.task
         if wanted is not None and wanted != mine:
-            way = "" if self.data_task else f"--model.task {wanted}, or "
+            offered = inspect.signature(type(self).__init__).parameters.get("task")
+            fits = offered is not None and repr(wanted) in str(offered.annotation)
+            way = f"--model.task {wanted}, or " if fits else ""
             raise ValueError(
                 f"{type(self).__name__}: its task is {mine!r}, but {type(data).__name__} holds a {wanted} task. "
-                f"Give {way}other data."
+                f"Give {way}other data, or another module."
             )
         found = getattr(data, "num_labels", None)
         if self.task == "classification" and found:
@@ -124,6 +130,8 @@ class FinetuneModule(LightningModule):
                     f"{type(self).__name__}: num_labels={self.num_labels}, but {type(data).__name__} has {found} classes "
                     f"({', '.join(map(str, getattr(data, 'label_names', None) or []))}). Drop num_labels, or give other data."
                 )
+        if self.task == "classification" and (names := getattr(data, "label_names", None)):
+            self.label_names = agreed_names(type(self).__name__, self.label_names, [str(name) for name in names])
         self.chat_template = getattr(data, "chat_template", None) or self.chat_template
         names = getattr(data, "metric_names", None) or self._default_metrics()
         if tuple(names) != self.metric_names or not hasattr(self, "val_loss"):
@@ -219,6 +227,7 @@ class FinetuneModule(LightningModule):
     def on_train_start(self) -> None:
         """Say what is trained; from here on the weights are not those of an untrained model."""
         self._trained = True
+        name_classes(self.network, self.label_names)
         total = sum(p.numel() for p in self._network().parameters())
         trained = sum(p.numel() for p in self._network().parameters() if p.requires_grad)
         what = "the whole network" if self.adapter is None else f"{type(self.adapter.config).__name__} on "
@@ -235,17 +244,18 @@ class FinetuneModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What the data told travels with the checkpoint: the number of labels, and the chat template trained with.
+        """What the data told travels with the checkpoint: number and names of the labels, and the chat template trained with.
 
         Weights behind a loss that was no number are not saved.
         """
         self._look_for_non_finite()
-        checkpoint["num_labels"] = self.num_labels
+        checkpoint["num_labels"], checkpoint["label_names"] = self.num_labels, self.label_names
         checkpoint["chat_template"] = self.chat_template
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint holds this module's adapter and heads, and nothing of another adapter."""
         self.num_labels = self.num_labels or checkpoint.get("num_labels")
+        self.label_names = agreed_names(type(self).__name__, checkpoint.get("label_names"), self.label_names)
         self.chat_template = self.chat_template or checkpoint.get("chat_template")
         network = self._network()
         if self.adapter is not None:
@@ -263,6 +273,7 @@ class FinetuneModule(LightningModule):
                 f"{len(foreign)} belong to another adapter, the first is {missing[0]!r}. "
                 f"Load it with the adapter and backbone it was trained with (here {self.adapter_config} on {self.backbone!r})."
             )
+        name_classes(self.network, self.label_names)
         self._trained = True
 
     def configure_optimizers(self) -> Any:
@@ -318,24 +329,15 @@ class FinetuneModule(LightningModule):
         return 1.0 / step.targets.clamp(min=1)
 
     def _refuse_non_finite(self, loss: torch.Tensor, batch_idx: int) -> None:
-        """Stop at a loss that is no number. Off the CPU a look would wait, so the first such step is noted on the device."""
-        value = loss.detach()
-        if self._first_bad is None or self._first_bad[0].device != value.device:
-            self._first_bad = torch.full((2,), -1, dtype=torch.int64, device=value.device), torch.zeros_like(value)
-        where, what = self._first_bad
-        fresh = ~torch.isfinite(value) & (where[0] < 0)
-        for place, number in enumerate((self.global_step, batch_idx)):
-            where[place].masked_fill_(fresh, number)
-        what.copy_(torch.where(fresh, value, what))
+        self._first_bad.note(loss, self.global_step, batch_idx)
+        # Off the CPU a look is a synchronisation, so it is taken at the logging interval and before a checkpoint only.
         if loss.device.type == "cpu" or not self.global_step % max(1, getattr(self.trainer, "log_every_n_steps", 1)):
             self._look_for_non_finite()
 
     def _look_for_non_finite(self) -> None:
-        if self._first_bad is None:
-            return
-        step, batch = self._first_bad[0].tolist()
-        if step >= 0:
-            value, self._first_bad = float(self._first_bad[1]), None
+        found = self._first_bad.look()
+        if found is not None:
+            step, batch, value = found
             raise FloatingPointError(
                 f"{type(self).__name__}: the loss is {value} at optimizer step {step}, batch {batch} of epoch "
                 f"{self.current_epoch}; training stops here. Lower the learning rate, use bf16 instead of fp16, or look at that "

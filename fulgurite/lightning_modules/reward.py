@@ -113,6 +113,7 @@ class RewardModule(FinetuneModule):
         self.loss_name, self.kind, self.temperature = loss, _KINDS[loss], temperature
         self.loss = RewardLoss(ranking_weight, direct_weight, centring)
         self.use_margin, self.head = use_margin, head
+        self._margins: torch.Tensor | None = None
         self.rewards = CompletionRewards()
         self.objective = self._reward_step
         self.reward_values: dict[str, torch.Tensor] = {}
@@ -195,6 +196,9 @@ class RewardModule(FinetuneModule):
             pairs = (same & (batch["score"][:, None] > batch["score"][None])).nonzero()
         else:
             pairs = batch["pairs"]
+            if self.use_margin and torch.is_grad_enabled():
+                found = (batch["pair_margin"] != 0).any()
+                self._margins = found if self._margins is None else self._margins | found
             parts = self.loss(
                 rewards,
                 pairs,
@@ -213,6 +217,15 @@ class RewardModule(FinetuneModule):
         self._note(f"{prefix}loss", loss, on_step=False, on_epoch=True, prog_bar=True)
         rewards, pairs = self._last
         getattr(self, prefix + "rewards").update(rewards, batch["lengths"], pairs)
+
+    def on_train_epoch_end(self) -> None:
+        """Say so if no pair of the epoch had the margin that use_margin asks for."""
+        if self._margins is not None and not bool(self._margins):
+            rank_zero_warn(
+                "RewardModule: use_margin is set, but no pair of this epoch has a margin other than 0: the rows need scores, or a "
+                "column 'margin'; it trained as without use_margin."
+            )
+        self._margins = None
 
     def on_validation_epoch_end(self) -> None:
         """Accuracy with its interval, margin, calibration, length correlation and signs over the whole validation."""

@@ -307,6 +307,11 @@ class UltraFuserModule(FinetuneModule):
 
     def _fused_step(self, network: Any, batch: Any) -> Step:
         """Loss of the answers' tokens under the blend; in evaluation also each token's, and the gate's weights."""
+        if "sources" not in batch:
+            raise ValueError(
+                f"UltraFuserModule: the batch holds {', '.join(sorted(batch))}, and no views of the specialists. Give --data "
+                "UltraChat2DataModule, which lays each specialist's template over the prompts."
+            )
         targets = batch["targets"]
         # In stage 1 no parameter of a specialist requires a gradient, so that none of them keeps activations.
         hiddens, scores = network(batch["input_ids"], batch["attention_mask"], batch["sources"])

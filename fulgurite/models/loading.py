@@ -60,6 +60,7 @@ def load_backbone(
     torch_dtype = dtype_of(dtype)
     if task == "classification" and (num_labels is None or num_labels < 2):
         raise ValueError(f"load_backbone: num_labels={num_labels}; classification needs at least 2 classes.")
+    check_folder(name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if task in ("classification", "regression"):
         options["num_labels"] = num_labels if task == "classification" else 1
@@ -96,9 +97,44 @@ def checkpoint_model(auto_class: Any, name: str, dtype: str, **options: Any) -> 
             )
     except unreachable() as error:
         raise FileNotFoundError(not_found(name, error)) from None
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        from transformers import AutoConfig
+
+        kind = AutoConfig.from_pretrained(name, trust_remote_code=options.get("trust_remote_code", False)).model_type
+        raise ValueError(
+            f"backbone: {name} is a {kind} model, which {auto_class.__name__} does not have; take another task or another backbone "
+            "(encoder-decoders such as T5 are for seq2seq, decoders such as Llama for causal_lm)."
+        ) from None
     heads = _modules_of(model, info["missing_keys"])
     _check_missing(model, heads, name)
     return Backbone(model, heads)
+
+
+def check_folder(name: str) -> None:
+    """Refuse a folder that holds something else than a model: an adapter, of which only the base would be loaded, or a run.
+
+    Args:
+        name: hub id or folder.
+
+    Raises:
+        ValueError: an adapter's folder.
+        FileNotFoundError: a folder without config.json.
+    """
+    place = Path(name)
+    if not place.is_dir():
+        return
+    if (place / "adapter_config.json").is_file() or (place / "adapter.json").is_file():
+        raise ValueError(
+            f"backbone: the folder {name!r} holds an adapter, not a model. Give the model it belongs to; to go on from its weights "
+            "export the run with --format merged and give that folder."
+        )
+    if not (place / "config.json").is_file():
+        raise FileNotFoundError(
+            f"backbone: the folder {name!r} holds no config.json. Give a folder that save_pretrained or `fulgurite export --format "
+            "merged` wrote; of a run of Fulgurite the commands take checkpoints/last.ckpt."
+        )
 
 
 def dtype_of(dtype: str) -> torch.dtype:

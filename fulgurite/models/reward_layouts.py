@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from fulgurite.models.loading import not_found, quiet, unreachable
+from fulgurite.models.loading import check_folder, not_found, quiet, unreachable
 
 if TYPE_CHECKING:
     from fulgurite.models.reward_model import RewardModel
@@ -103,6 +103,7 @@ def read_layout(name: str, trust_remote_code: bool = False) -> Layout:
     """
     from transformers import AutoConfig
 
+    check_folder(name)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except unreachable() as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 
 import pytest
@@ -157,3 +158,23 @@ def test_stage_two_refuses_a_scaler_per_process(tmp_path):
     module._trainer = Trainer()
     with pytest.raises(ValueError, match=r"precision 16-mixed.*bf16-mixed"):
         module.on_fit_start()
+
+
+def test_a_fused_model_on_other_data_says_what_it_needs(tmp_path, make_trainer):
+    module = fused_module([write_specialist(tmp_path / "one", 1)], stage_steps=[1])
+    with pytest.raises(ValueError, match=r"no views of the specialists.*Give --data UltraChat2DataModule"):
+        data = chats(tmp_path, tokenizer="playground")
+        make_trainer(max_epochs=1, max_steps=1, limit_val_batches=0).fit(module, data)
+
+
+def test_margins_asked_for_and_not_there_are_said(tmp_path, make_trainer):
+    rows = tmp_path / "pairs.jsonl"
+    line = '{{"prompt": "q{0}", "chosen": "a good answer {0}", "rejected": "no {0}"{1}}}\n'
+    for extra, said in (("", True), (', "margin": 2.0', False)):
+        rows.write_text("".join(line.format(i, extra) for i in range(12)))
+        data = PreferenceDataModule(str(rows), cache_dir=str(tmp_path / f"cache{said}"), batch_size=2, val_fraction=0.2)
+        module = RewardModule("playground", adapter=LoRA(rank=2), use_margin=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            make_trainer(max_epochs=1, max_steps=2, limit_val_batches=0).fit(module, data)
+        assert any("use_margin is set" in str(w.message) for w in caught) == said

@@ -80,3 +80,22 @@ def test_bad_labels_dtype_and_empty_folder(tmp_path):
 def test_checkpointing_of_a_model_that_cannot_is_refused():
     with pytest.raises(ValueError, match="does not support it"):
         enable_activation_checkpointing(torch.nn.Linear(2, 2))
+
+
+def test_folders_that_hold_no_model_are_named(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json.*checkpoints/last\.ckpt"):
+        load_backbone(str(tmp_path), "causal_lm")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    for task in ("causal_lm", "classification"):
+        with pytest.raises(ValueError, match="holds an adapter, not a model"):
+            load_backbone(str(tmp_path), task, num_labels=2)
+    from fulgurite.models import load_reward_model
+
+    with pytest.raises(ValueError, match="holds an adapter, not a model"):
+        load_reward_model(str(tmp_path))
+
+
+def test_a_task_that_the_architecture_does_not_have():
+    with pytest.raises(ValueError, match="is a llama model, which AutoModelForSeq2SeqLM does not have"):
+        load_backbone(resolve_backbone("playground"), "seq2seq")
