@@ -176,7 +176,7 @@ SIGNATURES = {
     "fulgurite.kernels.sparse_adamw_step_": ("delta grad exp_avg exp_avg_sq live step lr beta1 beta2 eps weight_decay"),
     "fulgurite.kernels.LiveWeights": "tensors indexes bases",
     "fulgurite.kernels.sparse_delta_embedding": "ids weight delta index padding_idx=None",
-    "fulgurite.kernels.sparse_delta_linear": "x weight bias delta index transposed=False plan=None",
+    "fulgurite.kernels.sparse_delta_linear": "x weight bias delta index transposed=False plan=None recompute=True",
     "fulgurite.kernels.write_live_": "tensor index base delta=None",
     "fulgurite.kernels.use_backend": "name",
     "fulgurite.adapters.attach": "model config train=() name='default' check_forward=True positions=None scores=None",

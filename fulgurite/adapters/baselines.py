@@ -189,7 +189,10 @@ def embedding_of(model: nn.Module) -> nn.Embedding:
         ValueError: there is none.
     """
     get: Any = getattr(model, "get_input_embeddings", None)
-    embedding = get() if callable(get) else None
+    try:
+        embedding = get() if callable(get) else None
+    except NotImplementedError:  # models of pictures or sound
+        embedding = None
     if not isinstance(embedding, nn.Module) or not isinstance(getattr(embedding, "weight", None), torch.Tensor):
         raise ValueError(f"SoftPrompt: {type(model).__name__} has no get_input_embeddings() that gives an embedding.")
     return embedding  # type: ignore[return-value]

@@ -156,17 +156,19 @@ class Adapter:
         """Called behind each optimizer step by :meth:`watch`; returns whether a rank was retired now."""
         return False
 
-    def watch(self, optimizer: torch.optim.Optimizer, shrink: bool = False) -> Any:
+    def watch(self, optimizer: torch.optim.Optimizer, shrink: bool = False, retire: bool = True) -> Any:
         """Call :meth:`after_step` behind every step of ``optimizer``; returns the hook's handle (``.remove()``).
 
         Args:
             optimizer: the one that trains this adapter.
             shrink: cut ranks out of parameters and optimizer state as soon as they are retired. Parameters are then
                 replaced: only where nothing else (DDP, FSDP, a weight average, your own list) holds them.
+            retire: move ranks behind the others once their gates have been zero for ``patience`` steps. False where a weight
+                average (AveragedModel, SWA, EMA) runs beside, which would mix ranks that changed places; :meth:`prune` afterwards.
         """
 
         def count(stepped: Any, args: Any, kwargs: Any) -> None:
-            if self.after_step(optimizer) and shrink:
+            if retire and self.after_step(optimizer) and shrink:
                 self.shrink(optimizer)
 
         self._watched = weakref.ref(optimizer)

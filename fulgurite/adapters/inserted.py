@@ -201,8 +201,14 @@ def _host(model: nn.Module) -> tuple[nn.Module, int]:
             f"SoftPrompt: {type(host).__name__}.forward takes no input_ids; a transformers model is needed."
         )
     embedding = embedding_of(host)
-    # Encoders keep their input embedding in a part called `embeddings`; decoders hold it themselves.
     path = next((name for name, module in host.named_modules() if module is embedding), "")
+    # The innermost part that takes ids and their mask: OPT's language model calls its decoder past the model around it.
+    for part in path.split(".")[:-1]:
+        inner = getattr(host, part)
+        if not {"input_ids", "attention_mask"} <= set(inspect.signature(inner.forward).parameters):
+            break
+        host, path = inner, path.partition(".")[2]
+    # Encoders keep their input embedding in a part called `embeddings`; decoders hold it themselves.
     return cast(nn.Module, host), 1 if path.startswith("embeddings.") else 0
 
 

@@ -116,7 +116,9 @@ class AdaptedLayer(nn.Module):
                 return sparse_delta_embedding(x, weight, delta, index, self.padding_idx)
             return self.base_class.forward(self, x)
         transposed, plan = self.fused_as == "conv1d", branch.plan(key, tuple(weight.shape))
-        return sparse_delta_linear(x, weight, self.bias, delta, index, transposed=transposed, plan=plan)
+        # A norm's trained weight may be a factor of x, and may hold other values when the backward comes to this layer.
+        options: Any = {"transposed": transposed, "plan": plan, "recompute": not self.site.live_factors}
+        return sparse_delta_linear(x, weight, self.bias, delta, index, **options)
 
     def trained(self, key: str) -> list[tuple[SparseBranch, str]]:
         """The sparse branches that give the attribute ``key`` a gradient now, with its name there."""
@@ -181,7 +183,7 @@ class AdaptedLayer(nn.Module):
 
 def adaptable(layer: nn.Module) -> bool:
     """Whether a branch can stand beside this layer: a linear layer or a Conv1D as transformers has it."""
-    return isinstance(layer, nn.Linear) or _is_conv1d(type(layer))
+    return isinstance(layer, nn.Linear) or _is_conv1d(getattr(layer, "base_class", type(layer)))
 
 
 def features(layer: nn.Module) -> tuple[int, int]:
@@ -202,6 +204,7 @@ def put_branch(layer: nn.Module, name: str, branch: nn.Module, site: Site) -> Ad
     """Give ``layer`` a branch; its class becomes an adapted subclass of itself if it was not one."""
     adapted = _adapt(layer, site, live=isinstance(branch, SparseBranch))
     adapted.branches[name] = branch
+    site.live_factors += isinstance(branch, SparseBranch) and adapted.fused_as is None
     return adapted
 
 
@@ -214,6 +217,7 @@ def take_branch(layer: AdaptedLayer, name: str) -> None:
     """Undo :func:`put_branch`; the layer is of its old class again once the last branch has gone."""
     if isinstance(layer.branches[name], SparseBranch):
         layer.merged.pop(name, None)
+        layer.site.live_factors -= layer.fused_as is None
     del layer.branches[name]
     release(layer)
 

@@ -152,7 +152,7 @@ class LowRankAdapter(Adapter):
                     "params": self.gates,
                     "lr": rate,
                     "weight_decay": 0.0,
-                    "eps": 1e-6,
+                    "proximal_eps": 1e-6,
                     "threshold": self.config.threshold,
                     "threshold_scaling": self.config.threshold_scaling,
                     "peak_lr": rate,

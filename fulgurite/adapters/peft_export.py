@@ -69,8 +69,20 @@ def export(
 
 
 def write_folder(adapter: Adapter, folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
-    """Write PEFT's two files: the branches' tensors with those of the fully trained modules, and the configuration."""
+    """Write PEFT's two files: the branches' tensors with those of the fully trained modules, and the configuration.
+
+    Raises:
+        ValueError: a fully trained module shares a parameter with another one, which PEFT would leave as it was.
+    """
     for name, head in adapter.heads.items():
+        mine, inside = {id(p) for p in head.parameters()}, set(head.modules())
+        for other, module in adapter.model.named_modules():
+            if module not in inside and any(id(p) in mine for p in module.parameters(recurse=False)):
+                raise ValueError(
+                    f"export_peft: {name} was trained whole and is tied to {other}, which was trained with it; PEFT keeps "
+                    f"{name} alone and would give another model. Merge the adapter and save the whole model "
+                    "(`fulgurite export --format merged`)."
+                )
         for key, value in head.state_dict().items():
             tensors[f"base_model.model.{name}.{key}"] = value.detach().cpu().clone()
     write_files(

@@ -21,9 +21,15 @@ __all__ = ["Recall", "Site"]
 
 
 class Site:
-    """What the adapters of one model share: who is attached, who is active, and what attaching has to undo."""
+    """What the adapters of one model share: who is attached, who is active, and what attaching has to undo.
+
+    Attributes:
+        live_factors: number of sparse branches in layers without an operator of their own, such as norms, whose live weights
+            autograd may keep as factors of other layers' inputs.
+    """
 
     def __init__(self) -> None:
+        self.live_factors = 0
         self.adapters: dict[str, Adapter] = {}
         self.active: tuple[str, ...] = ()
         self.required_grad: dict[str, bool] = {}

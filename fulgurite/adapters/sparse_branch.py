@@ -8,6 +8,7 @@ forward and the backward, because :class:`fulgurite.adapters.layer.AdaptedLayer`
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +46,7 @@ class SparseBranch(nn.Module):
         self.base: dict[str, torch.Tensor] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._plans: dict[str, SparsePlan] = {}
-        self._written: dict[str, int] = {}
+        self._written: dict[str, tuple[weakref.ref[torch.Tensor], int] | None] = {}
         for key, tensor in tensors.items():
             self.index[key] = index[key].to(tensor.device)
             self.base[key] = tensor.data.view(-1)[self.index[key]]
@@ -73,21 +74,32 @@ class SparseBranch(nn.Module):
             tensor = self._whole(tensors, key)
             base = self.base[key].to(tensor.dtype) if alone or not live else tensor.data.view(-1)[index]
             write_live_(tensor, index, base, self.delta(key).data if live else None)
-            self._written[key] = self.delta(key)._version
+            self._written[key] = weakref.ref(self.delta(key)), self.delta(key)._version
 
     def stale(self) -> bool:
-        """Whether δ was changed since it was written, as far as version counters tell (those of fused steps do not move)."""
-        return any(self.delta(key)._version != version for key, version in self._written.items())
+        """Whether δ is another one than was written (torch.func.functional_call puts one in its place for a call), or was changed
+        since, as far as version counters tell (those of fused steps do not move)."""
+        return any(
+            written is None or written[0]() is not self.delta(key) or written[1] != self.delta(key)._version
+            for key, written in self._written.items()
+        )
 
     @torch.no_grad()
     def read_base(self, tensors: Mapping[str, nn.Parameter | None]) -> None:
-        """Take the base values from the tensors as they are: nobody's δ may be in them."""
+        """Take the base values from the tensors as they are: nobody else's δ may be in them.
+
+        Where this branch's δ came along with the tensors (a weight average, DDP, a target network copy whole models), they are
+        live already: those that are the kept base with δ, to rounding, keep it.
+        """
         for key, index in self.index.items():
             tensor = self._whole(tensors, key)
-            with torch.inference_mode(
-                False
-            ):  # the first forward may be a validation's; these values are kept for longer
-                self.base[key] = tensor.data.view(-1)[index]
+            # The first forward may be a validation's; these values are kept for longer.
+            with torch.inference_mode(False):
+                values, delta = tensor.data.view(-1)[index], self.delta(key).data
+                kept = self.base[key].to(values.dtype)
+                live = (kept.to(delta.dtype) + delta).to(values.dtype)
+                came = (delta != 0) & torch.isclose(values, live, rtol=4 * torch.finfo(values.dtype).eps, atol=1e-7)
+                self.base[key] = torch.where(came, kept, values)
 
     def _whole(self, tensors: Mapping[str, nn.Parameter | None], key: str) -> nn.Parameter:
         tensor = tensors[key]
@@ -132,7 +144,8 @@ class SparseBranch(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": {}}  # a plan belongs to one index tensor, which copies have their own of
+        # A plan belongs to one index tensor, and what was written to one δ; copies have their own.
+        return {**self.__dict__, "_plans": {}, "_written": dict.fromkeys(self._written)}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{key}: {len(index):,} of {list(self.shapes[key])}" for key, index in self.index.items())

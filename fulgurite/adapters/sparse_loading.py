@@ -45,8 +45,9 @@ def prepare(adapter: SparseAdapter, state_dict: Mapping[str, Any], prefix: str) 
 def read_base(adapter: SparseAdapter, state_dict: Mapping[str, Any], prefix: str) -> None:
     """Before a state dict is loaded that brings weights: learn the base values under them.
 
-    Weights that come with δ are live ones. If they are this base with that δ, the kept base values stay as they are; else the
-    base is what remains when δ is taken off (in float32, exact to the last rounding). Weights without δ are a base.
+    Weights that come with δ are live ones, with the δ of every sparse adapter that trains them. If they are this base with
+    these δ, the kept base values stay as they are; else the base is what remains when they are taken off (in float32, exact to
+    the last rounding). Weights without δ are a base.
     """
     for name, layer in adapter.layers.items():
         branch = cast(SparseBranch, layer.branches[adapter.name])
@@ -56,13 +57,25 @@ def read_base(adapter: SparseAdapter, state_dict: Mapping[str, Any], prefix: str
             if not isinstance(weight, torch.Tensor) or mine is None or tuple(weight.shape) != branch.shapes[key]:
                 continue
             values = weight.detach().reshape(-1)[index.to(weight.device)].to(index.device, mine.dtype)
-            delta = state_dict.get(f"{stem}branches.{adapter.name}.delta_{key}")
-            if isinstance(delta, torch.Tensor) and delta.shape == index.shape:
-                delta = delta.detach().to(index.device, branch.delta(key).dtype)
-                base = branch.base[key].to(mine.dtype)
-                same = (base.to(delta.dtype) + delta).to(mine.dtype) == values
-                values = torch.where(same, base, (values.to(delta.dtype) - delta).to(mine.dtype))
-            branch.base[key] = values.clone()
+            live = base = branch.base[key].to(mine.dtype)
+            remains = values.to(branch.delta(key).dtype)
+            for other, branch_there in layer.branches.items():
+                delta = state_dict.get(f"{stem}branches.{other}.delta_{key}")
+                if not isinstance(branch_there, SparseBranch) or key not in branch_there.index:
+                    continue
+                if not isinstance(delta, torch.Tensor) or delta.shape != branch_there.index[key].shape:
+                    continue
+                delta = _at(index, branch_there.index[key], delta.detach().to(index.device, remains.dtype))
+                live, remains = (live.to(delta.dtype) + delta).to(mine.dtype), remains - delta
+            branch.base[key] = torch.where(live == values, base, remains.to(mine.dtype))
+
+
+def _at(wanted: torch.Tensor, index: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+    """δ (n,) of the sorted positions ``index`` at the positions ``wanted``, 0 where there is none."""
+    if not index.numel():
+        return delta.new_zeros(wanted.shape)
+    place = torch.searchsorted(index, wanted).clamp(max=index.numel() - 1)
+    return torch.where(index[place] == wanted, delta[place], 0.0)
 
 
 class FirstLook:

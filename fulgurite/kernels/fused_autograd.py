@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from fulgurite.kernels import fused_blocks
 from fulgurite.kernels.backend import resolve
+from fulgurite.kernels.first_order import first_order_only
 from fulgurite.kernels.fused_blocks import FusedOutcome, Gradients, Specialist
 from fulgurite.kernels.log_probs_blocks import Head, Known, Needs
 
@@ -35,6 +35,8 @@ class FusedLogProbs(torch.autograd.Function):
     """weights (T, E), targets (T), indices of the supervised tokens or None, settings and needs of each specialist, then
     rows (T, H_e), low (T, r), weight (V, H_e), bias (V), up (V, r) of each -> (T)."""
 
+    at_once = True
+
     @staticmethod
     def forward(ctx: Any, weights, targets, index, settings, needs, *tensors):  # type: ignore[no-untyped-def]
         ctx.settings, ctx.needs, ctx.count, ctx.index = settings, needs, targets.shape[0], index
@@ -50,7 +52,7 @@ class FusedLogProbs(torch.autograd.Function):
         return _spread(found.log_probs, index, ctx.count)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
         gate, *saved = ctx.saved_tensors  # once: checkpointing refuses to unpack them again
         picked = _pick(grad, ctx.index).contiguous()

@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
 from fulgurite.kernels.backend import resolve
+from fulgurite.kernels.first_order import first_order_only
 
 __all__ = ["gated_lora_linear"]
 
@@ -59,7 +59,7 @@ class _GatedLoRALinear(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, dy):  # type: ignore[no-untyped-def]
         x, weight, lora_a, gate, lora_b, t = ctx.saved_tensors
         need_x, need_w, need_bias, need_a, need_gate, need_b = ctx.needs_input_grad[:6]

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from fulgurite.kernels import log_probs_blocks
 from fulgurite.kernels.backend import resolve
+from fulgurite.kernels.first_order import first_order_only
 from fulgurite.kernels.log_probs_blocks import Head, Known, Needs, Outcome
 
 __all__ = ["CrossEntropy", "Inputs", "LogProbs", "Settings", "token_scores"]
@@ -44,6 +44,8 @@ class Settings(NamedTuple):
 class LogProbs(torch.autograd.Function):
     """The six inputs, settings, needs -> (T)."""
 
+    at_once = True
+
     @staticmethod
     def forward(ctx: Any, hidden, low, weight, bias, up, targets, settings, needs):  # type: ignore[no-untyped-def]
         inputs = Inputs(hidden, low, weight, bias, up, targets)
@@ -57,7 +59,7 @@ class LogProbs(torch.autograd.Function):
         return found.log_probs
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
         if not ctx.needs.head:
             scaled = (None if part is None else (part * grad.unsqueeze(1)).to(ctx.dtype) for part in ctx.saved_tensors)
@@ -70,6 +72,8 @@ class LogProbs(torch.autograd.Function):
 
 class CrossEntropy(torch.autograd.Function):
     """The six inputs, settings, needs -> mean of −log p over the supervised tokens, 0-dim."""
+
+    at_once = True
 
     @staticmethod
     def forward(ctx: Any, hidden, low, weight, bias, up, targets, settings, needs):  # type: ignore[no-untyped-def]
@@ -91,7 +95,7 @@ class CrossEntropy(torch.autograd.Function):
         return -found.log_probs.sum() / count
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
         if torch.compiler.is_compiling():
             saved = ctx.saved_tensors

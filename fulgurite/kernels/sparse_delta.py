@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
+from fulgurite.kernels.first_order import first_order_only
 from fulgurite.kernels.sparse_gradient import keeps_few, narrowed, selected_entries, share
 from fulgurite.kernels.sparse_plan import SparsePlan, plan_sparse_delta
 
@@ -50,7 +50,7 @@ class _SparseDeltaLinear(torch.autograd.Function):
         return _forward(x, weight, bias, transposed, dtype)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, dy):  # type: ignore[no-untyped-def]
         weight, kept = ctx.saved_tensors
         dbias = dy.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
@@ -156,6 +156,7 @@ def sparse_delta_linear(
     *,
     transposed: bool = False,
     plan: SparsePlan | None = None,
+    recompute: bool = True,
 ) -> torch.Tensor:
     """y = x Wᵀ + bias, where ``weight`` already holds base + delta at the flat positions ``index``.
 
@@ -167,6 +168,8 @@ def sparse_delta_linear(
         index: positions in the stored weight, row by row, (n,) int64, sorted and unique.
         transposed: the weight is stored (K, N), as transformers' Conv1D does; ``index`` counts in that layout.
         plan: :func:`plan_sparse_delta` of this index, so that it is not made at every call.
+        recompute: multiply x again in the backward where it is a product of what autograd keeps anyway. False where such a
+            factor may be written in between, as a norm's live weight.
 
     Returns:
         (…, N), in the dtype of ``x``; under autocast in autocast's dtype.
@@ -186,7 +189,7 @@ def sparse_delta_linear(
     _check_linear(x, weight, bias, transposed)
     device = x.device.type
     dtype, node, autocast = x.dtype, _node(x), torch.is_autocast_enabled(device)
-    recipe = None if node is None else _recipe(x)
+    recipe = None if node is None or not recompute else _recipe(x)
     if autocast:
         dtype = torch.get_autocast_dtype(device)
         x = x.to(dtype)
@@ -209,7 +212,7 @@ class _LiveValues(torch.autograd.Function):
         return tensor.view_as(tensor)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
         (index,) = ctx.saved_tensors
         return grad.reshape(-1).index_select(0, index).to(ctx.delta_dtype), None, None
@@ -244,7 +247,7 @@ class _SparseDeltaEmbedding(torch.autograd.Function):
         return weight.index_select(0, ids)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, dy):  # type: ignore[no-untyped-def]
         ids, index = ctx.saved_tensors
         wide = torch.promote_types(dy.dtype, torch.float32)

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
+from fulgurite.kernels.first_order import first_order_only
 from fulgurite.kernels.triton_launch import backward, forward
 from fulgurite.kernels.triton_rules import MAX_RANK, MIN_RANK_TILE, rank_tile
 
@@ -69,7 +69,7 @@ class _GatedLoRALinear(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, dy):  # type: ignore[no-untyped-def]
         return _gradients(ctx, dy, backward)
 

@@ -280,7 +280,7 @@ class FinetuneModule(LightningModule):
         """ProximalAdamW, with a warm-up and decay over the run's optimizer steps."""
         optimizer = ProximalAdamW(self._param_groups(), lr=self.learning_rate)
         if self.adapter is not None:
-            self.adapter.watch(optimizer, shrink=self._holds_parameters_alone())
+            self.adapter.watch(optimizer, shrink=self._holds_parameters_alone(), retire=not self._averaged())
         schedule = self._schedule()
         # A lambda, not the schedule itself: LambdaLR would save its fields and bring old ones back into a longer run.
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step))
@@ -289,8 +289,12 @@ class FinetuneModule(LightningModule):
     def _holds_parameters_alone(self) -> bool:
         """Whether replaced parameters are noticed by all who use them: no wrapper, no module around, no weight average."""
         trainer = self.trainer
-        averaged = any(isinstance(c, _AVERAGES) for c in getattr(trainer, "callbacks", ()))
-        return isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.lightning_module is self and not averaged
+        alone = isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.lightning_module is self
+        return alone and not self._averaged()
+
+    def _averaged(self) -> bool:
+        """Whether a callback averages the weights over time, whose ranks must then keep their places."""
+        return any(isinstance(c, _AVERAGES) for c in getattr(self.trainer, "callbacks", ()))
 
     def _param_groups(self) -> list[dict[str, Any]]:
         if self.adapter is not None:

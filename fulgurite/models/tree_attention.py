@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from fulgurite.kernels.first_order import first_order_only
 from fulgurite.models.segments import Segments
 
 __all__ = ["applicable", "attend_tree", "kernels_agree"]
@@ -70,7 +71,7 @@ class _TreeAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @first_order_only
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, out, log_sums = ctx.saved_tensors
         return (*_backward(grad, query, key, value, out, log_sums, ctx.segments, ctx.scaling), None, None)

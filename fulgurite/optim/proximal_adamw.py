@@ -105,7 +105,7 @@ class ProximalAdamW(torch.optim.AdamW):
     Args:
         params: parameters or groups, as ``adapter.param_groups(...)`` gives them. Group keys beside AdamW's: ``threshold``
             (None: plain AdamW), ``threshold_scaling`` ("constant" or "lr"), ``peak_lr`` (for "lr"; default: the group's lr
-            when it is added), ``prox`` ("soft" or "reference").
+            when it is added), ``prox`` ("soft" or "reference"), ``proximal_eps`` (``eps`` of this group).
         lr: learning rate of groups that name none.
         betas: decay of both moments.
         eps: added to the denominator.
@@ -149,6 +149,8 @@ class ProximalAdamW(torch.optim.AdamW):
             param_group.setdefault("threshold_scaling", "constant")
             param_group.setdefault("peak_lr", param_group.get("lr", self.defaults["lr"]))
             param_group.setdefault("prox", "soft")
+        if "proximal_eps" in param_group:  # a name that other optimizers pass over: Adafactor's eps is a pair
+            param_group.setdefault("eps", param_group.pop("proximal_eps"))
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         _check_group(group)

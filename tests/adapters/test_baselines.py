@@ -171,3 +171,32 @@ def test_within_budget_takes_the_largest_size_that_fits(config, budget):
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_prompt_reaches_opt_and_pictures_have_none():
+    """OPT's language model calls its decoder past the model around it."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.OPTConfig(
+        hidden_size=16, word_embed_proj_dim=16, ffn_dim=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=40,
+        max_position_embeddings=32, dropout=0.0,
+    )  # fmt: skip
+    model = transformers.OPTForCausalLM(config).eval()
+    ids = torch.tensor([[2, 5, 6, 7]])
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        before = model(input_ids=ids, attention_mask=mask).logits
+    adapter = attach(model, SoftPrompt(3))
+    after = model(input_ids=ids, attention_mask=mask).logits
+    assert after.shape == before.shape and not torch.allclose(after, before)
+    after.sum().backward()
+    assert all(
+        p.grad is not None and bool(p.grad.any()) for group in adapter.param_groups(lr=1.0) for p in group["params"]
+    )
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+    )
+    text = transformers.CLIPTextConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+    clip = transformers.CLIPModel(transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
+    with pytest.raises(ValueError, match="SoftPrompt"):
+        attach(clip, SoftPrompt(3))

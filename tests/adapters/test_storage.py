@@ -189,3 +189,23 @@ def test_a_crash_while_writing_leaves_the_old_files(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         find_adapters(model)[0].save(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_trained_head_that_is_tied_is_not_exported_alone(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    options = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 40,
+    }
+    for tied in (True, False):
+        config = transformers.LlamaConfig(**options, num_key_value_heads=2, tie_word_embeddings=tied)
+        adapter = attach(transformers.LlamaForCausalLM(config), LoRA(rank=2), train=("lm_head",))
+        if not tied:
+            adapter.export_peft(tmp_path / "peft")
+            continue
+        with pytest.raises(ValueError, match=r"lm_head was trained whole and is tied to model\.embed_tokens"):
+            adapter.export_peft(tmp_path / "peft")
+        assert not (tmp_path / "peft").exists()

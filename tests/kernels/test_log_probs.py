@@ -232,9 +232,8 @@ def test_a_retained_graph_gives_the_same_gradients_again(function, trained):
 @BOTH
 def test_a_second_derivative_is_refused(function):
     arguments = make((4, 6), 10, torch.float64)
-    (grad,) = torch.autograd.grad((function(**arguments) ** 2).sum(), arguments["hidden"], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad((function(**arguments) ** 2).sum(), arguments["hidden"], create_graph=True)
 
 
 @BOTH

@@ -201,3 +201,14 @@ def test_bad_groups(extra, words):
 def test_half_precision_gates_are_refused():
     with pytest.raises(ValueError, match="float32"):
         ProximalAdamW([group(gates(dtype=torch.bfloat16))])
+
+
+def test_groups_of_gates_fit_adafactor_too():
+    from fulgurite.adapters import SoRA, attach
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    adapter = attach(model, SoRA(rank=2))
+    mine = ProximalAdamW(adapter.param_groups(lr=1e-3))
+    assert [g["eps"] for g in mine.param_groups if g["threshold"] is not None] == [1e-6]
+    model(torch.randn(3, 8)).sum().backward()
+    torch.optim.Adafactor(adapter.param_groups(lr=1e-3)).step()

@@ -1,0 +1,66 @@
+"""Backwards that have no derivative of their own, and say so whenever one is asked for.
+
+torch's ``once_differentiable`` raises only where the *incoming* gradient depends on something that is differentiated: with
+``create_graph=True`` behind a plain sum or mean, whose gradient is a constant, it gives gradients without a graph, and a
+penalty on them is dropped without a word. Here gradients are tied to what they were computed from.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["first_order_only"]
+
+
+class _Dead(torch.autograd.Function):
+    """(message, number, that many tensors, what they were computed from) -> the tensors; its backward raises."""
+
+    @staticmethod
+    def forward(ctx: Any, message: str, number: int, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.message = message
+        return tuple(tensor.view_as(tensor) for tensor in tensors[:number])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise RuntimeError(ctx.message)
+
+
+def first_order_only(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a ``torch.autograd.Function``'s backward: without grad mode inside, and an error in its own derivative.
+
+    The derivative is known by the tensors that the forward saved: a gradient that depends on none of them is linear, and has none.
+    A Function with ``at_once = True``, whose gradients were computed in the forward, raises as soon as a graph is asked for.
+
+    Args:
+        backward: (ctx, *gradients) -> gradients.
+    """
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Any, *gradients: Any) -> Any:
+        if torch.compiler.is_compiling():  # it refuses create_graph by itself
+            return backward(ctx, *gradients)
+        name = type(ctx).__name__.removesuffix("Backward").lstrip("_")
+        message = (
+            f"{name}: this kernel has no second derivative. Compute the term with plain PyTorch operations, or drop "
+            "create_graph=True."
+        )
+        if torch.is_grad_enabled() and getattr(getattr(ctx, "_forward_cls", None), "at_once", False):
+            raise RuntimeError(message)
+        with torch.no_grad():
+            found = backward(ctx, *gradients)
+        if not torch.is_grad_enabled():  # the usual case: no create_graph
+            return found
+        sources = [t for t in (*gradients, *ctx.saved_tensors) if t is not None and t.requires_grad]
+        outputs = list(found) if isinstance(found, tuple) else [found]
+        there = [place for place, output in enumerate(outputs) if output is not None]
+        if sources and there:
+            tied = _Dead.apply(message, len(there), *(outputs[place] for place in there), *sources)
+            for place, output in zip(there, tied, strict=True):
+                outputs[place] = output
+        return tuple(outputs) if isinstance(found, tuple) else outputs[0]
+
+    return wrapped
