@@ -158,7 +158,13 @@ def test_missing_files_and_unknown_endings(tmp_path: Path) -> None:
             [],
             ["test_sft-0.parquet"],
         ),
-        (["train.csv", "dev.csv", "other.csv"], ["train.csv"], ["dev.csv"], []),
+        (["train.csv", "dev.csv", "other.csv"], ["other.csv", "train.csv"], ["dev.csv"], []),
+        (
+            ["chats.train.jsonl", "chats.val.jsonl", "chats.TEST.jsonl.gz", "v1.2.jsonl", "._chats.train.jsonl"],
+            ["chats.train.jsonl", "v1.2.jsonl"],
+            ["chats.val.jsonl"],
+            ["chats.TEST.jsonl.gz"],
+        ),
         (["rows.json", "valid.json", "dataset_info.json"], ["rows.json"], ["valid.json"], []),
     ],
 )

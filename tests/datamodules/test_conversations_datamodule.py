@@ -149,6 +149,10 @@ def test_folders_and_files_of_their_own(tmp_path: Path, make: Any) -> None:
     data.setup("fit")
     data.setup("test")
     assert [len(data._rows(split)) for split in ("train", "val", "test")] == [30, 4, 5]
+    lines(tmp_path / "data" / "more.jsonl", chats(3, "more"))
+    more = make(path=str(tmp_path / "data"))
+    more.setup("fit")
+    assert len(more._rows("train")) == 33 and "  files   more.jsonl, train.jsonl\n" in more.describe()
     other = make(path=str(tmp_path / "data" / "train.jsonl"), test_path=str(tmp_path / "data" / "test.jsonl"))
     other.setup("fit")
     other.setup("test")
