@@ -347,6 +347,15 @@ def test_bad_options(make: Any, options: dict[str, Any], message: str) -> None:
         make(**options)
 
 
+def test_no_batch_in_a_step_is_refused(make: Any, tmp_path: Path) -> None:
+    data = make(path=lines(tmp_path / "a.jsonl", chats(20)))
+    data.trainer = SimpleNamespace(
+        accumulate_grad_batches=0, world_size=1, is_global_zero=True, progress_bar_callback=None, overfit_batches=0
+    )
+    with pytest.raises(ValueError, match="accumulate_grad_batches is 0; it must be at least 1"):
+        data.setup("fit")
+
+
 def test_missing_files(make: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"path '\./none\.jsonl' is no file and no folder"):
         make(path="./none.jsonl").setup("fit")
