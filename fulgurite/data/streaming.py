@@ -24,7 +24,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from fulgurite.data.streaming_json import not_utf8, open_bytes, read_json, row_object, whole_stream
+from fulgurite.data.streaming_json import not_utf8, open_bytes, read_json, row_object, unreadable, whole_stream
 
 __all__ = ["RowSource", "file_source", "is_row_file", "list_source", "split_files", "stream_rows"]
 
@@ -193,6 +193,10 @@ def _read_jsonl(path: Path) -> Iterator[Numbered]:
             raise ValueError(
                 f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})"
                 f"{': it looks cut off' if cut else ''}; each line must hold one whole object"
+            ) from error
+        except (RecursionError, ValueError) as error:
+            raise ValueError(
+                f"{path}, line {number}: JSON that cannot be read ({unreadable(error)}); correct it"
             ) from error
         yield row_object(item, f"{path}, line {number}"), number
 
