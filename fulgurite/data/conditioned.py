@@ -17,7 +17,17 @@ from typing import Any
 from fulgurite.data.conditions import Condition, Objectives
 from fulgurite.data.conversations import Conversation, Finding, Tally, Turn
 from fulgurite.data.preferences import Ranked, checked_preference
-from fulgurite.data.rated import Bucket, Rated, Ratings, comparable, draw_conditions, drawn_condition, tied_pairs, value
+from fulgurite.data.rated import (
+    Bucket,
+    Rated,
+    Ratings,
+    bucket_name,
+    comparable,
+    draw_conditions,
+    drawn_condition,
+    tied_pairs,
+    value,
+)
 from fulgurite.data.rated_readers import RatedReader
 
 __all__ = ["Conditioned", "Conditioning", "tag_objectives"]
@@ -111,6 +121,19 @@ class Conditioned:
                 kept += 1
                 yield row
         self.tally.kept = kept
+        if kept == 0:
+            found = "\n  ".join(self.tally.lines())
+            raise ValueError(
+                f"Conditioned: no {'conversation' if self.stage == 'cpsft' else 'pair'} of {self.tally.rows} rows is left under "
+                f"the conditions asked for{self._asked()}; ask for levels that two answers of a row are rated for, or correct "
+                f"the rows\n  {found}".rstrip()
+            )
+
+    def _asked(self) -> str:
+        """The buckets, for a message."""
+        if self.stage == "cpsft" or self.how.buckets is None:
+            return ""
+        return f" (buckets {', '.join(bucket_name(levels) for levels, _ in self.how.buckets)})"
 
     def _conversations(self, record: Rated, index: int) -> Iterator[Conversation]:
         draw = random.Random(f"cpsft|{self.how.seed}|{index}")

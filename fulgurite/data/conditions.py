@@ -59,10 +59,13 @@ class Objectives:
                     f"Objectives: {name!r} cannot be written as a token; a name is a word of letters, digits, _ and -, other "
                     "than 'any' and 'none'; rename it"
                 )
-            ends = tuple(map(float, scale))
+            try:
+                ends = () if isinstance(scale, str) else tuple(map(float, scale))
+            except (TypeError, ValueError, OverflowError):
+                ends = ()
             if len(ends) != 2 or not all(map(math.isfinite, ends)) or ends[0] >= ends[1]:
                 raise ValueError(
-                    f"Objectives: the scale of {name!r} is {list(scale)}; lowest and highest level are needed, such as [1, 5]"
+                    f"Objectives: the scale of {name!r} is {scale!r}; lowest and highest level are needed, such as [1, 5]"
                 )
             self.scales[name] = (ends[0], ends[1])
         self.spelling: Spelling = spelling

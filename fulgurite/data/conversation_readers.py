@@ -77,7 +77,8 @@ def _chat(column: str) -> Read[Conversation]:
 
 def _alpaca(row: Row, source: str, number: int) -> Iterator[Conversation | Finding]:
     history: list[Turn] = []
-    for pair in row.get("history") or ():
+    given = row.get("history") or ()
+    for pair in given if isinstance(given, Sequence) and not isinstance(given, str) else (given,):
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
             raise BadRow("not a list", f"'history' holds {pair!r:.60}; pairs of question and answer are needed")
         history += [Turn("user", pair[0]), Turn("assistant", pair[1])]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CHAT_ROLES", "Conversation", "Finding", "Tally", "Turn", "checked"]
+__all__ = ["CHAT_ROLES", "Conversation", "Finding", "Tally", "Turn", "checked", "half_pair"]
 
 CHAT_ROLES = ("system", "user", "assistant")
 _SHOWN = 3
@@ -136,6 +136,19 @@ def place(source: str, row: int) -> str:
     return f"{source}, {'line' if source.endswith(_LINED) else 'row'} {row}"
 
 
+def half_pair(text: str) -> int | None:
+    r"""Where half a surrogate pair stands, as JSON's "\ud83d" gives one: no tokenizer takes it. None: nowhere.
+
+    Args:
+        text: any.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
 def checked(conversation: Conversation) -> Iterator[Conversation | Finding]:
     """The conversation if its turns are in order, without a last question that nobody answered; else what is wrong.
 
@@ -173,11 +186,8 @@ def _wrong_content(turn: Turn, number: int) -> tuple[str, str] | None:
             turn.role, "empty text"
         )
         return name, f"turn {number} ({turn.role}) has no text"
-    try:
-        content.encode()
-    except UnicodeEncodeError as error:
-        return "broken Unicode", f"turn {number} holds half a surrogate pair at character {error.start}"
-    return None
+    at = half_pair(content)
+    return None if at is None else ("broken Unicode", f"turn {number} holds half a surrogate pair at character {at}")
 
 
 def _wrong_order(roles: list[str]) -> tuple[str, str] | None:

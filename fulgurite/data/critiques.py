@@ -96,7 +96,7 @@ def _judged(completion: object) -> tuple[str, str] | None:
         return "empty critique", "there is nothing to learn"
     try:
         score = float(completion["overall_score"])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         score = 0.0
     if not 1 <= score <= 10:
         return "no overall score", f"{completion['overall_score']!r} was found; a number from 1 to 10 is needed"

@@ -19,6 +19,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from fulgurite.data.streaming_json import unreadable
+
 __all__ = ["Table", "read_lines", "read_table", "read_text"]
 
 Row = dict[str, Any]
@@ -129,6 +131,8 @@ def _read_json(path: Path) -> Table:
         raise ValueError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}).{cut}"
         ) from error
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path}: JSON that cannot be read ({unreadable(error)}); correct it") from error
     if isinstance(content, dict):
         lists = [key for key, value in content.items() if isinstance(value, list)]
         if len(lists) != 1:
@@ -156,11 +160,17 @@ def _read_jsonl(path: Path) -> Table:
                 f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}){tail}; "
                 "each line must hold one whole object"
             ) from error
+        except (RecursionError, ValueError) as error:
+            raise ValueError(
+                f"{path}, line {number}: JSON that cannot be read ({unreadable(error)}); correct it"
+            ) from error
         numbers.append(number)
     return _from_objects(path, objects, numbers, "line")
 
 
 def _read_csv(path: Path) -> Table:
+    # The limit of 131072 characters per field is the csv module's own and global; texts are longer.
+    csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     fields: list[list[str]] = []
     lines: list[int] = []

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fulgurite.data.records import Examples, class_index, number_in_range
+from fulgurite.data.records import Examples, checked_text, class_index, number_in_range
 
 __all__ = ["GLUE_TASKS", "GLUETask", "examples_from_rows", "held_out_indices", "task_named"]
 
@@ -196,10 +196,7 @@ def examples_from_rows(
         number = numbers[position] if numbers is not None else position + 1
         where = f"{source}, {unit} {number}"
         for column, name in zip(texts, task.texts, strict=True):
-            text = row.get(name)
-            if not isinstance(text, str):
-                raise ValueError(f"{where}: column {name!r} holds {text!r}; a text is needed; correct the row")
-            column.append(text)
+            column.append(checked_text(row.get(name), name, where))
         has_label = has_label and "label" in row
         labels.append(_label(task, row.get("label"), where))
         counted.append(number)

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from fulgurite.data.conversations import Tally
+from fulgurite.data.streaming import is_row_file
 
 __all__ = ["LengthReport", "draw_histogram", "length_report", "text_histogram"]
 
 _BLOCKS = "▏▎▍▌▋▊▉█"
+_SHOWN_FILES = 8
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ class LengthReport:
         ordered = self.lengths.sort().values
         return int(ordered[max(0, -(-len(ordered) * int(percent) // 100) - 1)])
 
+    def files(self) -> list[tuple[str, str]]:
+        """What was read, as a line of the table, where it is more than one file: nothing is trained on unseen."""
+        names = [Path(name).name if is_row_file(Path(name)) else name for name in self.schemas]
+        more = f", and {len(names) - _SHOWN_FILES} more" if len(names) > _SHOWN_FILES else ""
+        return [("files", ", ".join(names[:_SHOWN_FILES]) + more)] if len(names) > 1 else []
+
     def lines(self) -> list[str]:
         """The report as lines of text, the histogram last."""
         tokens = (
@@ -72,6 +80,7 @@ class LengthReport:
         lengths = ", ".join(f"p{p} {self.percentile(p)}" for p in (50, 90, 99))
         table = [
             ("rows", f"{self.rows:,}; {self.tally.rows:,} were read, {self.tally.lost:,} left out"),
+            *self.files(),
             ("tokens", tokens),
             ("length", f"{lengths}, max {int(self.lengths.max())}, limit {self.max_length}"),
         ]

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from fulgurite.data.glue import GLUE_TASKS, GLUETask
-from fulgurite.data.records import Examples, class_index
+from fulgurite.data.records import Examples, checked_text, class_index
 
 __all__ = [
     "PET_TASKS",
@@ -181,10 +181,7 @@ def examples_from_columns(
         number = numbers[position] if numbers is not None else position + 1
         where = f"{source}, {unit} {number}"
         for column, name in zip(texts, task.texts, strict=True):
-            text = row.get(name)
-            if not isinstance(text, str):
-                raise ValueError(f"{where}: column {name!r} holds {text!r}; a text is needed; correct the row")
-            column.append(text)
+            column.append(checked_text(row.get(name), name, where))
         label, right = _target(task, row.get(task.target), where)
         labels.append(label)
         answers.append(right)
@@ -206,7 +203,7 @@ def _target(task: PETTask, value: object, where: str) -> tuple[int | None, tuple
         raise ValueError(
             f"{where}: column {task.target!r} holds {value!r}; a text, or a list of texts, is needed; correct the row"
         )
-    return None, tuple(text.strip() for text in several)
+    return None, tuple(checked_text(text, task.target, where).strip() for text in several)
 
 
 def input_text(task: PETTask, texts: Sequence[str]) -> str:

@@ -16,7 +16,8 @@ r"""Rows of the published schemas of preferences to records.
 `preference` is TRL's and that of ultrafeedback_binarized: texts, or lists of messages, which may hold the prompt again;
 without a prompt it is what both lists begin with. A margin is given, or the difference of two scores, which may stand in
 a column `metadata`. `direct` (true or false) says that the pair is right against wrong, as UltraInteract's pairs are.
-`auto` takes the first schema whose columns are all there and that the first row looks like.
+`auto` takes the first schema whose columns are all there and that the first row with something
+in each of them looks like. An empty field of a csv file is no value.
 
 UltraSafety's columns are known from a derived copy only: the question is taken from `instruction`, and the first of an
 answer's judgements of harmlessness counts.
@@ -46,6 +47,7 @@ _SCORE_COLUMNS = (
     ("chosen_avg_rating", "rejected_avg_rating"),
 )
 _SCALES = dict(zip(_SCORE_COLUMNS, (score_scale("overall"), score_scale("mean"), score_scale("mean")), strict=True))
+_YES, _NO = ("true", "1", "1.0"), ("false", "0", "0.0")
 _SCORE_NAMES = tuple(name for pair in _SCORE_COLUMNS for name in pair)
 
 
@@ -89,7 +91,9 @@ def _ultrasafety(row: Row, source: str, number: int) -> Read:
 def _chendrag(row: Row, source: str, number: int) -> Read:
     answers, scores, prompt = [], [], _prompt(row["prompt"])
     for index in range(4):
-        if row.get(f"A{index}") is None:
+        if row.get(f"A{index}") is None or (
+            _given(row, f"A{index}") is None and _given(row, f"score_A{index}") is None
+        ):
             continue
         before, answer = _answer(row[f"A{index}"], f"A{index}")
         prompt = before or prompt
@@ -134,7 +138,7 @@ def _hh_rlhf(row: Row, source: str, number: int) -> Read:
 def _preference(row: Row, source: str, number: int) -> Read:
     chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
     margin, weight = _margin(row), _weight(row)
-    direct = row.get("direct") is not None and _label(row["direct"], "direct")
+    direct = _given(row, "direct") is not None and _label(row["direct"], "direct")
     tag = _text_or_none(row.get("source"))
     if not isinstance(chosen, list) and not isinstance(rejected, list):
         if prompt is None:
@@ -207,44 +211,50 @@ def _system(row: Row) -> tuple[Turn, ...]:
 
 
 def _margin(row: Row) -> float | None:
-    if row.get("margin") is not None:
+    if _given(row, "margin") is not None:
         return _float(row["margin"], "margin")
     metadata = row.get("metadata")
     for where in (row, metadata if isinstance(metadata, Mapping) else {}):
         for better, worse in _SCORE_COLUMNS:
-            if where.get(better) is not None and where.get(worse) is not None:
+            if _given(where, better) is not None and _given(where, worse) is not None:
                 return _float(where[better], better) - _float(where[worse], worse)
     return None
 
 
 def _scale(row: Row) -> float | None:
     """The widest margin that the columns allow which a margin was taken from; None for a given margin."""
-    if row.get("margin") is not None:
+    if _given(row, "margin") is not None:
         return None
     metadata = row.get("metadata")
     for where in (row, metadata if isinstance(metadata, Mapping) else {}):
         for names, scale in _SCALES.items():
-            if all(where.get(name) is not None for name in names):
+            if all(_given(where, name) is not None for name in names):
                 return scale
     return None
 
 
 def _weight(row: Row) -> float:
-    return 1.0 if row.get("weight") is None else _float(row["weight"], "weight")
+    return 1.0 if _given(row, "weight") is None else _float(row["weight"], "weight")
+
+
+def _given(row: Mapping[str, Any], column: str) -> object:
+    """What a column holds; None for an empty field, as csv files have them."""
+    value = row.get(column)
+    return None if isinstance(value, str) and not value.strip() else value
 
 
 def _float(value: object, column: str) -> float:
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadRow("not a number", f"{column!r} holds {str(value)[:40]!r}; a number is needed") from error
 
 
 def _label(value: object, column: str = "label") -> bool:
-    """The label; a csv file has it as a text."""
-    if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):
-        return value.strip().lower() in ("true", "1")
-    if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
+    """The label; a csv file has it as a text, and pandas writes 1.0 where labels are missing elsewhere."""
+    if isinstance(value, str) and value.strip().lower() in (*_YES, *_NO):
+        return value.strip().lower() in _YES
+    if isinstance(value, (bool, int, float)) and value in (0, 1):
         return bool(value)
     raise BadRow("not a label", f"{column!r} holds {str(value)[:40]!r}; true or false is needed")
 
@@ -261,7 +271,8 @@ def _is_safety(name: str, row: Row) -> bool:
 
 
 def _is_transcript(name: str, row: Row) -> bool:
-    return isinstance(row["chosen"], str) and row.get("prompt") is None and _SPEAKER.match(row["chosen"]) is not None
+    chosen = row.get("chosen")
+    return isinstance(chosen, str) and row.get("prompt") is None and _SPEAKER.match(chosen) is not None
 
 
 _PAIR = ("chosen", "rejected")

@@ -16,6 +16,7 @@ __all__ = ["Labelled", "Preference", "PreferenceRecord", "Ranked", "checked_pref
 
 EQUAL = "chosen equal to rejected"
 _FEW = "fewer than two answers"
+_CONTRARY = "rejected scored above chosen"
 
 
 class _Placed:
@@ -128,6 +129,8 @@ PreferenceRecord = Preference | Labelled | Ranked
 def checked_preference(record: PreferenceRecord) -> Iterator[PreferenceRecord | Finding]:
     """The record if nothing is wrong with it, else what is; answers of a `Ranked` that are no text are left out of it.
 
+    A pair whose margin is negative is kept, and told.
+
     Args:
         record: as read.
     """
@@ -161,6 +164,8 @@ def checked_preference(record: PreferenceRecord) -> Iterator[PreferenceRecord | 
     if isinstance(record, Preference) and record.chosen.strip() == record.rejected.strip():
         yield Finding(where, EQUAL, f"both are {record.chosen[:40]!r}")
         return
+    if isinstance(record, Preference) and record.margin is not None and record.margin < 0:
+        yield Finding(where, _CONTRARY, f"the margin is {record.margin:g}", lost=False)
     yield record
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "Bucket",
     "Rated",
     "Ratings",
+    "bucket_name",
     "comparable",
     "draw_conditions",
     "drawn_condition",
@@ -85,7 +86,10 @@ def weights_of(objectives: Objectives, given: Mapping[str, float] | None, option
         ValueError: a factor of an unknown objective, a negative one, or none above 0.
     """
     unknown = sorted(set(given or ()) - set(objectives))
-    found = {name: float((given or {}).get(name, 1.0)) for name in objectives}
+    try:
+        found = {name: float((given or {}).get(name, 1.0)) for name in objectives}
+    except (TypeError, ValueError, OverflowError):
+        found = dict.fromkeys(objectives, 0.0)  # refused below
     if unknown or any(not 0 <= factor < float("inf") for factor in found.values()) or not any(found.values()):
         raise ValueError(
             f"{option}: {dict(given or {})} was given; the objectives are {', '.join(objectives)}, and each takes a number of at "
@@ -198,9 +202,17 @@ def draw_conditions(
                 found[i].append(condition)
                 pairs += size
         if pairs < wanted:
-            shown = ",".join(f"{name}={'any' if level is None else f'{level:g}'}" for name, level in levels.items())
-            _log.warning("the bucket %s has %d of the %d pairs that it wants", shown or "none", pairs, wanted)
+            _log.warning("the bucket %s has %d of the %d pairs that it wants", bucket_name(levels), pairs, wanted)
     return found
+
+
+def bucket_name(levels: Mapping[str, float | None]) -> str:
+    """A bucket's levels as they are typed.
+
+    Args:
+        levels: of the controlled objectives; None: any.
+    """
+    return ",".join(f"{name}={'any' if level is None else f'{level:g}'}" for name, level in levels.items()) or "none"
 
 
 def drawn_condition(

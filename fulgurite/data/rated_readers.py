@@ -139,7 +139,7 @@ def _number(given: object, name: str) -> float | None:
         return None
     try:
         rating = math.nan if isinstance(given, bool) else float(given)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rating = math.nan
     if not math.isfinite(rating):
         raise BadRow("rating is no number", f"{name} is {str(given)[:40]!r}; a number or 'N/A' is needed")

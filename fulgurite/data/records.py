@@ -1,10 +1,13 @@
 """`Examples`: the texts and labels of one split, before tokenisation, and the checks that name file, row and label."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
-__all__ = ["Examples", "class_index", "number_in_range"]
+from fulgurite.data.conversations import half_pair
+
+__all__ = ["Examples", "checked_text", "class_index", "number_in_range", "whole_number"]
 
 
 @dataclass
@@ -62,6 +65,33 @@ class Examples:
         )
 
 
+def checked_text(value: object, column: str, where: str) -> str:
+    """`value`, which must be a text that can be tokenised.
+
+    Args:
+        value: what was read.
+        column: where it stood, for the message.
+        where: file and row, for the message.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: column {column!r} holds {value!r}; a text is needed; correct the row")
+    at = half_pair(value)
+    if at is not None:
+        raise ValueError(
+            f"{where}: column {column!r} holds half a surrogate pair at character {at}, which is no Unicode; correct the row"
+        )
+    return value
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a text of digits means; None for any other text.
+
+    Args:
+        text: without space around it.
+    """
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+
+
 def class_index(value: object, names: Sequence[str], where: str) -> int:
     """The index in `names` of a label given as an index (a number or its text) or as one of the names.
 
@@ -74,7 +104,7 @@ def class_index(value: object, names: Sequence[str], where: str) -> int:
         text = value.strip()
         if text in names:
             return list(names).index(text)
-        number = int(text) if text.lstrip("-").isdigit() else None
+        number = whole_number(text)
     elif isinstance(value, float):
         number = int(value) if value.is_integer() else None
     else:
@@ -93,7 +123,7 @@ def number_in_range(value: object, low: float, high: float, where: str) -> float
     """`value` as a float between `low` and `high`, both allowed."""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not low <= number <= high or not isfinite(number):
         bounds = "a finite number" if low == float("-inf") else f"a number from {low:g} to {high:g}"

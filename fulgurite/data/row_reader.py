@@ -51,7 +51,7 @@ class Schema(Generic[Item]):
         needed: Columns without which a row is none of this schema.
         optional: Columns that are read where they are.
         read: Makes records of a row with its source and number.
-        looks: Whether a source, by its name and its first row, is of this schema rather than another with its columns.
+        looks: Whether a source, by its name and its first whole row, is of this schema rather than another with its columns.
     """
 
     needed: tuple[str, ...]
@@ -123,15 +123,15 @@ class RowReader(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         self.tally = Tally()
+        self._check_columns()
         for source in self.sources:
             yield from self._source(source)
         if self.tally.kept == 0:
-            names = ", ".join(source.name for source in self.sources[:3]) + (", …" if len(self.sources) > 3 else "")
             found = "\n  ".join(self.tally.lines())
             only = f" with a tag of {', '.join(sorted(self.tags))}" if self.tags is not None else ""
             raise ValueError(
-                f"{type(self).__name__}: none of {self.tally.rows} rows of {names} is a {self.noun}{only}; correct them, "
-                f"or give schema or columns\n  {found}".rstrip()
+                f"{type(self).__name__}: none of {self.tally.rows} rows of {_listed(self.sources)} is a {self.noun}{only}; "
+                f"correct them, or give schema or columns\n  {found}".rstrip()
             )
 
     def _source(self, source: RowSource) -> Iterator[Item]:
@@ -157,6 +157,27 @@ class RowReader(Generic[Item]):
                     self.tally.kept += 1
                     yield item
 
+    def _check_columns(self) -> None:
+        """Refuses columns of the files that no row has: the schema's own would be read in their place, if there."""
+        missing = set(self.columns.values())
+        found: dict[str, None] = {}
+        for source in self.sources:
+            if not missing:
+                return
+            for row, _ in source.rows():
+                missing.difference_update(row)
+                if not missing:
+                    return
+                found.update(dict.fromkeys(row))
+        if missing and self.sources:
+            near = [match for column in sorted(missing) for match in get_close_matches(column, found, n=1)]
+            hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+            raise ValueError(
+                f"{type(self).__name__}: columns names {', '.join(map(repr, sorted(missing)))}, which no row of "
+                f"{_listed(self.sources)} has; found {', '.join(map(repr, found)) or 'none'}; correct columns, or leave it "
+                f"out.{hint}"
+            )
+
     def _renamed(self, row: Row) -> Row:
         if not self.columns:
             return row
@@ -178,7 +199,7 @@ class RowReader(Generic[Item]):
 
 
 def fitting_schema(table: Mapping[str, Schema[Any]], found: Sequence[str], name: str, rows: Sequence[Row]) -> str:
-    """The first schema whose columns are all found, and that the first row looks like.
+    """The first schema whose columns are all found, and that the first row with something in each of them looks like.
 
     Args:
         table: schemas by name.
@@ -187,8 +208,11 @@ def fitting_schema(table: Mapping[str, Schema[Any]], found: Sequence[str], name:
         rows: some rows.
     """
     for schema, parts in table.items():
-        fits = all(column in found for column in parts.needed)
-        if fits and (parts.looks is None or (rows and parts.looks(name, rows[0]))):
+        if not all(column in found for column in parts.needed):
+            continue
+        whole = (row for row in rows if all(row.get(column) not in (None, "", []) for column in parts.needed))
+        row = next(whole, rows[0] if rows else None)
+        if parts.looks is None or (row is not None and parts.looks(name, row)):
             return schema
     listed = "\n".join(f"  {schema}: {', '.join(parts.needed)}" for schema, parts in table.items())
     raise ValueError(
@@ -217,6 +241,10 @@ def messages(items: object, column: str) -> tuple[Turn, ...]:
         role = item[names[0]]
         turns.append(Turn(_ROLES.get(role, role) if isinstance(role, str) else repr(role), item[names[1]]))
     return tuple(turns)
+
+
+def _listed(sources: Sequence[RowSource]) -> str:
+    return ", ".join(source.name for source in sources[:3]) + (", …" if len(sources) > 3 else "")
 
 
 def column_names(row: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from fulgurite.data.streaming_json import not_utf8, open_bytes, read_json, row_object, whole_stream
+from fulgurite.data.streaming_json import not_utf8, open_bytes, read_json, row_object, unreadable, whole_stream
 
 __all__ = ["RowSource", "file_source", "is_row_file", "list_source", "split_files", "stream_rows"]
 
@@ -90,25 +90,26 @@ def list_source(name: str, rows: list[Row]) -> RowSource:
 def split_files(folder: Path, split: str, use: str = "sft") -> list[Path]:
     """The files of "train", "val" or "test" in a folder (or in its folder `data`), by a word in their names, sorted.
 
-    Files that name no split are training rows. Where some are for the use at hand (`train_sft-…`, `0000_sft.parquet`;
-    `train_prefs-…`, `0000_pair.parquet`) only those count.
+    Files that name no split are training rows, also beside others that say so; hidden files are none. Where some are for
+    the use at hand (`train_sft-…`, `0000_sft.parquet`; `train_prefs-…`, `0000_pair.parquet`) only those count.
 
     Args:
         folder: the folder.
         split: which.
         use: "sft" or "prefs".
     """
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and is_row_file(p) and _stem(p) not in _NO_ROWS]
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and is_row_file(path) and not path.name.startswith(".") and _stem(path) not in _NO_ROWS
+    ]
     if not files and (folder / "data").is_dir():
         return split_files(folder / "data", split, use)
-    words = {path: re.split(r"[^a-z0-9]+", _stem(path).lower()) for path in files}
+    words = {path: re.split(r"[^a-z0-9]+", _stem(path)) for path in files}
     if any(_USE_WORDS[use] & set(found) for found in words.values()):
         files = [path for path in files if _USE_WORDS[use] & set(words[path])]
-    named = {path: next((_SPLIT_WORDS[w] for w in words[path] if w in _SPLIT_WORDS), None) for path in files}
-    chosen = [path for path in files if named[path] == split]
-    if not chosen and split == "train":
-        chosen = [path for path in files if named[path] is None]
-    return chosen
+    named = {path: next((_SPLIT_WORDS[w] for w in words[path] if w in _SPLIT_WORDS), "train") for path in files}
+    return [path for path in files if named[path] == split]
 
 
 def stream_rows(path: str | Path) -> Iterator[Numbered]:
@@ -133,7 +134,8 @@ def stream_rows(path: str | Path) -> Iterator[Numbered]:
 
 
 def _stem(path: Path) -> str:
-    return path.name.split(".")[0]
+    """The name in lower case without the endings that are known: `chats.test` of chats.test.jsonl.gz."""
+    return path.name.lower().removesuffix(".gz").removesuffix(_suffix(path))
 
 
 def is_row_file(path: Path) -> bool:
@@ -191,6 +193,10 @@ def _read_jsonl(path: Path) -> Iterator[Numbered]:
             raise ValueError(
                 f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})"
                 f"{': it looks cut off' if cut else ''}; each line must hold one whole object"
+            ) from error
+        except (RecursionError, ValueError) as error:
+            raise ValueError(
+                f"{path}, line {number}: JSON that cannot be read ({unreadable(error)}); correct it"
             ) from error
         yield row_object(item, f"{path}, line {number}"), number
 

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, cast
 
-__all__ = ["not_utf8", "open_bytes", "read_json", "row_object", "whole_stream"]
+__all__ = ["not_utf8", "open_bytes", "read_json", "row_object", "unreadable", "whole_stream"]
 
 _BLOCK = 1 << 20
 _NEAR = 16  # characters at the window's end in which an error may be the window's and not the file's
@@ -35,6 +35,11 @@ def whole_stream(path: Path) -> Iterator[None]:
 def not_utf8(path: Path, line: int, position: int, value: int) -> ValueError:
     """The error for a byte that is not UTF-8."""
     return ValueError(f"{path}, line {line}: byte {position} (0x{value:02x}) is not UTF-8; save the file as UTF-8")
+
+
+def unreadable(error: Exception) -> str:
+    """What Python's decoder refuses of JSON that may be valid: nesting, and whole numbers of more than 4300 digits."""
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
 
 
 def row_object(item: object, where: str) -> dict[str, Any]:
@@ -148,6 +153,8 @@ class _Characters:
             try:
                 value, self.position = self.json.raw_decode(self.buffer, self.position)
                 return value
+            except RecursionError as error:
+                raise self.error(unreadable(error)) from error
             except json.JSONDecodeError as error:
                 # An error this close to the window's end may be the window's, not the file's.
                 unread = not self.ended and (error.pos >= len(self.buffer) - _NEAR or "Unterminated" in error.msg)
@@ -157,6 +164,8 @@ class _Characters:
                     raise self.error(error.msg + ("; the file looks cut off" if self.ended and cut else "")) from error
                 self.more(size)
                 size *= 2  # a long value is decoded again and again: doubling keeps that linear
+            except ValueError as error:
+                raise self.error(unreadable(error)) from error
 
     def error(self, message: str) -> ValueError:
         """An error at `position`."""

@@ -138,7 +138,7 @@ class TokenWriter:
         names += ["target_offsets", "target_ids"] if seq2seq else ["supervised"]
         self.names = [name for name in _KINDS if name in names]
         self.seq2seq = seq2seq
-        self.tag_names: list[str] = []
+        self._tag_numbers: dict[str, int] = {}
         self.rows = 0
         self._ends = {"offsets": 0, "target_offsets": 0}
         self._stack = ExitStack()
@@ -182,9 +182,9 @@ class TokenWriter:
         if self.seq2seq:
             self._put_ends("target_offsets", [len(row[1]) for row, _ in rows])
         for _, tag in rows:
-            if tag is not None and tag not in self.tag_names:
-                self.tag_names.append(tag)
-        self._put("tag", [-1 if tag is None else self.tag_names.index(tag) for _, tag in rows])
+            if tag is not None:
+                self._tag_numbers.setdefault(tag, len(self._tag_numbers))
+        self._put("tag", [-1 if tag is None else self._tag_numbers[tag] for _, tag in rows])
         self.rows += len(rows)
 
     def _put(self, name: str, values: Sequence[Any]) -> None:
@@ -203,7 +203,7 @@ class TokenWriter:
         """
         for file in self._files.values():
             file.close()
-        header: dict[str, Any] = {"__metadata__": {**metadata, "tag_names": json.dumps(self.tag_names)}}
+        header: dict[str, Any] = {"__metadata__": {**metadata, "tag_names": json.dumps(list(self._tag_numbers))}}
         position = 0
         for name in self.names:
             dtype, kind = _KINDS[name]

@@ -46,6 +46,7 @@ class TreeReport(LengthReport):
         per_tree = f"{self.tokens:,} as trees, {self.alone:,} as {self.kind}: {self.alone / max(1, self.tokens):.2f} times as many"
         table = [
             (self.kind, f"{self.units:,}{count}; {read}"),
+            *self.files(),
             ("trees" if self.trees else "rows", f"{self.rows:,} of {self.units / self.rows:.1f} {self.kind} each"),
             ("tokens", per_tree if self.trees else f"{self.tokens:,}"),
             ("predicted", f"{self.supervised:,} tokens of answers"),

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,6 +25,7 @@ __all__ = ["Tree", "build_tree", "cluster", "cut"]
 
 Ids = np.ndarray  # (tokens,) int32
 _TAIL = 8  # tokens of a prompt's end, which a template may have written for the answer only
+_NEAR = 16  # paths between two that are looked at one by one
 _OPEN = 8  # trees that a unit is tried in, the latest; more would make thousands of answers to one prompt quadratic
 
 
@@ -65,14 +68,29 @@ class _Sorted:
         self.shared = [0] + [_agree(a, b) for a, b in zip(self.paths, self.paths[1:], strict=False)]
 
     def tokens(self, places: set[int]) -> int:
-        """Tokens of the tree of these paths."""
-        total, shared, inside = 0, 0, False
-        for i in range(min(places), max(places) + 1):
-            shared = min(shared, self.shared[i]) if inside else 0
-            if i in places:
-                total += len(self.paths[i]) - shared
-                shared, inside = len(self.paths[i]), True
-        return total
+        """Tokens of the tree of these paths: each path's without those that it shares with the one before it."""
+        ordered = sorted(places)
+        total = sum(len(self.paths[i]) for i in ordered)
+        return total - sum(self._agreed(a, b) for a, b in pairwise(ordered))
+
+    def _agreed(self, low: int, high: int) -> int:
+        """Tokens that two paths begin with in common: the least that neighbours between them share."""
+        # From here on a look at every neighbour would make thousands of answers to one prompt quadratic.
+        if high - low <= _NEAR:
+            return min(self.shared[low + 1 : high + 1])
+        level = (high - low).bit_length() - 1
+        least = self._least[level]
+        return min(least[low + 1], least[high + 1 - (1 << level)])
+
+    @cached_property
+    def _least(self) -> list[list[int]]:
+        """Of each level k the least of the 2ᵏ entries of `shared` from each place on."""
+        levels, size = [self.shared], 1
+        while 2 * size <= len(self.shared):
+            last = levels[-1]
+            levels.append([min(a, b) for a, b in zip(last, last[size:], strict=False)])
+            size *= 2
+        return levels
 
 
 def build_tree(paths: Sequence[Ids]) -> Tree:

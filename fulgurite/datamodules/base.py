@@ -150,6 +150,8 @@ class TextDataModule(LightningDataModule):
         """The tokenised rows of a split."""
         if split not in self._splits:
             examples = self._read(split)
+            if examples is not None and not len(examples):
+                raise ValueError(f"{examples.source}: no row is left for {split}; at least one is needed; add rows")
             if examples is not None and split == "train" and self.limit_train is not None:
                 order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(self.seed))
                 examples = examples.take(order[: self.limit_train].tolist())
@@ -339,6 +341,10 @@ class TextDataModule(LightningDataModule):
                     f"{type(self).__name__}: {type(callback).__name__} changes accumulate_grad_batches during the run; "
                     "a step's tokens are counted for one value; set Trainer(accumulate_grad_batches=...) instead"
                 )
+        if self.trainer.accumulate_grad_batches < 1:
+            raise ValueError(
+                f"{type(self).__name__}: accumulate_grad_batches is {self.trainer.accumulate_grad_batches}; it must be at least 1"
+            )
         return int(self.trainer.accumulate_grad_batches)
 
     def _position(self) -> tuple[int, int]:

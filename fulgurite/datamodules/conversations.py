@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConversationDataModule"]
 
-_FORMAT = 1  # raise it when conversations are read or encoded in another way: older caches are then not read
+_FORMAT = 2  # raise it when conversations are read or encoded in another way: older caches are then not read
 
 
 class ConversationDataModule(TextDataModule):

@@ -1,15 +1,19 @@
 """A user's own files: json, jsonl, csv, tsv or parquet, with the names of their columns.
 
-String labels become class indices in sorted order of the labels in the training file. For language modelling the
-texts are joined, an end token after each, and cut into blocks.
+String labels become class indices in sorted order of the labels in the training file. An empty field, null and NaN are
+no label: rows to test or predict may have none, others must have one. For language modelling the texts are joined, an end
+token after each, and cut into blocks.
 """
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from math import isnan
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fulgurite.data.files import Table, read_table
 from fulgurite.data.glue import held_out_indices
-from fulgurite.data.records import Examples, number_in_range
+from fulgurite.data.records import Examples, checked_text, number_in_range, whole_number
 from fulgurite.datamodules.base import TextDataModule
 
 __all__ = ["FilesDataModule"]
@@ -127,14 +131,15 @@ class FilesDataModule(TextDataModule):
             return
         table = read_table(Path(self.train_path).expanduser())
         table.require(self.text, *([self.text_pair] if self.text_pair else []), self.label)
-        names = {_name(row[self.label]) for row in table.rows if row[self.label] is not None}
+        found = (_name(row[self.label], where) for row, where in _placed(table))
+        names = {name for name in found if name is not None}
         if len(names) < 2:
             raise ValueError(
                 f"{table.source}: column {self.label!r} holds only {', '.join(map(repr, sorted(names))) or 'nothing'}; "
                 "at least two different labels are needed"
             )
         # Numbers sort as numbers: 2 comes before 10.
-        numeric = all(name.lstrip("-").isdigit() for name in names)
+        numeric = all(whole_number(name) is not None for name in names)
         self.label_names = sorted(names, key=int) if numeric else sorted(names)
         self.num_labels = len(self.label_names)
 
@@ -156,35 +161,56 @@ class FilesDataModule(TextDataModule):
         columns = [self.text] + ([self.text_pair] if self.text_pair else [])
         has_label = self.task_type != "causal_lm" and (labelled or self.label in table.columns)
         table.require(*columns, *([self.label] if has_label else []))
-        unit = "row" if table.source.endswith((".json", ".parquet")) else "line"
         texts: list[list[str]] = [[] for _ in columns]
         labels: list[int | float | None] = []
-        for row, number in zip(table.rows, table.lines, strict=True):
-            where = f"{table.source}, {unit} {number}"
+        names = self.label_names or []
+        # A name as it was given comes before what it means as a number.
+        classes = {_plain(name): index for index, name in enumerate(names)} | {name: i for i, name in enumerate(names)}
+        for row, where in _placed(table):
             for values, name in zip(texts, columns, strict=True):
-                if not isinstance(row[name], str):
-                    raise ValueError(f"{where}: column {name!r} holds {row[name]!r}; a text is needed; correct the row")
-                values.append(row[name])
+                values.append(checked_text(row[name], name, where))
             if has_label:
-                labels.append(self._label(row[self.label], where, labelled))
+                labels.append(self._label(row[self.label], where, labelled, classes))
         pairs = texts[1] if self.text_pair else None
         return Examples(texts[0], pairs, labels if has_label else None, table.source, table.lines)
 
-    def _label(self, value: object, where: str, labelled: bool) -> int | float | None:
-        if value is None and not labelled:
+    def _label(self, value: object, where: str, labelled: bool, classes: Mapping[str, int]) -> int | float | None:
+        name = _name(value, where)
+        if name is None:
+            if labelled:
+                raise ValueError(
+                    f"{where}: the label is {value!r}, which is none; rows to train or validate on need one each; give it one, "
+                    "or leave the row out"
+                )
             return None
         if self.task_type == "regression":
             return number_in_range(value, float("-inf"), float("inf"), where)
         assert self.label_names is not None
-        name = _name(value)
-        if name not in self.label_names:
+        index = classes.get(str(value).strip(), classes.get(name))
+        if index is None:
             known = ", ".join(map(repr, self.label_names[:20]))
             raise ValueError(f"{where}: the label is {value!r}; allowed are {known}; correct it or give label_names")
-        return self.label_names.index(name)
+        return index
 
 
-def _name(value: object) -> str:
-    """A label as text: 1, 1.0 and "1" are one label, as csv and json would else disagree."""
+def _placed(table: Table) -> Iterator[tuple[dict[str, Any], str]]:
+    """The rows, each with its place for messages."""
+    unit = "row" if table.source.endswith((".json", ".parquet")) else "line"
+    return ((row, f"{table.source}, {unit} {line}") for row, line in zip(table.rows, table.lines, strict=True))
+
+
+def _name(value: object, where: str) -> str | None:
+    """A label as text, None where there is none; 1, 1.0, "1" and "1.0" are one label, as files would else disagree."""
+    if value is None or (isinstance(value, float) and isnan(value)) or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, (Sequence, Mapping)) and not isinstance(value, str):
+        raise ValueError(f"{where}: the label is {value!r:.80}; one text or number is needed; correct the row")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip()
+    return _plain(str(value).strip())
+
+
+def _plain(text: str) -> str:
+    """1 for 1.0, as pandas writes whole numbers of a column in which some are missing."""
+    whole = re.fullmatch(r"(-?[0-9]{1,18})\.0+", text)
+    return text if whole is None else str(int(whole[1]))

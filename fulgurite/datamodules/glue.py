@@ -84,12 +84,22 @@ class GLUEDataModule(TextDataModule):
                 return self._source("train")
             validation = self._source("validation")
             assert validation is not None
+            if len(validation) < 2:
+                raise ValueError(
+                    f"{validation.source}: one row cannot be halved into validation and test rows, as splits='paper' does for "
+                    f"{self.task.name}; add rows, or take splits='official' or 'train'"
+                )
             halves = held_out_indices(len(validation), len(validation) // 2)
             return validation.take(halves[0 if split == "val" else 1])
         if split == "test":
             return self._source("validation", needed=not Path(self.path).is_file())
         train = self._source("train")
         assert train is not None
+        if len(train) < 2:
+            raise ValueError(
+                f"{train.source}: one row cannot be split into training and validation rows; add rows, or take "
+                "splits='official' with a validation file"
+            )
         held_out, rest = held_out_indices(len(train), paper_validation_rows(len(train)))
         return train.take(held_out if split == "val" else rest)
 

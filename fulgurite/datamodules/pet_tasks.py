@@ -192,6 +192,11 @@ class PETTasksDataModule(TextDataModule):
         if split == "test":
             return test if test is not None else validation
         train = self._train()
+        if len(train) < 2:
+            raise ValueError(
+                f"{train.source}: one row cannot be split into training and validation rows; add rows, or files of validation "
+                "and test rows with labels"
+            )
         held_out, rest = held_out_indices(len(train), paper_validation_rows(len(train)))
         return train.take(held_out if split == "val" else rest)
 

@@ -43,7 +43,7 @@ from fulgurite.datamodules.conversations import ConversationDataModule
 __all__ = ["PreferenceDataModule"]
 
 _log = logging.getLogger(__name__)
-_FORMAT = 2  # raise it when preferences are read, encoded or laid out in another way: older caches are then not read
+_FORMAT = 3  # raise it when preferences are read, encoded or laid out in another way: older caches are then not read
 _CHUNK = 250
 
 
@@ -296,7 +296,7 @@ class PreferenceDataModule(ConversationDataModule):
                 encoded += encoder.encode([item for item in compared if isinstance(item, Comparison)])
             partners = None
             if kind == "labels":
-                self._check_labels(split, encoded)
+                self._check_labels(split, encoded, [*reader.tally.lines(), *tally.lines()])
                 partners = baseline_partners(encoded, spool, self.max_length, self.seed)
             names = sorted({item.comparison.tag for item in encoded if item.comparison.tag is not None})
             writer = grow_trees(
@@ -336,14 +336,16 @@ class PreferenceDataModule(ConversationDataModule):
         kept[chosen] = True
         return kept
 
-    def _check_labels(self, split: str, encoded: Sequence[EncodedComparison]) -> None:
+    def _check_labels(self, split: str, encoded: Sequence[EncodedComparison], left_out: Sequence[str]) -> None:
         """Training needs both labels; what is wrong with a validation of one label is told."""
         found = {desirable for item in encoded for _, desirable in item.comparison.labels}
         if len(found) == 1:
             problem = f"{type(self).__name__}: all labels of the {split} rows are {found.pop()}"
             if split == "train":
+                found_too = "\n  ".join(left_out)
                 raise ValueError(
-                    f"{problem}; KTO needs desirable and undesirable answers; check the column 'label', or give pairs"
+                    f"{problem}; KTO needs desirable and undesirable answers; check the column 'label', or give pairs\n"
+                    f"  {found_too}".rstrip()
                 )
             _log.warning("%s", problem)
 

@@ -39,6 +39,7 @@ __all__ = ["UltraChat2DataModule"]
 
 _FORMAT = 1  # raise it when rows are laid out in another way: older caches are then not read
 _HUB = {"evol_instruct": "nickrosh/Evol-Instruct-Code-80k-v1", "math_instruct": "TIGER-Lab/MathInstruct"}
+_PER_STAGE = [64, 32]  # the default, which also serves a run of one stage
 _ADDED_TO = {"evol_instruct": "code", "math_instruct": "maths"}
 
 
@@ -78,7 +79,7 @@ class UltraChat2DataModule(ConversationDataModule):
         path: str | dict[str, str] = "builtin",
         evol_instruct: str | None = None,
         math_instruct: str | None = None,
-        batch_size: int | list[int] = [64, 32],  # noqa: B006  never changed
+        batch_size: int | list[int] = _PER_STAGE,
         repeat: bool = True,
         specialists: list[str] | None = None,
         templates: list[str] | None = None,
@@ -243,6 +244,11 @@ class UltraChat2DataModule(ConversationDataModule):
         if steps is None:
             largest = int(torch.bincount(tag.long(), minlength=len(self.domains)).max())
             steps = [-(-largest // (self.per_stage[0] * world * self._accumulate()))]
+        elif len(self.per_stage) > len(steps) and self.per_stage != _PER_STAGE:
+            raise ValueError(
+                f"UltraChat2DataModule: batch_size has {len(self.per_stage)} numbers, {self.per_stage}, for {len(steps)} stages "
+                "(stage_steps of the module); give one for each stage, or one for all"
+            )
         sizes = [self.per_stage[min(i, len(self.per_stage) - 1)] for i in range(len(steps))]
         return BalancedSampler(
             tag,

@@ -123,6 +123,8 @@ BAD = [
     ("ultrachat", {"id": "0"}, "missing column"),
     ("ultrainteract_sft", {"instruction": "i", "response": None}, "not a string"),
     ("alpaca", {"instruction": "i", "output": "o", "history": ["ab"]}, "not a list"),
+    ("alpaca", {"instruction": "i", "output": "o", "history": 3}, "not a list"),
+    ("alpaca", {"instruction": "i", "output": "o", "history": {"a": "b"}}, "not a list"),
     ("alpaca", {"instruction": "i", "input": 7, "output": "o"}, "not a string"),
     ("prompt_completion", {"prompt": [], "completion": "c"}, "not a string"),
     ("prompt_completion", {"prompt": "p", "completion": ""}, "empty answer"),
@@ -214,6 +216,19 @@ def test_renamed_columns() -> None:
     assert [turn.content for turn in found.turns] == ["a", "b"]
     with pytest.raises(ValueError, match=r"columns renames 'question'; the schemas' columns are completion, "):
         ConversationReader([], columns={"question": "prompt"})
+
+
+def test_a_renamed_column_that_no_row_has_is_an_error() -> None:
+    rows = [{"question": "a", "prompt": "wrong", "completion": "b"}]
+    source = list_source("rows", rows)
+    with pytest.raises(
+        ValueError, match=r"columns names 'qestion', which no row of rows has; .*Did you mean 'question'"
+    ):
+        list(ConversationReader([source], columns={"prompt": "qestion"}))
+    # A column that stands in one of the sources, or in a late row, is one.
+    late = list_source("late", [{"prompt": "a", "completion": "b"}] * 60 + rows)
+    reader = ConversationReader([list_source("other", [{"text": "t"}]), late], columns={"prompt": "question"})
+    assert [item.turns[0].content for item in reader] == ["t", *["a"] * 61]
 
 
 def test_columns_that_fit_no_schema_are_listed_with_those_that_would() -> None:

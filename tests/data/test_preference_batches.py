@@ -188,6 +188,10 @@ def test_one_label_alone_is_refused(make: Make, tmp_path: Path) -> None:
         ValueError, match=r"all labels of the train rows are True; KTO needs .*; check the column 'label'"
     ):
         make(path=write(tmp_path / "a.jsonl", rows)).setup("fit")
+    # Where the other label is one that cannot be read, the error says which rows it was lost with.
+    rows += [{**row, "label": -1} for row in rows[:3]]
+    with pytest.raises(ValueError, match=r"are True; KTO needs .*\n  3 left out, not a label: .*'label' holds '-1'"):
+        make(path=write(tmp_path / "b.jsonl", rows), val_fraction=0.0).setup("fit")
 
 
 def test_groups_are_never_split_and_limits_take_whole_ones(make: Make, tmp_path: Path) -> None:

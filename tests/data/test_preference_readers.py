@@ -1,6 +1,7 @@
 """Rows of every published schema of preferences become the records that they mean; bad rows are named by place and reason."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fulgurite.data.streaming import file_source, list_source
 HI = (Turn("user", "hi"),)
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "good"}]
 OTHER = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "bad"}]
+PAIR = {"prompt": "hi", "chosen": "good", "rejected": "bad"}
 
 
 def read(*rows: dict[str, Any], **options: Any) -> tuple[list[Any], PreferenceReader]:
@@ -141,11 +143,45 @@ def test_preferences_as_messages(row: dict[str, Any]) -> None:
         ({"metadata": {"score_chosen": 9.0, "score_rejected": 8.0}}, 1.0),
         ({"margin": 1.0, "score_chosen": 8.0, "score_rejected": 3.5}, 1.0),
         ({}, None),
+        ({"margin": "", "direct": " "}, None),
+        ({"margin": "", "score_chosen": "", "score_rejected": "3.5"}, None),
+        ({"margin": "", "score_chosen": "8", "score_rejected": "3.5"}, 4.5),
     ],
 )
 def test_margins_and_weights(more: dict[str, Any], margin: float | None) -> None:
     record = only({"prompt": "hi", "chosen": "good", "rejected": "bad", "weight": "0.5", **more})
     assert (record.margin, record.weight) == (margin, 0.5)
+
+
+def test_an_empty_weight_is_none_and_an_answer_without_text_and_score_is_no_answer() -> None:
+    assert only({**PAIR, "weight": ""}).weight == 1.0
+    row = {"prompt": "hi", "A0": "a", "A1": "b", "A2": "", "score_A0": "3", "score_A1": "2", "score_A2": ""}
+    (record,), reader = read(row)
+    assert record.completions == ("a", "b") and not reader.tally.notes
+
+
+def test_pairs_rated_the_other_way_round_are_kept_and_counted() -> None:
+    found, reader = read(PAIR, {**PAIR, "score_chosen": 2, "score_rejected": 5}, {**PAIR, "margin": -1.5})
+    assert [record.margin for record in found] == [None, -3.0, -1.5]
+    assert reader.tally.lines() == [
+        "2 kept, rejected scored above chosen: rows, row 2: the margin is -3; rows, row 3: the margin is -1.5"
+    ]
+
+
+@pytest.mark.parametrize("label", [True, 1, 1.0, "1", "1.0", " TRUE ", False, 0, 0.0, "0", "0.0", "false"])
+def test_labels_as_files_have_them(label: object) -> None:
+    desirable = str(label).strip().lower() in ("true", "1", "1.0")
+    assert only({"prompt": "hi", "completion": "good", "label": label}).desirable is desirable
+
+
+@pytest.mark.parametrize(
+    "first", [{"chosen": None, "rejected": None}, {"rejected": "x"}, {"chosen": "", "rejected": ""}]
+)
+def test_a_first_row_with_nothing_in_it_does_not_decide_the_schema(first: dict[str, Any]) -> None:
+    row, record = SCHEMAS["hh_rlhf"]
+    found, reader = read(first, row)
+    assert [replace(item, row=1) for item in found] == [record]
+    assert reader.schemas == {"rows": "hh_rlhf"} and reader.tally.lost == 1
 
 
 def test_plain_texts_can_be_a_chat() -> None:
@@ -187,7 +223,6 @@ def test_answers_that_cannot_be_compared_leave_their_row() -> None:
     assert reader.tally.lost == 0
 
 
-PAIR = {"prompt": "hi", "chosen": "good", "rejected": "bad"}
 TREE = SCHEMAS["ultrainteract_pair"][0]
 
 
@@ -201,6 +236,7 @@ TREE = SCHEMAS["ultrainteract_pair"][0]
         ("preference", {**PAIR, "rejected": OTHER}, "not a list", "column 'chosen' holds str"),
         ("preference", {**PAIR, "margin": "much"}, "not a number", "'margin' holds 'much'"),
         ("preference", {**PAIR, "margin": math.inf}, "not a margin", "inf"),
+        ("preference", {**PAIR, "margin": 10**400}, "not a number", "'margin' holds '1000"),
         ("preference", {**PAIR, "weight": -1}, "not a weight", "at least 0"),
         ("preference", {**PAIR, "prompt": 3}, "not a string", "holds 3"),
         (

@@ -147,6 +147,12 @@ def test_without_buckets_each_row_gets_random_subsets_at_levels_that_occur():
 
 def test_weights_name_known_objectives_and_are_not_negative():
     assert weights_of(THREE, {"honesty": 0.5}, "w") == {"helpfulness": 1.0, "honesty": 0.5, "harmlessness": 1.0}
-    for bad in ({"humour": 1.0}, {"honesty": -1.0}, dict.fromkeys(OBJECTIVES, 0.0), {"honesty": float("nan")}):
+    for bad in (
+        {"humour": 1.0},
+        {"honesty": -1.0},
+        dict.fromkeys(OBJECTIVES, 0.0),
+        {"honesty": float("nan")},
+        {"honesty": "a"},
+    ):
         with pytest.raises(ValueError, match=r"w: .* each takes a number of at least 0"):
             weights_of(THREE, bad, "w")

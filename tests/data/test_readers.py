@@ -1,5 +1,6 @@
 """Every reader on whole files, and every error on a broken one."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -33,6 +34,15 @@ def test_csv_quotes_and_line_numbers_over_fields_with_line_breaks(tmp_path: Path
     table = read_table(write(tmp_path / "a.csv", '\ufefftext,label\n"a ""b""\nc",1\n"d, e",0\n'))
     assert [row["text"] for row in table.rows] == ['a "b"\nc', "d, e"]
     assert table.lines == [2, 4]
+
+
+def test_a_field_of_csv_may_be_long(tmp_path: Path) -> None:
+    limit = csv.field_size_limit(131072)
+    try:
+        table = read_table(write(tmp_path / "a.csv", f'text,label\n"{"x" * 200_000}",1\n'))
+    finally:
+        csv.field_size_limit(limit)
+    assert len(table.rows[0]["text"]) == 200_000
 
 
 def test_tsv_quotes_are_literal(tmp_path: Path) -> None:
@@ -70,6 +80,10 @@ def test_parquet(tmp_path: Path) -> None:
         ("a.json", '{"a": 1}', r"an object with 0 lists \(none\)"),
         ("a.json", '[{"text": "a"}, "b"]', r"a\.json, row 2: str was found"),
         ("a.jsonl", '{"text": "a"}\n\n[1]\n', r"a\.jsonl, line 3: list was found"),
+        ("a.json", '[{"a": ' + "[" * 100_000, r"a\.json: JSON that cannot be read \(nested too deeply\)"),
+        ("a.json", f'[{{"a": {"9" * 5000}}}]', r"a\.json: JSON that cannot be read \(Exceeds the limit"),
+        ("a.jsonl", '{"a": 1}\n{"a": ' + "[" * 100_000, r"a\.jsonl, line 2: JSON that cannot be read \(nested"),
+        ("a.jsonl", f'{{"a": {"9" * 5000}}}', r"a\.jsonl, line 1: JSON that cannot be read \(Exceeds the limit"),
         ("a.csv", "text,label\na,1\nb,c,0\n", r"a\.csv, line 3: 3 fields were found; the header has 2"),
         ("a.csv", 'text,label\n"a,1\n', r"a\.csv, line 2: .*close the quotes"),
         ("a.tsv", "text\ttext\na\tb\n", r"names 'text' more than once"),

@@ -1,6 +1,7 @@
 """Trees of paths: nothing is lost, nothing that can be shared stands twice, and cuts keep every unit whole, exactly once."""
 
 import random
+from time import process_time
 
 import numpy as np
 import pytest
@@ -109,6 +110,18 @@ def test_a_thousand_answers_to_one_prompt_are_cut_in_time() -> None:
     parts, left_out = cut(paths, [(i, (i + 1) % 1000) for i in range(1000)], 200)
     assert not left_out
     assert sum(map(len, parts)) == 1000
+
+
+def test_pairs_of_far_answers_are_counted_exactly_and_in_time() -> None:
+    generator = random.Random(0)
+    paths = [ids(*[1] * 20, *(generator.randrange(3) for _ in range(12))) for _ in range(4000)]
+    for count in (2, 3, 40, 400):
+        unit = generator.sample(range(len(paths)), count)
+        tokens = prefixes([paths[i] for i in unit])
+        assert cut(paths, [unit], tokens) == ([[0]], []) and cut(paths, [unit], tokens - 1) == ([], [0])
+    start = process_time()
+    assert not cut(paths, [(2 * i, 2 * i + 1) for i in range(2000)], 2000)[1]
+    assert process_time() - start < 5  # ten and more where every neighbour between two answers is looked at
 
 
 def test_rows_of_a_group_share_a_tree_if_they_begin_with_its_shortest_prompt() -> None:

@@ -149,6 +149,10 @@ def test_folders_and_files_of_their_own(tmp_path: Path, make: Any) -> None:
     data.setup("fit")
     data.setup("test")
     assert [len(data._rows(split)) for split in ("train", "val", "test")] == [30, 4, 5]
+    lines(tmp_path / "data" / "more.jsonl", chats(3, "more"))
+    more = make(path=str(tmp_path / "data"))
+    more.setup("fit")
+    assert len(more._rows("train")) == 33 and "  files   more.jsonl, train.jsonl\n" in more.describe()
     other = make(path=str(tmp_path / "data" / "train.jsonl"), test_path=str(tmp_path / "data" / "test.jsonl"))
     other.setup("fit")
     other.setup("test")
@@ -341,6 +345,15 @@ def test_hub_data_sets(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_options(make: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+def test_no_batch_in_a_step_is_refused(make: Any, tmp_path: Path) -> None:
+    data = make(path=lines(tmp_path / "a.jsonl", chats(20)))
+    data.trainer = SimpleNamespace(
+        accumulate_grad_batches=0, world_size=1, is_global_zero=True, progress_bar_callback=None, overfit_batches=0
+    )
+    with pytest.raises(ValueError, match="accumulate_grad_batches is 0; it must be at least 1"):
+        data.setup("fit")
 
 
 def test_missing_files(make: Any, tmp_path: Path) -> None:

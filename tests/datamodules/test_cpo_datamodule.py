@@ -92,6 +92,14 @@ def test_buckets_hold_for_training_rows_and_no_instruction_is_on_both_sides(tmp_
     assert len(questions[0]) > 20 and len(questions[1]) > 4 and not questions[0] & questions[1]
 
 
+def test_buckets_that_no_row_fills_say_so(tmp_path):
+    rows = [{"instruction": f"i{i}", "responses": [{"response": r, "honesty": 3} for r in "ab"]} for i in range(4)]
+    with pytest.raises(
+        ValueError, match=r"no pair of 4 rows is left under the conditions .*\(buckets honesty=5, none\)"
+    ):
+        data(tmp_path, path=rows_file(tmp_path, rows), buckets={"honesty=5": 3, "none": 2}).setup("fit")
+
+
 def test_a_scale_that_is_wrong_says_what_was_found(tmp_path):
     with pytest.raises(ValueError, match="rating outside its scale"):
         data(tmp_path, objectives={"helpfulness": [6, 9]}).setup("fit")

@@ -45,6 +45,52 @@ def test_number_labels_sort_as_numbers_whatever_the_file(tmp_path: Path, make: A
     assert labels_of(data.val_dataloader()) == [1, 0]
 
 
+def test_whole_numbers_of_a_column_with_missing_ones_are_the_same_labels(tmp_path: Path, make: Any) -> None:
+    write(tmp_path / "train.csv", "text,label", "a,0", "b,1")
+    val = write(tmp_path / "val.csv", "text,label", "a,1.0", "b,0.0")
+    test = write(tmp_path / "test.csv", "text,label", "a,1.0", "b,", "c,0")
+    data = make(val_path=val, test_path=test)
+    data.setup("fit")
+    data.setup("predict")
+    assert data.label_names == ["0", "1"] and labels_of(data.val_dataloader()) == [1, 0]
+    assert labels_of(data.predict_dataloader()) == [1, -100, 0]
+    given = make(val_path=val, label_names=["0.0", "1.0"])
+    given.setup("fit")
+    assert labels_of(given.val_dataloader()) == [1, 0]
+
+
+@pytest.mark.parametrize("label", ["null", "NaN", '""', '" "', '["a"]', '{"a": 1}'])
+@pytest.mark.parametrize("task_type", ["classification", "regression"])
+def test_what_is_no_label(tmp_path: Path, make: Any, label: str, task_type: str) -> None:
+    good = [f'{{"text": "a", "label": {i % 2}}}' for i in range(6)]
+    bad = f'{{"text": "a", "label": {label}}}'
+    path = write(tmp_path / "train.jsonl", *good, bad)
+    with pytest.raises(ValueError, match=r"train\.jsonl, line 7: the label is "):
+        make(train_path=path, task_type=task_type).setup("fit")
+    test = write(tmp_path / "test.jsonl", good[1], bad)
+    data = make(train_path=write(tmp_path / "good.jsonl", *good), test_path=test, task_type=task_type)
+    if label[0] in "[{":
+        with pytest.raises(ValueError, match=r"test\.jsonl, line 2: the label is .*one text or number is needed"):
+            data.setup("predict")
+    else:
+        data.setup("predict")
+        assert len(labels_of(data.predict_dataloader())) == 2
+
+
+@pytest.mark.parametrize("labels", [("--1", "2"), ("²", "1"), ("9" * 5000, "1"), ("1.5", "1")])
+def test_labels_that_only_look_like_numbers_are_names(tmp_path: Path, make: Any, labels: tuple[str, str]) -> None:
+    write(tmp_path / "train.csv", "text,label", *(f"a,{label}" for label in labels * 3))
+    data = make()
+    data.setup("fit")
+    assert data.label_names == sorted(labels)
+
+
+def test_half_a_surrogate_pair_is_named(tmp_path: Path, make: Any) -> None:
+    path = write(tmp_path / "train.jsonl", *['{"text": "a", "label": 0}'] * 3, r'{"text": "ab\ud83d", "label": 1}')
+    with pytest.raises(ValueError, match=r"line 4: column 'text' holds half a surrogate pair at character 2"):
+        make(train_path=path).setup("fit")
+
+
 def test_unseen_label_names_file_row_and_what_is_allowed(tmp_path: Path, make: Any) -> None:
     write(tmp_path / "train.csv", "text,label", "a,red", "b,green")
     val = write(tmp_path / "val.csv", "text,label", "a,red", "b,pink")

@@ -199,6 +199,31 @@ def test_what_a_folder_lacks(tmp_path: Path, make: Any) -> None:
         make().setup("fit")
 
 
+def test_one_row_is_not_split(tmp_path: Path, make: Any) -> None:
+    file = tmp_path / "one.jsonl"
+    file.write_text('{"sentence": "good", "label": 1}\n')
+    with pytest.raises(ValueError, match=r"one\.jsonl: one row cannot be split into training and validation rows"):
+        make(path=str(file), splits="train").setup("fit")
+    folder = tmp_path / "cola"
+    folder.mkdir()
+    for name in ("train", "dev"):
+        (folder / f"{name}.jsonl").write_text(file.read_text() * (4 if name == "train" else 1))
+    with pytest.raises(ValueError, match=r"dev\.jsonl: one row cannot be halved .* for cola; .*splits='official'"):
+        make(task="cola", path=str(folder), splits="paper").setup("fit")
+
+
+def test_text_that_is_no_unicode_and_labels_that_are_no_numbers(tmp_path: Path, make: Any) -> None:
+    file = tmp_path / "rows.jsonl"
+    for row, message in (
+        (r'{"sentence": "a\ud83d", "label": 1}', "column 'sentence' holds half a surrogate pair at character 1"),
+        ('{"sentence": "a", "label": "--1"}', "the label is '--1'; allowed are 0 to 1"),
+        ('{"sentence": "a", "label": "²"}', "the label is '²'; allowed are 0 to 1"),
+    ):
+        file.write_text('{"sentence": "a", "label": 0}\n' + row)
+        with pytest.raises(ValueError, match=rf"rows\.jsonl, line 2: {message}"):
+            make(path=str(file), splits="train").setup("fit")
+
+
 def test_no_tokenizer_and_no_module(make: Any, tmp_path: Path) -> None:
     write(tmp_path / "sst2", "train", words(6), ".tsv")
     with pytest.raises(ValueError, match="no tokenizer was given and no module with a backbone is attached"):

@@ -161,5 +161,17 @@ def test_bad_input_is_named(make, tmp_path):
     file.write_text("sentence 1: a [SEP] sentence 2: c\tequivalent\none field\n")
     with pytest.raises(ValueError, match="line 2: 1 fields were found"):
         make("mrpc", path=str(file)).setup("fit")
+    file.write_text("sentence 1: a [SEP] sentence 2: c\tequivalent\n")
+    with pytest.raises(ValueError, match=r"mrpc_train\.tsv: one row cannot be split"):
+        make("mrpc", path=str(file)).setup("fit")
+    rows = tmp_path / "rows.jsonl"
+    for broken, row in (
+        ("text", r'{"text": "a\ud83d", "label": 1}'),
+        ("summary", r'{"dialogue": "a", "summary": "\ud83d"}'),
+    ):
+        rows.write_text(row)
+        with pytest.raises(ValueError, match=f"rows.jsonl, line 1: column '{broken}' holds half a surrogate pair"):
+            task, form = ("imdb", "classification") if broken == "text" else ("samsum", "causal_lm")
+            make(task, path=str(rows), task_type=form).setup("fit")
     with pytest.raises(ValueError, match="what stands around an input"):
         make("samsum", task_type="causal_lm", max_length=4).setup("fit")

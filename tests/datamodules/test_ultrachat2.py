@@ -96,6 +96,9 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, folder: Path) -> None:
         data.setup("fit")
     with pytest.raises(ValueError, match="which leaves no room for the response; max_length is 256"):
         make(tmp_path, {"code": places["code"]}, val_fraction=0.0, too_long="error").setup("fit")
+    data = make(tmp_path, "builtin", batch_size=[1, 2, 3], limit_train=60)
+    with pytest.raises(ValueError, match=r"batch_size has 3 numbers, \[1, 2, 3\], for 2 stages"):
+        Trainer(accelerator="cpu", max_epochs=1, logger=False, default_root_dir=tmp_path).fit(Recorder(), data)
     with pytest.raises(ValueError, match="no specialists were given"):
         UltraChat2DataModule("builtin").setup("fit")
     with pytest.raises(ValueError, match="2 templates for 3 specialists"):
