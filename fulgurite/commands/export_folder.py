@@ -22,12 +22,12 @@ def check_target(out: str, ckpt_path: str, overwrite: bool) -> Path:
     target = Path(out)
     if target.name in ("", ".."):
         target = target.resolve()
-    refuse_around(target, ckpt_path, "checkpoint")
     real, here = target.resolve(), Path.cwd()
     if real == here or real in here.parents:
         raise ValueError(
             f"export: --out {out} is the current folder, or one around it, which cannot be replaced; give a folder in it"
         )
+    refuse_around(target, ckpt_path, "checkpoint")
     if target.is_file():
         raise FileExistsError(f"export: --out {out} is a file, which is not replaced; give a folder")
     if target.exists() and not overwrite:

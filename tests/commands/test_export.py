@@ -248,11 +248,10 @@ def test_what_is_no_earlier_export_is_not_replaced(
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("a")
     (tmp_path / "file").write_text("a")
-    monkeypatch.chdir(run)
     before = sorted(tmp_path.rglob("*"))
     for out, words in (
         (str(run), "holds the checkpoint"),
-        ("checkpoints", "holds the checkpoint"),
+        (str(run / "checkpoints"), "holds the checkpoint"),
         (str(tmp_path), "holds the checkpoint"),
         (str(tmp_path / "notes"), "holds something other than an earlier export"),
         (str(tmp_path / "file"), "is a file, which is not replaced"),
