@@ -126,7 +126,7 @@ def _dispatch(verb: str, rest: list[str]) -> None:
 def _with_values(words: list[str], function: Callable[..., None]) -> list[str]:
     """The words with `true` behind each yes-or-no option of the function that stands alone, such as `--chat`."""
     flags = {f"--{name}" for name, kind in function.__annotations__.items() if kind in (bool, "bool")}
-    followers = [*words[1:], "--"]
+    followers = [*words, "--"][1:]
     return [
         w
         for word, after in zip(words, followers, strict=True)
@@ -155,7 +155,9 @@ def _guarded(run: Callable[[], None]) -> int:
 
 
 def _for_the_user(error: BaseException | None) -> BaseException | None:
-    """The error that the user can mend: a missing file, a misuse that Lightning names, or a `raise` of ours; else None.
+    """The error that the user can mend: a missing file, a misuse that Lightning names, a `raise` of ours; else None.
+
+    Lightning names misuses by its MisconfigurationException and by ValueErrors that it raises itself.
 
     jsonargparse wraps what a constructor raises into a message about types. Behind that message the cause is looked for; some
     versions lose it, and then its text is taken from the list of what each type of a union said.
@@ -168,6 +170,8 @@ def _for_the_user(error: BaseException | None) -> BaseException | None:
         file = Path(frame.tb_frame.f_code.co_filename) if frame is not None else Path()
         line = linecache.getline(str(file), frame.tb_lineno).strip() if frame is not None else ""
         if Path(__file__).parent in file.parents and line.startswith("raise "):
+            return error
+        if isinstance(error, ValueError) and "lightning" in file.parts and line.startswith("raise "):
             return error
         if isinstance(error, OSError) or type(error).__name__ == "MisconfigurationException":
             return error

@@ -10,7 +10,8 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -101,6 +102,24 @@ class _NearestName:
             self._owner = getattr(theclass, "__name__", str(theclass))
         return super().add_class_arguments(theclass, *args, **options)  # type: ignore[misc]
 
+    def parse_args(self, args: Any = None, *further: Any, **options: Any) -> Any:
+        """Parses; a file among the words that is not UTF-8 is one sentence.
+
+        Args:
+            args: the words
+            further: as jsonargparse's
+            options: as jsonargparse's
+        """
+        try:
+            return super().parse_args(args, *further, **options)  # type: ignore[misc]
+        except UnicodeDecodeError as error:
+            named = next((word for word in _values(args or []) if _is_broken(word)), None)
+            if named is None:
+                raise
+            self.error(
+                f"{named}: byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8; save the file as UTF-8"
+            )
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Says what is wrong in one sentence and exits with 2; an inner parser raises to the outer one instead.
 
@@ -154,7 +173,7 @@ class _NearestName:
         if self._owner:
             return f"{self._owner} needs a value for {', '.join(repr(name) for name in missing)}"
         bare = [name.split(".", 1)[-1] for name in missing]
-        if any(name in ("model", "data") for name in bare):
+        if any(name.endswith((".model", ".data")) for name in missing):  # of LightningCLI, behind the verb
             verb = missing[0].split(".")[0]
             return (
                 f"{verb} needs {' and '.join('--' + name for name in bare)}, or a file that says them: "
@@ -190,6 +209,23 @@ class _NearestName:
         inside = sorted(name for name in options if name.startswith(section + "."))
         accepted = f" {section} accepts: {_listing([name.split('.', 1)[1] for name in inside], 60)}" if inside else ""
         return f"no option {option!r}.{nearest(option, options)}{accepted}"
+
+
+def _values(words: Iterable[str]) -> Iterator[str]:
+    """Words and the values behind their equals signs."""
+    for word in words:
+        yield word.partition("=")[2] if word.startswith("--") else word
+
+
+def _is_broken(name: str) -> bool:
+    """Whether a word names a file that is not UTF-8."""
+    try:
+        Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
 
 
 def _same(noted: str, message: str) -> bool:

@@ -153,6 +153,11 @@ class TrainerCLI(LightningCLI):
         config = self.config[verb]
         if config["trainer"].get("default_root_dir") is None:
             config["trainer"]["default_root_dir"] = str(_run_folder(config))
+        seed = config.get("seed_everything")
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            raise ValueError(
+                f"{verb}: --seed_everything {seed} was given; allowed are 0 to {2**32 - 1}, true for a random one, and false"
+            )
         wanted = config.get("ckpt_path")
         if wanted is not None:
             config["ckpt_path"] = find_checkpoint(str(wanted), self._checkpoint_folder(config), verb)

@@ -108,6 +108,9 @@ def test_verbs_and_functions_exist() -> None:
         ),
         (["export", "--ckpt_path", "a.ckpt", "--oot", "b"], ["has no option 'oot'", "Did you mean 'out'?"]),
         (["export", "--ckpt_path", "a.ckpt"], ["needs --out"]),
+        (["export"], ["needs --ckpt_path, --out"]),
+        (["score"], ["needs --model, --file"]),
+        (["thresholds"], ["needs --out"]),
         (
             ["export", "--ckpt_path", "a.ckpt", "--out", "b", "--format", "pfet"],
             ["'format' was given 'pfet'", "'peft', 'merged'"],
@@ -139,6 +142,21 @@ def test_a_wrong_file_gets_one_sentence(tmp_path: Path, content: dict[str, Any],
     message = error_of("fit", "--config", str(file))
     for part in parts:
         assert part in message
+
+
+def test_a_file_that_is_not_utf8_gets_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(b"model: \xff\n")
+    for words in (["--config", str(file)], [f"--config={file}"]):
+        assert error_of("fit", *words) == f"{file}: byte 7 (0xff) is not UTF-8; save the file as UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("verb", "part"), [("generate", "nothing to answer was given"), ("control", "no model was given")]
+)
+def test_a_verb_without_words_says_what_it_needs(verb: str, part: str) -> None:
+    answer = ask(verb)
+    assert answer.code == 1 and part in answer.err and "Traceback" not in answer.err
 
 
 def test_options_are_not_abbreviated() -> None:
@@ -181,6 +199,8 @@ def test_switching_the_adapter_on_the_command_line(tmp_path: Path) -> None:
         (["--data.task", "sst3"], ["'sst3'", "did you mean 'sst2'?"]),
         (["--data.path", "nope.csv"], ["'nope.csv'"]),
         (["--trainer.accelerator", "gpu"], ["--trainer.accelerator gpu", "cpu and auto"]),
+        (["--trainer.val_check_interval", "100000"], ["`val_check_interval` (100000) must be less than or equal"]),
+        (["--seed_everything", "-1"], ["--seed_everything -1", "allowed are 0 to 4294967295"]),
     ],
 )
 def test_a_value_that_the_run_refuses_is_one_line_without_traceback(

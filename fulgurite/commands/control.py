@@ -9,6 +9,7 @@ Who rates is a Python function `(instruction, answer) -> {objective: level}`: th
 
 import importlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -19,7 +20,9 @@ from rich.table import Table
 
 from fulgurite.commands.control_picture import draw_control
 from fulgurite.commands.generate import load_model
+from fulgurite.commands.whole_text import check_text
 from fulgurite.console import say, shortest
+from fulgurite.data.conversations import place
 from fulgurite.data.files import read_lines, read_table
 from fulgurite.evaluation.controllability import ControlReport, ask, conditions_to_ask
 from fulgurite.evaluation.generation import GenerationSettings, generate_text
@@ -79,6 +82,9 @@ def control(
     folder = Path(out)
     _write(report, prompts, folder / "control.json")
     draw_control({Path(shortest(model or adapter or "")).stem: report}, folder / "control.png")
+    for name in loaded.conditions:
+        if not any(name in asked.achieved for asked in report.answers):
+            say(f"{rate} gave no answer a level of {name}, so that it has no figures")
     say(*control_tables(report), f"written: {shortest(folder / 'control.json')}, {shortest(folder / 'control.png')}")
 
 
@@ -93,20 +99,24 @@ def control_tables(report: ControlReport) -> list[Table]:
     reached.add_column("no condition", justify="right")
     reached.add_column("asked for → reached")
     for name in report.objectives:
-        curve = "  ".join(f"{level:g} → {mean:.2f}" for level, mean in report.curve(name))
-        reached.add_row(name, f"{report.mean(name, {}):.2f}", curve)
+        curve = "  ".join(f"{level:g} → {_figure(mean)}" for level, mean in report.curve(name))
+        reached.add_row(name, _figure(report.mean(name, {})), curve)
     closeness = Table(title="asked against reached", title_justify="left", title_style="bold")
     for column in ("controlled", "objective", "Spearman's ρ", "mean distance", "answers"):
         closeness.add_column(column, justify="left" if column in ("controlled", "objective") else "right")
     for row in report.rows():
-        figures = (f"{row['rho']:.3f}", f"{row['distance']:.2f}", str(row["answers"]))
+        figures = (_figure(row["rho"], ".3f"), _figure(row["distance"]), str(row["answers"]))
         closeness.add_row(row["controlled"], row["objective"], *figures)
     lost = Table(title="what a free objective loses, % of its scale", title_justify="left", title_style="bold")
     for column in ("controlled", "free", "mean of the levels", "worst level"):
         lost.add_column(column, justify="left" if column in ("controlled", "free") else "right")
     for (controlled, free), (mean, worst) in report.falls().items():
-        lost.add_row(controlled, free, f"{100 * mean:+.1f}", f"{100 * worst:+.1f}")
+        lost.add_row(controlled, free, _figure(100 * mean, "+.1f"), _figure(100 * worst, "+.1f"))
     return [reached, closeness, lost]
+
+
+def _figure(value: float, form: str = ".2f") -> str:
+    return "–" if math.isnan(value) else f"{value:{form}}"
 
 
 def _judge(name: str) -> Rate:
@@ -139,14 +149,17 @@ def _prompts(file: str | None, column: str, rate: str) -> list[str]:
         return list(dict.fromkeys(str(row["instruction"]) for row in builtin_rows("cpo", "test")))
     path = Path(file)
     if path.suffix.lower() == ".txt":
-        found = [line for line in read_lines(path) if line.strip()]
+        numbered = [(line, f"{path}, line {i}") for i, line in enumerate(read_lines(path), 1) if line.strip()]
     else:
         table = read_table(path)
         table.require(column)
-        found = [str(row[column]) for row in table.rows if row[column]]
-    if not found:
+        rows = zip(table.rows, table.lines, strict=True)
+        numbered = [(str(row[column]), place(table.source, line)) for row, line in rows if row[column]]
+    if not numbered:
         raise ValueError(f"control: {path} holds no instruction; give a file with one at least")
-    return found
+    for text, where in numbered:
+        check_text(text, where)
+    return [text for text, _ in numbered]
 
 
 def _write(report: ControlReport, prompts: list[str], file: Path) -> None:
@@ -162,5 +175,14 @@ def _write(report: ControlReport, prompts: list[str], file: Path) -> None:
         ],
     }
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    unfinished.write_text(json.dumps(_null_for_nan(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(unfinished, file)
+
+
+def _null_for_nan(value: Any) -> Any:
+    """The same with None for each NaN, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null_for_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -9,12 +9,8 @@ Reward models are written merged, in one of two layouts: transformers' sequence 
 of UltraRM and Eurus-RM. PEFT cannot carry a head on the last token, so that format is refused for them.
 """
 
-import contextlib
 import json
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +21,7 @@ from torch import nn
 from fulgurite.adapters import Adapter
 from fulgurite.commands.checkpoint_files import load_module
 from fulgurite.commands.export_checks import compare, in_fp32, logits_of, merge_checked, no_progress_bar, probe
+from fulgurite.commands.export_folder import check_target, refuse_around, whole_or_nothing
 from fulgurite.commands.export_reward import write_reward_model
 from fulgurite.console import say, shortest
 from fulgurite.data.conditions import CONDITION_FILE
@@ -66,14 +63,13 @@ def export(
         layout: of a merged reward model: transformers' one-label classifier, or UltraRM's and Eurus-RM's; none takes the
             former where transformers has it.
         tolerance: largest difference allowed, relative to the largest logit.
-        overwrite: replace the folder if it is there.
+        overwrite: replace the folder if an earlier export lies there.
     """
-    target = Path(out)
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"export: {out} is there already; give another --out, or --overwrite true to replace it")
+    target = check_target(out, ckpt_path, overwrite)
     if tolerance <= 0:
         raise ValueError(f"export: tolerance {tolerance} was given; allowed are positive numbers such as 1e-5")
     module = load_module(ckpt_path)
+    refuse_around(target, resolve_backbone(module.backbone), "base model")
     module.configure_model()
     if not module.exports:
         raise ValueError(
@@ -105,7 +101,7 @@ def export(
     if module.chat_template is not None:
         tokenizer.chat_template = module.chat_template  # what was trained with is what has to be served with
     table = _summary(adapter, module)  # before a merge takes the adapter off
-    with _whole_or_nothing(target) as folder:
+    with whole_or_nothing(target) as folder:
         if format == "merged" and isinstance(module.network, RewardModel):
             write_reward_model(module, tokenizer, folder, layout, tolerance)
         elif format == "merged":
@@ -187,26 +183,6 @@ def _network(module: "FinetuneModule") -> Any:
             f"export: {type(module).__name__} has no network after configure_model; its class must build one"
         )
     return module.network.eval()
-
-
-@contextlib.contextmanager
-def _whole_or_nothing(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place when the block ends well, and disappears when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    folder.chmod(0o755)
-    try:
-        yield folder
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            target.replace(old / target.name)
-            folder.replace(target)
-            shutil.rmtree(old)
-        else:
-            folder.replace(target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _summary(adapter: Adapter | None, module: "FinetuneModule") -> Table:

@@ -64,6 +64,12 @@ def logits_of(network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tenso
 
 def compare(name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
     """Prints the largest difference, and refuses one above the tolerance."""
+    for whose, logits in (("trained", expected), (name, found)):
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"export: the {whose} model computes NaN or infinity, so that its weights are not finite, or overflow; nothing was "
+                "written; take an earlier checkpoint, or train again with a lower learning rate"
+            )
     largest = expected.abs().max().item()
     difference = (found - expected).abs().max().item()
     relative = difference / largest if largest else difference

@@ -14,6 +14,7 @@ from fulgurite.commands.checkpoint_files import load_module
 from fulgurite.commands.devices import usable_device
 from fulgurite.commands.generate_chat import run_chat
 from fulgurite.commands.generate_file import run_file
+from fulgurite.commands.whole_text import check_text
 from fulgurite.console import shortest
 from fulgurite.data.conversations import Turn
 from fulgurite.data.templates import apply_template
@@ -78,6 +79,8 @@ def generate(
         raise ValueError(f"generate: {what}; give one of --prompt TEXT, --file FILE with --output FILE, or --chat true")
     if prompt is not None and not prompt.strip():
         raise ValueError("generate: --prompt is empty; give a text")
+    for name, text in (("prompt", prompt), ("system", system)):
+        check_text(text or "", f"generate: --{name}")
     if (file is None) != (output is None):
         raise ValueError("generate: --file and --output belong together; give both, or neither")
     if chat and num_samples > 1:

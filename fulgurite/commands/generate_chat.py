@@ -7,6 +7,7 @@ The history is laid before the model anew with each turn, through the chat templ
 import contextlib
 import sys
 
+from fulgurite.commands.whole_text import check_text
 from fulgurite.data.conversations import Turn
 from fulgurite.evaluation.generation import GenerationSettings, LoadedModel, generate_text
 
@@ -46,6 +47,11 @@ def run_chat(loaded: LoadedModel, start: tuple[Turn, ...], settings: GenerationS
                 _write("forgotten\n")
             else:
                 _write(f"{text} is no command: {_HELP}\n")
+            continue
+        try:
+            check_text(text, "what was typed")
+        except ValueError as error:
+            _write(f"{error}\n")
             continue
         asked = (*history, Turn("user", lead + text))
         try:

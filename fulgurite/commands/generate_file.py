@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fulgurite.commands.written_rows import written_rows
+from fulgurite.commands.whole_text import check_text
+from fulgurite.commands.written_rows import json_line, written_rows
 from fulgurite.console import say, shortest
-from fulgurite.data.conversations import CHAT_ROLES, Turn
+from fulgurite.data.conversations import CHAT_ROLES, Turn, place
 from fulgurite.data.files import read_lines, read_table
-from fulgurite.evaluation.generation import GenerationSettings, LoadedModel, generate_text
+from fulgurite.evaluation.generation import GenerationSettings, LoadedModel, check_prompts, generate_text
 
 __all__ = ["run_file"]
 
@@ -56,22 +57,28 @@ def run_file(
         raise ValueError(f"generate: --output {target}; what is written is .jsonl; give a name that ends so")
     if target.resolve() == source.resolve():
         raise ValueError(f"generate: --output {target} is the input itself; give another name")
-    rows, prompts = _read(source, start, column, bool(loaded.tokenizer.chat_template))
+    rows, prompts, places = _read(source, start, column, bool(loaded.tokenizer.chat_template))
     prompts = [(*prompt[:-1], replace(prompt[-1], content=lead + prompt[-1].content)) for prompt in prompts]
     common = json.dumps([dict(identity), loaded.tokenizer.chat_template], sort_keys=True)
     hashes = [_hash(common, prompt) for prompt in prompts]
     part = target.with_name(target.name + ".part")
-    known = _known([*written_rows(target), *written_rows(part)])
-    lost = set(_known(written_rows(target))) - set(hashes)
+    if target.is_dir():
+        raise IsADirectoryError(f"generate: --output {target} is a folder; give the name of a file")
+    earlier = written_rows(target, foreign=True)
+    known = _known([*earlier, *written_rows(part)])
+    lost = set(_known(earlier)) - set(hashes)
     if target.exists() and (lost or not target.is_file()) and not overwrite:
+        foreign = any("prompt_hash" not in row for row in earlier)
+        held = f"{len(lost)} answers to other prompts, or of another model or settings"
         raise FileExistsError(
-            f"generate: {target} is there already with {len(lost)} answers to other prompts, or of another model or settings; "
+            f"generate: {target} is there already with {'lines that are no answers of generate' if foreign else held}; "
             "give another --output, or --overwrite true to replace it"
         )
     answers: list[list[str] | None] = [known[key].pop(0) if known.get(key) else None for key in hashes]
     waiting = [i for i, answer in enumerate(answers) if answer is None]
     if len(waiting) < len(rows):
         say(f"{len(rows) - len(waiting)} of {len(rows)} rows are answered already, in {shortest(target)} or .part")
+    check_prompts(loaded.model, loaded.tokenizer, [prompts[i] for i in waiting], [places[i] for i in waiting])
     target.parent.mkdir(parents=True, exist_ok=True)
     cut = part.is_file() and not part.read_bytes().endswith(b"\n")
     with open(part, "a", encoding="utf-8") as stream:
@@ -111,15 +118,15 @@ def _generate(
 
 def _read(
     source: Path, start: tuple[Turn, ...], column: str | None, chat: bool
-) -> tuple[list[Row], list[tuple[Turn, ...]]]:
-    """The rows of a file and their prompts."""
+) -> tuple[list[Row], list[tuple[Turn, ...]], list[str]]:
+    """The rows of a file, their prompts and their places."""
     if source.suffix.lower() == ".txt":
         numbered = [(i, line) for i, line in enumerate(read_lines(source), 1) if line.strip()]
         rows: list[Row] = [{"prompt": line} for _, line in numbered]
-        lines, column = [i for i, _ in numbered], "prompt"
+        places, column = [f"{source}, line {i}" for i, _ in numbered], "prompt"
     else:
         table = read_table(source)
-        rows, lines = table.rows, table.lines
+        rows, places = table.rows, [place(table.source, line) for line in table.lines]
         if column is not None:
             table.require(column)
         else:
@@ -133,9 +140,11 @@ def _read(
             raise ValueError(
                 f"generate: {source} has a column {taken[0]!r} already, which the answers would replace; rename it"
             )
-    return rows, [
-        _prompt(row, column, f"{source}, line {line}", start, chat) for row, line in zip(rows, lines, strict=True)
-    ]
+    prompts = [_prompt(row, column, where, start, chat) for row, where in zip(rows, places, strict=True)]
+    for turns, where in zip(prompts, places, strict=True):
+        for turn in turns:
+            check_text(turn.content, where)
+    return rows, prompts, places
 
 
 def _prompt(row: Row, column: str, where: str, start: tuple[Turn, ...], chat: bool) -> tuple[Turn, ...]:
@@ -158,7 +167,11 @@ def _prompt(row: Row, column: str, where: str, start: tuple[Turn, ...], chat: bo
             f"{where}: the column {column!r} holds {found}; a text or a list of turns is needed; correct the row"
         )
     more = row.get("input") if column == "instruction" else None  # Alpaca's second column
-    text = f"{value}\n\n{more}" if isinstance(more, str) and more.strip() else value
+    if more is not None and not isinstance(more, str):
+        raise ValueError(
+            f"{where}: the column 'input' holds {repr(more)[:60]}; a text or nothing is needed beside 'instruction'; correct it"
+        )
+    text = f"{value}\n\n{more}" if more and more.strip() else value
     return (*start, Turn("user", text)) if chat else (Turn("prompt", text),)
 
 
@@ -180,8 +193,7 @@ def _hash(common: str, prompt: Sequence[Turn]) -> str:
 
 def _line(row: Row, texts: list[str], key: str, settings: GenerationSettings) -> str:
     added = {"completion": texts[0]} if settings.num_samples == 1 else {"completions": texts}
-    # Dates and the like come out of parquet; they are written as text.
-    return json.dumps({**row, **added, "prompt_hash": key}, ensure_ascii=False, default=str) + "\n"
+    return json_line({**row, **added, "prompt_hash": key})
 
 
 def _known(rows: Sequence[Row]) -> dict[str, list[list[str]]]:

@@ -18,14 +18,15 @@ import torch
 from fulgurite.commands.checkpoint_files import load_module
 from fulgurite.commands.devices import usable_device
 from fulgurite.commands.score_report import benchmark_table, summary_table
-from fulgurite.commands.score_rows import HASH, Asked, Row, answered, read_asked, turns_before
-from fulgurite.commands.written_rows import written_rows
+from fulgurite.commands.score_rows import HASH, Asked, Row, read_asked, read_item
+from fulgurite.commands.written_rows import json_line, written_rows
 from fulgurite.console import say, shortest
-from fulgurite.data.conversations import Turn
+from fulgurite.data.conversations import Conversation, place
 from fulgurite.data.files import read_table
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.templates import apply_template
 from fulgurite.data.tokenizers import load_tokenizer
+from fulgurite.evaluation.loading import refuse_no_model
 from fulgurite.evaluation.reward_bench import benchmark_items, score_benchmark
 from fulgurite.evaluation.reward_scoring import RewardScorer
 
@@ -74,17 +75,21 @@ def score(
         raise ValueError(f"score: --output {output}; what is written is .jsonl; give a name that ends so")
     if output is not None and Path(output).resolve() == source.resolve():
         raise ValueError(f"score: --output {output} is the input itself; give another name")
+    if output is not None and Path(output).is_dir():
+        raise IsADirectoryError(f"score: --output {output} is a folder; give the name of a file")
     table = read_table(source)
-    asked: list[Asked] = []
+    rows = list(zip(table.rows, table.lines, strict=True))
     items = []
-    places = [f"{source}, line {line}" for line in table.lines]
     if benchmark is not None:
-        items = benchmark_items(zip(table.rows, places, strict=True), benchmark)
-        for row, item in zip(table.rows, items, strict=True):
-            before = turns_before(item.prompt, item.where, as_chat)
-            asked.append(Asked(row, "completions", [answered(before, answer) for answer in item.answers]))
+        items = benchmark_items([(row, place(table.source, line)) for row, line in rows], benchmark)
+        asked = [
+            read_item(row, item.prompt, item.answers, table.source, line, as_chat)
+            for (row, line), item in zip(rows, items, strict=True)
+        ]
     else:
-        asked = [read_asked(row, where, as_chat) for row, where in zip(table.rows, places, strict=True)]
+        asked = [read_asked(row, table.source, line, as_chat) for row, line in rows]
+    if not model.endswith(".ckpt"):
+        refuse_no_model(resolve_backbone(model), "score")
     scorer = _load(model, template, max_length, batch_size, dtype, device)
     rewards, lengths = _rewards(
         asked, scorer, None if output is None else Path(output), [model, _stamp(model)], overwrite
@@ -111,11 +116,11 @@ def _rewards(
     known: dict[str, Row] = {}
     part = None if target is None else target.with_name(target.name + ".part")
     if target is not None and part is not None:
-        earlier = written_rows(target)
-        if target.exists() and not overwrite and any(row.get(HASH) not in set(hashes) for row in earlier):
+        earlier, wanted = written_rows(target, foreign=True), set(hashes)
+        if target.exists() and not overwrite and any(row.get(HASH) not in wanted for row in earlier):
             raise FileExistsError(
-                f"score: {target} is there already with rewards of other rows, or of another model or settings; give another "
-                "--output, or --overwrite true to replace it"
+                f"score: {target} is there already with rewards of other rows, or of another model or settings, or with something "
+                "else; give another --output, or --overwrite true to replace it"
             )
         known = {str(row[HASH]): row for row in [*earlier, *written_rows(part)] if HASH in row}
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +155,7 @@ def _score_waiting(
 ) -> None:
     from tqdm import tqdm
 
-    flat = [(i, turns) for i in waiting for turns in asked[i].conversations]
+    flat = [(i, conversation) for i in waiting for conversation in asked[i].conversations]
     partly: dict[int, Rewards] = {}
     at = 0
     stream = None if part is None else open(part, "ab")  # noqa: SIM115  closed below
@@ -158,7 +163,7 @@ def _score_waiting(
         if stream is not None and stream.tell() and part is not None and not part.read_bytes().endswith(b"\n"):
             stream.write(b"\n")  # what was cut off in mid-line stays a line of its own
         with tqdm(total=len(flat), desc="scoring", unit="answer", disable=not flat) as bar:
-            for chunk in scorer.score([turns for _, turns in flat]):
+            for chunk in scorer.score([conversation for _, conversation in flat]):
                 for reward, length in chunk:
                     i = flat[at][0]
                     values, lengths = partly.setdefault(i, ([], []))
@@ -184,14 +189,11 @@ def _line(asked: Asked, values: Sequence[float | None], lengths: Sequence[int], 
         added = {"rewards": list(values)}
     else:
         added = {"reward": values[0]}
-    return (
-        json.dumps({**asked.row, **added, "answer_tokens": list(lengths), HASH: key}, ensure_ascii=False, default=str)
-        + "\n"
-    )
+    return json_line({**asked.row, **added, "answer_tokens": list(lengths), HASH: key})
 
 
 def _taken(row: Row | None, asked: Asked) -> Rewards | None:
-    """Rewards and lengths of an earlier output's row."""
+    """Rewards and lengths of an earlier output's row; None where one is missing, as with a smaller --max_length."""
     if row is None:
         return None
     values = row.get(
@@ -201,11 +203,13 @@ def _taken(row: Row | None, asked: Asked) -> Rewards | None:
     wanted = len(asked.conversations)
     if not isinstance(values, list) or not isinstance(lengths, list) or not len(values) == len(lengths) == wanted:
         return None
+    if not all(isinstance(value, float | int) for value in values):
+        return None
     return values, lengths
 
 
-def _hash(common: str, conversations: Sequence[Sequence[Turn]]) -> str:
-    turns = json.dumps([[[turn.role, turn.content] for turn in each] for each in conversations])
+def _hash(common: str, conversations: Sequence[Conversation]) -> str:
+    turns = json.dumps([[[turn.role, turn.content] for turn in each.turns] for each in conversations])
     return hashlib.sha256(f"{common}\n{turns}".encode()).hexdigest()[:16]
 
 

@@ -264,8 +264,7 @@ def run_all(
     """
     missing = []
     for run in runs:
-        file = run_file(folder, run)
-        found = _read(file)
+        found = _read(run_file(folder, run), run)
         if found is None:
             missing.append(run)
         else:
@@ -353,12 +352,16 @@ def _run_and_write(
     return result
 
 
-def _read(file: Path) -> dict[str, Any] | None:
-    """A finished run; None where there is none."""
+def _read(file: Path, run: Run) -> dict[str, Any] | None:
+    """What a finished run left; None where there is nothing."""
     if not file.is_file():
         return None
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
+        other = [f"{k} {found[k]!r} instead of {v!r}" for k, v in asdict(run).items() if found[k] != v]
+        if other:
+            raise ValueError(f"it has {', '.join(other)}")
+        found["metric"]
         return {**found, "value": float(found["value"]), "tunable": int(found["tunable"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"thresholds: {file} is no finished run ({error}); delete it to have it run again") from error

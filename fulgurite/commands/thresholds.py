@@ -100,7 +100,7 @@ def thresholds(
         workers: processes at a time (default: one per GPU, or one per two cores, four at most).
     """
     backbones, methods, seeds = backbones or ["playground"], methods or ["uniform_scalar"], seeds or [0, 1, 2]
-    _check(methods, budgets, ratio, seeds, tolerance, workers, epochs, max_steps)
+    _check(methods, budgets, ratio, seeds, tolerance, workers, epochs, max_steps, data_seed)
     settings = Settings(
         task=task,
         path=path,
@@ -128,6 +128,7 @@ def thresholds(
     runs, sizes = _plan(settings, backbones, methods, budgets, ratio, seeds, full_tuning, labels)
     if any(value is None for value in floors.values()):
         runs = [*(Run(backbone, UNTRAINED, 0, seeds[0]) for backbone in backbones), *runs]
+    _write(folder / "settings.json", asdict(settings))  # once nothing is left to refuse
     results = _with_progress(runs, settings, folder, workers or _workers())
     for backbone, value in floors.items():
         if value is None:
@@ -149,6 +150,7 @@ def _check(
     workers: int | None,
     epochs: int,
     max_steps: int,
+    data_seed: int | None,
 ) -> None:
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
@@ -158,7 +160,13 @@ def _check(
     rules = (
         ("budgets", budgets is None or (bool(budgets) and min(budgets) >= 1), budgets, "numbers from 1"),
         ("ratio", ratio >= 2, ratio, "2 and more"),
-        ("seeds", len(set(seeds)) == len(seeds) and min(seeds) >= 0, seeds, "different numbers from 0"),
+        (
+            "seeds",
+            len(set(seeds)) == len(seeds) and min(seeds) >= 0 and max(seeds) < 2**32,
+            seeds,
+            "different numbers from 0 to 4294967295",
+        ),
+        ("data_seed", data_seed is None or 0 <= data_seed < 2**32, data_seed, "0 to 4294967295"),
         ("tolerance", tolerance >= 0, tolerance, "0 and more"),
         ("workers", workers is None or workers >= 1, workers, "1 and more"),
         ("epochs", epochs >= 1 or max_steps >= 1, epochs, "1 and more"),
@@ -209,6 +217,7 @@ def _plan(
 
     runs: list[Run] = []
     sizes = {}
+    refusals: list[str] = []
     for backbone in backbones:
         loaded = load_backbone(resolve_backbone(backbone), settings.task_type, num_labels=labels or None)
         heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
@@ -228,9 +237,12 @@ def _plan(
                     runs += [Run(backbone, method, budget, seed) for seed in seeds]
             if refused:
                 first = next(iter(refused.values()))
-                say(f"{backbone}, {method}: left out {', '.join(f'{n:,}' for n in refused)}: {first}")
+                refusals.append(f"{backbone}, {method}: left out {', '.join(f'{n:,}' for n in refused)}: {first}")
+                say(refusals[-1])
         if full_tuning:
             runs += [Run(backbone, FULL, 0, seed) for seed in seeds]
+    if refusals and not any(run.method in METHODS for run in runs):
+        raise ValueError(f"thresholds: no budget is left ({refusals[0]}); give other --budgets, or other --methods")
     return runs, sizes
 
 
@@ -254,18 +266,23 @@ def _geometric(most: int, ratio: int) -> list[int]:
 
 
 def _same_settings(folder: Path, settings: Settings) -> None:
-    """Notes the settings beside the runs; refuses a folder whose runs had others."""
+    """Refuses a folder whose finished runs had other settings; where none has finished, they had none."""
     file = folder / "settings.json"
-    if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        differing = [f"{k} {before.get(k)!r} (now {v!r})" for k, v in asdict(settings).items() if before.get(k) != v]
-        if differing:
-            raise ValueError(
-                f"thresholds: the runs in {shortest(folder)} had other settings: {', '.join(differing)}; give those, or "
-                "another --out"
-            )
+    if not file.is_file() or not any((folder / "runs").glob("*.json")):
         return
-    _write(file, asdict(settings))
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError(f"it holds {type(before).__name__}, no object")
+    except ValueError as error:
+        raise ValueError(
+            f"thresholds: {shortest(file)} does not tell the settings of the runs beside it ({error}); give another --out"
+        ) from error
+    differing = [f"{k} {before.get(k)!r} (now {v!r})" for k, v in asdict(settings).items() if before.get(k) != v]
+    if differing:
+        raise ValueError(
+            f"thresholds: the runs in {shortest(folder)} had other settings: {', '.join(differing)}; give those, or another --out"
+        )
 
 
 def _with_progress(runs: Sequence[Run], settings: Settings, folder: Path, workers: int) -> list[dict[str, Any]]:

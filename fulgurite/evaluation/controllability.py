@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
+from numbers import Real
 from typing import Any
 
 from fulgurite.data.conditions import Condition, Objectives
@@ -41,11 +42,15 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     Args:
         first: values, at least two.
         second: as many.
+
+    A NaN on either side makes it NaN too.
     """
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(
             f"spearman: {len(first)} and {len(second)} values; two or more, and as many of both, are needed"
         )
+    if any(map(math.isnan, (*first, *second))):
+        return math.nan
     a, b = _ranks(first), _ranks(second)
     middle = (len(a) + 1) / 2
     covariance = math.fsum((x - middle) * (y - middle) for x, y in zip(a, b, strict=True))
@@ -99,18 +104,52 @@ def ask(
 ) -> list[Asked]:
     """Asks for every condition with every prompt, and has the answers rated.
 
+    Before the first answer the rater is tried on the prompts themselves, up to the first that it gives a level.
+
     Args:
         answer: answers of the model to some prompts, tokens in front included.
         prompts: instructions without tokens.
         objectives: write the tokens.
-        rate: level by objective of an instruction (without tokens) and its answer.
+        rate: level by objective of an instruction (without tokens) and its answer; an objective that does not apply is absent,
+            or None.
         conditions: what to ask for.
+
+    Raises:
+        ValueError: a rater that raises, gives no mapping, a level that is no finite number, or no objective a level.
     """
+    if not any(_rated(rate, prompt, prompt, objectives) for prompt in prompts):
+        raise ValueError(
+            f"ask: {_name(rate)} rates none of {', '.join(objectives)}; it must return a mapping with levels of those objectives"
+        )
     asked = [(condition, prompt) for condition in conditions for prompt in prompts]
     texts = answer([objectives.prefix(condition) + prompt for condition, prompt in asked])
     return [
-        Asked(dict(condition), dict(rate(prompt, text))) for (condition, prompt), text in zip(asked, texts, strict=True)
+        Asked(dict(condition), _rated(rate, prompt, text, objectives))
+        for (condition, prompt), text in zip(asked, texts, strict=True)
     ]
+
+
+def _rated(rate: Callable[[str, str], Any], prompt: str, text: str, objectives: Objectives) -> dict[str, float]:
+    """The levels of an answer that the model has objectives for, as finite numbers."""
+    try:
+        found = rate(prompt, text)
+    except Exception as error:  # somebody else's code
+        raise ValueError(
+            f"ask: {_name(rate)} raised {type(error).__name__}: {error}, for the instruction {prompt[:60]!r}; it must return a "
+            "mapping of objectives to levels"
+        ) from error
+    levels = {k: found.get(k) for k in objectives} if isinstance(found, Mapping) else {"": found}
+    wrong = [k for k, v in levels.items() if not k or not (v is None or (isinstance(v, Real) and math.isfinite(v)))]
+    if wrong:
+        raise ValueError(
+            f"ask: {_name(rate)} returned {repr(found)[:80]} for the instruction {prompt[:60]!r}; allowed is a mapping of "
+            f"{', '.join(objectives)} to finite numbers, or to None where one does not apply"
+        )
+    return {name: float(level) for name, level in levels.items() if level is not None}
+
+
+def _name(rate: object) -> str:
+    return f"{getattr(rate, '__module__', '')}:{getattr(rate, '__qualname__', type(rate).__name__)}"
 
 
 @dataclass

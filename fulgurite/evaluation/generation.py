@@ -32,6 +32,7 @@ __all__ = [
     "GenerationSettings",
     "LoadedModel",
     "Writer",
+    "check_prompts",
     "generate_from_ids",
     "generate_text",
     "in_batches",
@@ -69,12 +70,17 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         rules = (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 and more"),
-            ("temperature", 0 <= self.temperature < float("inf"), "0 (always the likeliest token) and more"),
+            (
+                "temperature",
+                self.temperature == 0 or 1e-6 <= self.temperature < float("inf"),
+                "0 (always the likeliest token), or 1e-6 and more",
+            ),
             ("top_p", 0 < self.top_p <= 1, "above 0, up to 1"),
             ("top_k", self.top_k >= 0, "0 (all tokens) and more"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0; 1 changes nothing"),
             ("num_samples", self.num_samples >= 1, "1 and more"),
             ("batch_size", self.batch_size >= 1, "1 and more"),
+            ("seed", self.seed is None or abs(self.seed) < 2**63, "whole numbers of at most 63 bits"),
         )
         for name, fine, allowed in rules:
             if not fine:
@@ -127,6 +133,34 @@ def generate_text(
         [text.removeprefix(writer.lead) if is_chat(turns) else text for text in texts]
         for turns, texts in zip(histories, found, strict=True)
     ]
+
+
+def check_prompts(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Turn]], places: Sequence[str]
+) -> None:
+    """Refuses prompts that generate_text would refuse, by their places, before any is answered.
+
+    Args:
+        model: as generate_text has it.
+        tokenizer: its tokenizer.
+        prompts: turns of each.
+        places: where each comes from.
+
+    Raises:
+        ValueError: the first prompt that has no token, does not fit into the window, or that the chat template refuses.
+    """
+    _refuse_silent(model)
+    writer = _writer(model, tokenizer, GenerationSettings())
+    refused: list[tuple[str, ValueError]] = []
+    for turns, where in zip(prompts, places, strict=True):
+        try:
+            writer.encode(turns)
+        except ValueError as error:
+            refused.append((where, error))
+    if refused:
+        where, first = refused[0]
+        more = f" ({len(refused) - 1} more rows are refused too)" if len(refused) > 1 else ""
+        raise ValueError(f"{where}: {first}{more}") from first
 
 
 def generate_from_ids(

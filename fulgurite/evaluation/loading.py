@@ -20,7 +20,7 @@ from fulgurite.models import load_backbone
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LoadedModel", "load_for_generation"]
+__all__ = ["LoadedModel", "load_for_generation", "refuse_no_model"]
 
 _TEMPLATE_FILE = "chat_template.jinja"
 
@@ -70,6 +70,7 @@ def load_for_generation(
             "load_for_generation: no model was given, and the adapter names none; give the base that it was trained on"
         )
     base = resolve_backbone(name)
+    refuse_no_model(base, "load_for_generation")
     loaded = load_backbone(base, _task(base), dtype=dtype)
     if loaded.new_heads:
         raise ValueError(
@@ -78,13 +79,36 @@ def load_for_generation(
         )
     network: nn.Module = loaded.model
     if adapter is not None and peft is not None:
-        network = _with_peft(network, adapter)
+        network = _with_peft(network, adapter, name)
     elif adapter is not None:
         load_adapter(network, adapter)
     tokenizer = _tokenizer(name, adapter)
     if template is not None:
         apply_template(tokenizer, template)
     return LoadedModel(network.to(device).eval(), tokenizer, _conditions(adapter) or _conditions(name))
+
+
+def refuse_no_model(name: str, asker: str) -> None:
+    """Raises a ValueError for a folder that holds no model: one of a run, of an adapter, of checkpoints.
+
+    Args:
+        name: hub id or folder.
+        asker: who asks, for the message.
+    """
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return
+    last = [file for file in (folder / "checkpoints" / "last.ckpt", folder / "last.ckpt") if file.is_file()]
+    others = sorted(folder.glob("*.ckpt"))
+    if any((folder / file).is_file() for file in ("adapter_config.json", "adapter.json")):
+        advice = (
+            "it is an adapter: give it as --adapter to a command that takes one, beside the model it was trained on"
+        )
+    elif last or others:
+        advice = f"give the checkpoint, {(last or others)[0]}"
+    else:
+        advice = "give the folder of a model; of a run its checkpoints/last.ckpt, an adapter as --adapter"
+    raise ValueError(f"{asker}: the folder {name} holds no config.json, so that it is no model; {advice}")
 
 
 def _peft_base(adapter: str | None) -> str | None:
@@ -108,12 +132,21 @@ def _task(base: str) -> str:
     return "seq2seq" if config.is_encoder_decoder else "causal_lm"
 
 
-def _with_peft(network: nn.Module, adapter: str) -> nn.Module:
+def _with_peft(network: nn.Module, adapter: str, name: str) -> nn.Module:
     try:
         from peft import PeftModel
     except ImportError as error:
         raise ImportError(f"load_for_generation: {adapter} is a PEFT adapter; pip install peft to load it") from error
-    loaded: nn.Module = PeftModel.from_pretrained(network, adapter)  # type: ignore[arg-type]
+    try:
+        loaded: nn.Module = PeftModel.from_pretrained(network, adapter)  # type: ignore[arg-type]
+    except (RuntimeError, ValueError) as error:  # shapes that differ; layers that are not there
+        trained = _peft_base(adapter)
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = next((line.strip() for line in lines if "size mismatch" in line), lines[0])[:200]
+        raise ValueError(
+            f"load_for_generation: the adapter {adapter} does not fit the model {name} ({reason}); give the model that it was "
+            f"trained on{f', {trained}' if trained else ''}"
+        ) from error
     return loaded
 
 

@@ -52,18 +52,22 @@ class RewardScorer:
         self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop")
         self.omitted: dict[str, int] = {}
 
-    def score(self, conversations: Sequence[Sequence[Turn]]) -> Iterator[list[Scored]]:
+    def score(self, conversations: Sequence[Conversation | Sequence[Turn]]) -> Iterator[list[Scored]]:
         """Rewards in the order given, a chunk of batches at a time.
 
         Args:
-            conversations: turns of each; the last one is the answer (role assistant, or completion behind a bare prompt).
+            conversations: each with its place, for messages, or its turns alone; the last turn is the answer (role assistant, or
+                completion behind a bare prompt).
         """
         for at in range(0, len(conversations), _CHUNK * self.batch_size):
             yield self._chunk(conversations[at : at + _CHUNK * self.batch_size], at)
 
     @torch.no_grad()
-    def _chunk(self, conversations: Sequence[Sequence[Turn]], at: int) -> list[Scored]:
-        given = [Conversation(tuple(turns), "conversation", at + i + 1) for i, turns in enumerate(conversations)]
+    def _chunk(self, conversations: Sequence[Conversation | Sequence[Turn]], at: int) -> list[Scored]:
+        given = [
+            turns if isinstance(turns, Conversation) else Conversation(tuple(turns), "conversations", at + i + 1)
+            for i, turns in enumerate(conversations)
+        ]
         found: list[Scored] = [Scored(None, 0)] * len(given)
         rows: list[tuple[int, list[int], int]] = []
         for i, (first, *_) in enumerate(self._encoder.encode(given)):

@@ -129,6 +129,9 @@ def test_control_takes_a_rating_function_and_instructions_of_ones_own(trained, t
     assert main([*words, "--rate", "my_judge:rate"]) == 0, capsys.readouterr().err
     found = json.loads((tmp_path / "control" / "control.json").read_text())
     assert [a["achieved"] for a in found["answers"][:2]] == [{"honesty": 4}, {"honesty": 1}]
+    assert found["curves"]["helpfulness"][0][1] is None and "NaN" not in json.dumps(found)
+    said = capsys.readouterr().out
+    assert "my_judge:rate gave no answer a level of helpfulness" in said and "nan" not in said
     for wrong, message in (("my_judge", "give playground, or MODULE:FUNCTION"), ("nothing:rate", "No module named")):
         assert main([*words, "--rate", wrong]) == 1
         assert message in capsys.readouterr().err
@@ -136,3 +139,6 @@ def test_control_takes_a_rating_function_and_instructions_of_ones_own(trained, t
     assert "no --file with instructions was given" in capsys.readouterr().err
     assert main(["control", "--model", trained[1]]) == 1
     assert "trained without conditions" in capsys.readouterr().err
+    (tmp_path / "asks.jsonl").write_text('{"instruction": "one"}\n{"instruction": "half \\ud83d"}\n')
+    assert main(["control", "--model", cpo, "--rate", "my_judge:rate", "--file", "asks.jsonl"]) == 1
+    assert "asks.jsonl, line 2: half a surrogate pair" in capsys.readouterr().err

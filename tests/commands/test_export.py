@@ -143,6 +143,7 @@ def test_an_interrupted_export_leaves_the_old_folder(
     out = tmp_path / "out"
     out.mkdir()
     (out / "old.txt").write_text("kept")
+    (out / "adapter_config.json").write_text("{}")
     with pytest.raises(FileExistsError, match="--overwrite true"):
         export(str(checkpoint), str(out))
 
@@ -235,3 +236,77 @@ def test_apet_outside_of_linear_layers_has_no_peft_layout(tmp_path: Path) -> Non
         export(str(checkpoint), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     export(str(checkpoint), str(tmp_path / "merged"), format="merged")
+
+
+def test_what_is_no_earlier_export_is_not_replaced(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    mine = run / "checkpoints" / "last.ckpt"
+    mine.write_bytes(checkpoint.read_bytes())
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("a")
+    (tmp_path / "file").write_text("a")
+    before = sorted(tmp_path.rglob("*"))
+    for out, words in (
+        (str(run), "holds the checkpoint"),
+        (str(run / "checkpoints"), "holds the checkpoint"),
+        (str(tmp_path), "holds the checkpoint"),
+        (str(tmp_path / "notes"), "holds something other than an earlier export"),
+        (str(tmp_path / "file"), "is a file, which is not replaced"),
+        ("", "--out is empty"),
+    ):
+        with pytest.raises((ValueError, FileExistsError), match=words):
+            export(str(mine), out, overwrite=True)
+    monkeypatch.chdir(tmp_path / "notes")
+    for out in (".", "..", "/"):
+        with pytest.raises(ValueError, match="is the current folder, or one around it"):
+            export(str(checkpoint), out, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_base_model_is_not_replaced(tmp_path: Path) -> None:
+    import shutil
+
+    from fulgurite.data.playground import resolve_backbone
+    from fulgurite.lightning_modules import ClassificationModule
+
+    base = tmp_path / "base"
+    shutil.copytree(resolve_backbone("playground"), base)
+    whole = ClassificationModule(backbone=str(base), num_labels=2)
+    whole.configure_model()
+    trainer = pytest.importorskip("lightning.pytorch").Trainer(accelerator="cpu", logger=False)
+    trainer.strategy.connect(whole)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="holds the base model"):
+        export(str(tmp_path / "last.ckpt"), str(base), format="merged", overwrite=True)
+    assert (base / "config.json").is_file()
+
+
+def test_an_export_that_cannot_take_its_place_gives_the_old_one_back(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    export(str(checkpoint), str(out), format="adapter")
+    honest = Path.replace
+
+    def refuses(self: Path, target: Path) -> Path:
+        if target == out and ".old." not in str(self):
+            raise OSError("no room")
+        return honest(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no room"):
+        patch.setattr(Path, "replace", refuses)
+        export(str(checkpoint), str(out), format="adapter", overwrite=True)
+    assert (out / "adapter.json").is_file() and [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_weights_that_are_not_finite_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    name = next(name for name in content["state_dict"] if name.endswith("lora_b"))
+    content["state_dict"][name].fill_(torch.nan)
+    torch.save(content, tmp_path / "nan.ckpt")
+    with pytest.raises(ValueError, match=r"the trained model computes NaN or infinity.*take an earlier checkpoint"):
+        export(str(tmp_path / "nan.ckpt"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

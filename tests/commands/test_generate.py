@@ -117,9 +117,11 @@ def test_other_answers_are_not_overwritten_unasked(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(file_module, "generate_text", again)
     generate(model="playground", file=str(source), output=str(out), seed=1, overwrite=True)
     assert again.asked == ASKED
-    (tmp_path / "mine.jsonl").write_text('{"notes": 1}\n')
-    with pytest.raises(FileExistsError):
-        generate(model="playground", file=str(source), output=str(tmp_path / "mine.jsonl"))
+    for content in ('{"notes": 1}\n', "my notes\n", '{\n "notes": 1\n}\n'):
+        (tmp_path / "mine.jsonl").write_text(content)
+        with pytest.raises(FileExistsError, match="with lines that are no answers"):
+            generate(model="playground", file=str(source), output=str(tmp_path / "mine.jsonl"))
+        assert (tmp_path / "mine.jsonl").read_text() == content
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,13 @@ def test_kinds_of_files(
         ('{"messages": [{"role": "bot", "content": "a"}]}\n', "line 1: .*one of the roles system, user, assistant"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}\n', "the last turn must be the user's"),
         ('{"prompt": "a"}\n{"prompt": "b', "line 2: not valid JSON.*cut off"),
+        ('{"instruction": "a", "input": 5}\n', "line 1: the column 'input' holds 5; a text or nothing is needed"),
+        ('{"prompt": "a"}\n{"prompt": "half \\ud83d"}\n', "line 2: half a surrogate pair.* at character 5"),
+        (
+            '{"messages": [{"role": "user", "content": "\\ud83d"}]}\n',
+            "line 1: (half a surrogate pair|the column 'messages' holds a chat)",
+        ),
+        ('{"prompt": "a"}\n{"prompt": "' + "film " * 600 + '"}\n', "in.jsonl, line 2: .*the model's window holds 512"),
     ],
 )
 def test_bad_files(tmp_path: Path, content: str, words: str) -> None:
@@ -183,6 +192,10 @@ def test_bad_files(tmp_path: Path, content: str, words: str) -> None:
         (["--model", "playground", "--prompt", "film " * 600], "the model's window holds 512"),
         (["--model", "nowhere.ckpt", "--prompt", "a"], "nowhere.ckpt: no such file"),
         (["--model", "playground", "--prompt", "a", "--temperature", "-1"], "temperature=-1.0"),
+        (["--model", "playground", "--prompt", "a", "--temperature", "1e-40"], "temperature=1e-40; allowed is 0"),
+        (["--model", "playground", "--prompt", "a", "--seed", str(2**70)], "seed=1180591620717411303424; allowed"),
+        (["--model", "playground", "--prompt", "half \ud83d"], "--prompt: half a surrogate pair"),
+        (["--model", "playground", "--prompt", "a", "--system", "\ud83d"], "--system: half a surrogate pair"),
     ],
 )
 def test_bad_input(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,7 +232,7 @@ def test_a_chat(typed: list[str], capsys: pytest.CaptureFixture[str], monkeypatc
         return [["yes"]]
 
     monkeypatch.setattr(chat_module, "generate_text", listen)
-    typed.extend(["one", "", "stop", "long", "/nonsense", "two", "/reset", "three", "/quit", "never"])
+    typed.extend(["one", "", "half \ud83d", "stop", "long", "/nonsense", "two", "/reset", "three", "/quit", "never"])
     assert main(["generate", "--model", "playground", "--system", "s", "--chat"]) == 0
     system, one, yes = ("system", "s"), ("user", "one"), ("assistant", "yes")
     history = [system, one, yes]
@@ -233,6 +246,7 @@ def test_a_chat(typed: list[str], capsys: pytest.CaptureFixture[str], monkeypatc
     out = capsys.readouterr().out
     assert (
         "(stopped)" in out
+        and "what was typed: half a surrogate pair" in out
         and "it does not fit; /reset" in out
         and "/nonsense is no command" in out
         and "forgotten" in out
@@ -273,3 +287,44 @@ def test_a_checkpoint_brings_its_adapter_and_its_template(tmp_path: Path, capsys
         assert capsys.readouterr().out == expected + "\n"
     with pytest.raises(ValueError, match="which knows its model and its adapter"):
         generate(model="playground", adapter=str(tmp_path / "last.ckpt"), prompt="Hi")
+
+
+def test_half_a_character_in_another_column_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "note": "\\ud83d"}\n')
+    monkeypatch.setattr(file_module, "generate_text", Counted())
+    generate(model="playground", file=str(tmp_path / "in.jsonl"), output=str(tmp_path / "out.jsonl"))
+    assert [row["note"] for row in rows_of(tmp_path / "out.jsonl")] == ["\ud83d"]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["checkpoints/last.ckpt"], "give the checkpoint, .*last.ckpt"),
+        (["epoch=1.ckpt"], "give the checkpoint, .*epoch=1.ckpt"),
+        (["adapter_config.json"], "it is an adapter: give it as --adapter"),
+        (["notes.txt"], "of a run its checkpoints/last.ckpt, an adapter as --adapter"),
+    ],
+)
+def test_a_folder_that_is_no_model(tmp_path: Path, files: list[str], words: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match="holds no config.json, so that it is no model; .*" + words):
+        generate(model=str(tmp_path), prompt="a")
+
+
+def test_an_adapter_of_another_base(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    loaded = load_for_generation("playground")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    other = LlamaForCausalLM(LlamaConfig(vocab_size=300, hidden_size=24, intermediate_size=32, **sizes))
+    peft.get_peft_model(other, config).save_pretrained(tmp_path / "adapter")
+    other.save_pretrained(tmp_path / "other")
+    assert loaded.model.config.hidden_size != 24
+    with pytest.raises(
+        ValueError, match=r"adapter does not fit the model playground .*; give the model that it was trained on"
+    ):
+        generate(model="playground", adapter=str(tmp_path / "adapter"), prompt="a")

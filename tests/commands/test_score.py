@@ -219,3 +219,81 @@ def test_refusals_name_the_row_and_the_way_out(checkpoint, rows, tmp_path, capsy
     monkeypatch.setattr(command, "_rewards", lambda *a: ([[1.0, 1.0]] * 3, [[1, 1]] * 3))
     assert main([*base, "--file", source, "--output", out]) == 1
     assert "a constant reward orders nothing" in capsys.readouterr().err
+
+
+def test_a_row_that_was_too_long_is_scored_when_the_limit_is_raised(checkpoint, rows, tmp_path, capsys):
+    source = write(tmp_path / "a.jsonl", [rows[0], {**rows[1], "chosen": "word " * 60}])
+    out = tmp_path / "o.jsonl"
+    words = ["score", "--model", checkpoint, "--device", "cpu", "--file", source, "--output", str(out), "--max_length"]
+    assert main([*words, "100"]) == 0 and read(out)[1]["reward_chosen"] is None
+    capsys.readouterr()
+    assert main([*words, "500"]) == 0
+    assert "1 of 2 rows have rewards already" in capsys.readouterr().out
+    assert all(isinstance(row["reward_chosen"], float) for row in read(out))
+
+
+@pytest.mark.parametrize("content", ["my notes\n", '{\n "a": 1\n}\n'])
+def test_a_file_that_is_not_its_own_is_not_written_over(checkpoint, rows, tmp_path, capsys, content):
+    source, out = write(tmp_path / "a.jsonl", rows[:1]), tmp_path / "o.jsonl"
+    out.write_text(content)
+    words = ["score", "--model", checkpoint, "--device", "cpu", "--file", source, "--output", str(out)]
+    assert main(words) == 1 and "is there already" in capsys.readouterr().err
+    assert out.read_text() == content
+    assert main([*words, "--overwrite", "true"]) == 0 and "reward_chosen" in read(out)[0]
+
+
+def test_half_a_character_in_a_column_that_is_not_scored_is_kept(checkpoint, rows, tmp_path):
+    source, out = write(tmp_path / "a.jsonl", [{**rows[0], "note": "\ud83d"}]), tmp_path / "o.jsonl"
+    assert main(["score", "--model", checkpoint, "--device", "cpu", "--file", source, "--output", str(out)]) == 0
+    assert read(out)[0]["note"] == "\ud83d"
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("a.jsonl", {"prompt": "p", "completions": "abc"}, "a.jsonl, line 1: no answers: 'completions' holds str"),
+        ("a.jsonl", {"prompt": "p", "completions": {"a": 1}}, "'completions' holds dict"),
+        ("a.jsonl", {"prompt": "p", "completions": 5}, "'completions' holds int"),
+        ("a.jsonl", {"prompt": "p", "completions": []}, "'completions' holds an empty list"),
+        ("a.jsonl", {"prompt": "p", "completions": ["a", 5]}, "an answer is int"),
+        ("a.jsonl", {"prompt": "p", "completion": None}, "columns 'prompt', and nothing in 'completion'; needed are"),
+        ("a.jsonl", {"prompt": "half \ud83d", "completion": "a"}, "line 1: broken Unicode: turn 1 holds half a surrogate"),
+        ("a.json", {"prompt": "p", "completion": 5}, "a.json, row 1: not an answer"),
+        ("a.json", {"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "a"}]}, "holds None"),
+        ("a.json", {"messages": [{"role": "user", "content": ["x"]}, {"role": "assistant", "content": "a"}]}, "['x']"),
+        ("a.json", {"messages": [{"role": "bot", "content": "x"}, {"role": "assistant", "content": "a"}]}, "role 'bot'"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_named_before_anything_is_scored(checkpoint, tmp_path, capsys, name, row, message):
+    (tmp_path / name).write_text(json.dumps([row]) if name.endswith(".json") else json.dumps(row) + "\n")
+    words = ["score", "--model", checkpoint, "--file", str(tmp_path / name), "--output", str(tmp_path / "o.jsonl")]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_an_empty_answer_has_a_reward(checkpoint, tmp_path):
+    source, out = write(tmp_path / "a.jsonl", [{"prompt": "p", "completions": ["", "b"]}]), tmp_path / "o.jsonl"
+    assert main(["score", "--model", checkpoint, "--device", "cpu", "--file", source, "--output", str(out)]) == 0
+    assert all(isinstance(value, float) for value in read(out)[0]["rewards"])
+
+
+def test_a_folder_is_neither_a_model_nor_an_output(run, rows, tmp_path, capsys):
+    source = write(tmp_path / "a.jsonl", rows[:1])
+    (tmp_path / "o.jsonl").mkdir()
+    assert main(["score", "--model", str(run), "--file", source, "--output", str(tmp_path / "o.jsonl")]) == 1
+    assert "o.jsonl is a folder; give the name of a file" in capsys.readouterr().err
+    assert main(["score", "--model", str(run), "--file", source, "--output", str(tmp_path / "p.jsonl")]) == 1
+    error = capsys.readouterr().err
+    assert "holds no config.json" in error and "give the checkpoint, " in error and "checkpoints/last.ckpt" in error
+
+
+def test_an_error_of_the_template_names_file_and_line(checkpoint, tmp_path, capsys):
+    strict = "{% if messages[0]['content'] == 'no' %}{{ raise_exception('not that') }}{% endif %}"
+    strict += "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    (tmp_path / "t.jinja").write_text(strict + "{% if add_generation_prompt %}<assistant>{% endif %}")
+    given = [{"prompt": text, "completion": "b"} for text in ("yes", "no")]
+    words = ["score", "--model", checkpoint, "--device", "cpu", "--file", write(tmp_path / "a.jsonl", given)]
+    words += ["--output", str(tmp_path / "o.jsonl"), "--template", str(tmp_path / "t.jinja")]
+    assert main(words) == 1 and "a.jsonl, line 2: " in capsys.readouterr().err

@@ -134,9 +134,12 @@ def test_finished_runs_are_not_run_again_and_a_diverged_one_does_not_stop_the_ot
     first.write_text(json.dumps({**json.loads(first.read_text()), "value": 0.123}))
     results = list(run_all(runs[2:], settings(), tmp_path, workers, fake))
     assert sorted(r["value"] for r in results) == pytest.approx([0.123, 0.51, 0.6, 0.61])
-    first.write_text("{")
-    with pytest.raises(ValueError, match="is no finished run"):
-        list(run_all(runs[2:], settings(), tmp_path, workers, fake))
+    whole = json.loads(first.read_text())
+    without = {name: value for name, value in whole.items() if name != "method"}
+    for wrong in ("{", "[]", "5", json.dumps(without), json.dumps({**whole, "seed": 7})):
+        first.write_text(wrong)
+        with pytest.raises(ValueError, match="is no finished run"):
+            list(run_all(runs[2:], settings(), tmp_path, workers, fake))
 
 
 def test_the_command_in_whole(tmp_path, capsys):
@@ -178,6 +181,17 @@ def test_positions_alone_differ_when_the_data_seed_is_fixed(tmp_path):
         ({"ratio": 1}, "ratio 1"),
         ({"seeds": [1, 1]}, "seeds"),
         ({"workers": 0}, "workers 0"),
+        ({"seeds": [2**32]}, "seeds"),
+        ({"data_seed": -1}, "data_seed -1"),
+        (
+            {"budgets": [10**9], "full_tuning": False},
+            "no budget is left .playground, uniform_scalar: left out 1,000,000,000",
+        ),
+        ({"methods": ["lora"], "budgets": [1]}, "no budget is left .playground, lora: left out 1: "),
+        (
+            {"methods": ["lora"], "budgets": [9999], "lora_targets": "nothing.like.it"},
+            "no budget is left .playground, lora",
+        ),
         ({"task_type": "classification", "floor": "untrained"}, "random head"),
     ],
 )
@@ -185,3 +199,27 @@ def test_bad_input_is_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         thresholds(str(tmp_path / "out"), **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_that_failed_does_not_bind_the_next(tmp_path, monkeypatch):
+    def counted(runs, options, folder, workers):
+        seen.append((len(runs), options.batch_size))
+        raise KeyboardInterrupt
+
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr("fulgurite.commands.thresholds._with_progress", counted)
+    shared: dict[str, Any] = {"budgets": [4], "seeds": [0], "full_tuning": False, "floor": "guess"}
+    for size in (3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            thresholds(str(tmp_path), batch_size=size, **shared)
+    assert seen == [(1, 3), (1, 4)]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"had other settings: batch_size 4 \(now 5\)"):
+        thresholds(str(tmp_path), batch_size=5, **shared)
+    for broken in ("{", "[1]"):
+        (tmp_path / "settings.json").write_text(broken)
+        with pytest.raises(
+            ValueError, match=r"settings.json does not tell the settings of the runs beside it .* another --out"
+        ):
+            thresholds(str(tmp_path), **shared)

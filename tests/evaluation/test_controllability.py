@@ -94,3 +94,40 @@ def test_a_model_that_does_not_listen_has_no_correlation_and_unrated_answers_do_
     assert math.isnan(report.rho("a", ["a"])) and math.isnan(report.mean("a", {"a": 5}))
     (row,) = report.rows()
     assert row["answers"] == 4 and row["distance"] == pytest.approx(1.0)
+
+
+def test_spearman_of_nan_is_nan():
+    assert math.isnan(spearman([math.nan, 1, 2], [1, 2, 3])) and math.isnan(spearman([1, 2], [math.nan, math.nan]))
+
+
+@pytest.mark.parametrize(
+    ("rating", "words"),
+    [
+        ({"a": math.nan, "b": 1}, r"rate returned \{'a': nan, 'b': 1\} for the instruction 'q'; allowed .* a, b to finite numbers"),
+        ({"a": math.inf}, "to finite numbers"),
+        ({"a": "5"}, "to finite numbers"),
+        ("5", "rate returned '5' for the instruction 'q'; allowed is a mapping"),
+        (None, "allowed is a mapping"),
+        ({"c": 5}, "rate rates none of a, b"),
+        (ZeroDivisionError("words"), "rate raised ZeroDivisionError: words, for the instruction 'q'"),
+    ],
+)  # fmt: skip
+def test_a_rater_is_tried_before_anything_is_generated(rating, words):
+    def rate(instruction, text):
+        if isinstance(rating, Exception):
+            raise rating
+        return rating
+
+    def never(prompts):
+        raise AssertionError("answers were generated")
+
+    with pytest.raises(ValueError, match=words):
+        ask(never, ["q"], TWO, rate, conditions_to_ask(TWO))
+
+
+def test_an_objective_that_does_not_apply_is_absent_or_none():
+    def rate(instruction, text):
+        return {"a": 3, "b": None, "c": "not looked at"} if instruction == "q" else {}
+
+    found = ask(lambda prompts: prompts, ["r", "q"], TWO, rate, [{}])
+    assert [asked.achieved for asked in found] == [{}, {"a": 3.0}]

@@ -1,0 +1,97 @@
+"""The folder that `fulgurite export` makes: what it may replace, and how it takes its place whole or not at all."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["check_target", "refuse_around", "whole_or_nothing"]
+
+
+def check_target(out: str, ckpt_path: str, overwrite: bool) -> Path:
+    """The folder to make; refused where one must not be made or replaced.
+
+    Args:
+        out: as it was typed.
+        ckpt_path: what is exported into it.
+        overwrite: whether an earlier export may be replaced.
+    """
+    if not out.strip():
+        raise ValueError("export: --out is empty; give the folder to make")
+    target = Path(out)
+    if target.name in ("", ".."):
+        target = target.resolve()
+    real, here = target.resolve(), Path.cwd()
+    if real == here or real in here.parents:
+        raise ValueError(
+            f"export: --out {out} is the current folder, or one around it, which cannot be replaced; give a folder in it"
+        )
+    refuse_around(target, ckpt_path, "checkpoint")
+    if target.is_file():
+        raise FileExistsError(f"export: --out {out} is a file, which is not replaced; give a folder")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"export: {out} is there already; give another --out, or --overwrite true to replace it")
+    if target.is_dir() and any(target.iterdir()) and not _is_export(target):
+        raise FileExistsError(
+            f"export: {out} holds something other than an earlier export (no adapter_config.json, no adapter.json, no config.json "
+            "with weights), which --overwrite does not replace; give another --out, or empty it yourself"
+        )
+    return target
+
+
+def refuse_around(target: Path, needed: str | Path, what: str) -> None:
+    """Raises a ValueError where replacing the target would delete what is exported.
+
+    Args:
+        target: the folder to make.
+        needed: a file or folder; a name that is none is no matter.
+        what: what it is, for the message.
+    """
+    place = Path(needed).resolve()
+    if place.exists() and target.resolve() in (place, *place.parents):
+        raise ValueError(
+            f"export: --out {target} holds the {what}, {needed}, which would be deleted with it; give another --out"
+        )
+
+
+def _is_export(folder: Path) -> bool:
+    merged = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return merged or any((folder / name).is_file() for name in ("adapter_config.json", "adapter.json"))
+
+
+@contextlib.contextmanager
+def whole_or_nothing(target: Path) -> Iterator[Path]:
+    """A folder beside the target that takes its place when the block ends well, and disappears when it does not.
+
+    Args:
+        target: the folder to make, or to replace.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+        if target.exists():
+            _replace(folder, target)
+        else:
+            folder.replace(target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _replace(folder: Path, target: Path) -> None:
+    """Puts a folder in another's place; what stood there comes back if that fails."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    old = aside / target.name
+    try:
+        target.replace(old)
+        folder.replace(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.replace(target)
+        with contextlib.suppress(OSError):  # what could not be put back stays
+            aside.rmdir()
+        raise
+    shutil.rmtree(aside)
