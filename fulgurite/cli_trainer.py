@@ -6,8 +6,6 @@ checkpoints found or refused before anything runs; a warning for each option tha
 with the next commands.
 """
 
-import importlib
-import inspect
 import json
 import math
 import os
@@ -148,7 +146,7 @@ class TrainerCLI(LightningCLI):
             parser: the parser
             args: the words
         """
-        self.config = parser.parse_args(args)
+        self.config, self._words = parser.parse_args(args), args
         verb = self.config["subcommand"]
         config = self.config[verb]
         if config["trainer"].get("default_root_dir") is None:
@@ -183,8 +181,9 @@ class TrainerCLI(LightningCLI):
         read_checkpoint(config["ckpt_path"])
         before = config["model"].clone()
         super()._parse_ckpt_path()
-        after = self.config[self.config["subcommand"]]["model"]
-        _warn_overruled(before, after, config["ckpt_path"])
+        verb = self.config["subcommand"]
+        said = self.parser.parse_args(self._words, defaults=False)[verb].get("model")
+        _warn_overruled(before, self.config[verb]["model"], config["ckpt_path"], said)
 
     def instantiate_trainer(self, **changes: Any) -> Trainer:
         """Builds the trainer with the reports and files of a run, each unless the configuration has its own.
@@ -273,19 +272,13 @@ def _flatten(config: Any) -> dict[str, Any]:
     return values
 
 
-def _defaults(class_path: str) -> dict[str, Any]:
-    module, _, name = class_path.rpartition(".")
-    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    return {f"--model.{key}": parameter.default for key, parameter in parameters.items()}
-
-
-def _warn_overruled(before: Any, after: Any, checkpoint: str) -> None:
-    """Names each option whose value, other than the default, the checkpoint replaces."""
-    old, new, defaults = _flatten(before), _flatten(after), _defaults(before["class_path"])
+def _warn_overruled(before: Any, after: Any, checkpoint: str, said: Any) -> None:
+    """Names each option that a file or the command line says, and whose value the checkpoint replaces."""
+    old, new, wanted = _flatten(before), _flatten(after), {} if said is None else _flatten(said)
     clashes = [
         f"{name} {value} (the checkpoint has {new.get(name)})"
         for name, value in old.items()
-        if value != new.get(name) and value != defaults.get(name, inspect.Parameter.empty)
+        if value != new.get(name) and name in wanted and value is not None  # null asks for nothing
     ]
     if clashes and getattr(rank_zero_only, "rank", 0) == 0:
         sys.stderr.write(

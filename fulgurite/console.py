@@ -36,6 +36,7 @@ _WARNINGS = (
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*Found .* module\(s\) in eval mode at the start of training.*",
     r".*Trying to infer the `batch_size` from an ambiguous collection.*",
+    r".*gradient_checkpointing.* is deprecated and will be removed.*",  # transformers 5 renamed what it still has
 )
 
 

@@ -305,6 +305,8 @@ def test_a_checkpoint_overrules_flags_and_says_so(run: Run) -> None:
     warnings = [line for line in answer.err.splitlines() if line.startswith("fulgurite: warning: ")]
     assert len(warnings) == 1 and "--model.rank 2 (the checkpoint has 4)" in warnings[0]
     assert "warning" not in run.again("test", "--ckpt_path", "last").err
+    default = run.again("test", "--ckpt_path", "last", "--model.rank", "8")  # what is said counts, a default or not
+    assert "--model.rank 8 (the checkpoint has 4)" in default.err
 
 
 def test_predictions_are_written(run: Run) -> None:

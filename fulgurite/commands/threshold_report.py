@@ -116,9 +116,11 @@ def table(curve: Curve, metric: str) -> Table:
 
 def summary_table(found: Sequence[Curve], metric: str) -> Table:
     """Thresholds of every curve, the smallest backbone first."""
-    shown = Table(title="thresholds, in tunable parameters", title_justify="left", title_style="bold")
-    for name in ("backbone", "parameters", "method", f"floor ({metric})", "full", "low", "high"):
-        shown.add_column(name, justify="left" if name in ("backbone", "method") else "right")
+    shown = Table(
+        title=f"thresholds, in tunable parameters; floor and full: {metric}", title_justify="left", title_style="bold"
+    )
+    for name in ("backbone", "size", "method", "floor", "full", "low", "high"):
+        shown.add_column(name, justify="left" if name in ("backbone", "method") else "right", overflow="fold")
     for curve in sorted(found, key=lambda c: (c.parameters, c.method)):
         shown.add_row(
             _short(curve.backbone),
@@ -167,7 +169,7 @@ def draw(found: Sequence[Curve], metric: str, file: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     panels[0].set_ylabel(metric.replace("_", " "))
-    figure.text(0.01, 0.005, "dashed: full tuning; dotted: floor; triangle: low threshold; star: high", fontsize=6)
+    figure.supxlabel("dashed: full tuning; dotted: floor; triangle: low threshold; star: high", fontsize=6)
     save(figure, file)
 
 

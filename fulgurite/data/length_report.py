@@ -78,8 +78,10 @@ class LengthReport:
         if self.pairs:
             tokens = f"{self.tokens:,}, and {self.supervised:,} of answers, all supervised"
         lengths = ", ".join(f"p{p} {self.percentile(p)}" for p in (50, 90, 99))
+        rest = self.tally.rows - self.tally.lost - self.rows
+        taken = f", {rest:,} not taken here (another split, shares, a limit)" if rest > 0 and not self.pairs else ""
         table = [
-            ("rows", f"{self.rows:,}; {self.tally.rows:,} were read, {self.tally.lost:,} left out"),
+            ("rows", f"{self.rows:,}; {self.tally.rows:,} were read, {self.tally.lost:,} left out{taken}"),
             *self.files(),
             ("tokens", tokens),
             ("length", f"{lengths}, max {int(self.lengths.max())}, limit {self.max_length}"),

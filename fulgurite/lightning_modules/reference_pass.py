@@ -50,12 +50,11 @@ def cached_reference(objective: PreferenceObjective) -> ReferenceCache | None:
                     "template or another tokenizer; leave reference_cache out to have one made"
                 )
         keys, values = _run(objective, network, loaders)
-    if known is not None:
-        keys, values = torch.cat([known.keys, keys]), torch.cat([known.values, values])
-    cache = ReferenceCache(keys, values, fingerprint)
+    before = (keys[:0], values[:0]) if known is None else (known.keys, known.values)
+    cache = ReferenceCache(torch.cat([before[0], keys]), torch.cat([before[1], values]), fingerprint)
     if module.trainer.is_global_zero:
         cache.save(path)
-    rank_zero_info(f"reference log-probabilities of {len(cache)} completions computed: {path}")
+    rank_zero_info(f"reference log-probabilities of {len(keys.unique())} completions computed, {len(cache)} in {path}")
     return cache
 
 
