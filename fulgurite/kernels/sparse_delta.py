@@ -29,7 +29,7 @@ from fulgurite.kernels.sparse_plan import SparsePlan, plan_sparse_delta
 
 __all__ = ["live_values", "sparse_delta_embedding", "sparse_delta_linear"]
 
-# Tells of saved-tensor hooks. Older versions of torch (2.7) have nothing that does: there every layer keeps its own input.
+# Tells of saved-tensor hooks, privately. A version of torch without it keeps every layer's own input.
 _HOOKS: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 

@@ -27,16 +27,21 @@ from fulgurite.models.segments import Segments
 
 __all__ = ["applicable", "attend_tree", "kernels_agree"]
 
+# From 2.9 on (pytorch pull request 157893) the kernels take fewer key heads than query heads. Earlier ones read and write past the
+# tensors' ends there, so that no trial may find out.
+GROUPED = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 9)
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.01}
 
 
 def applicable(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether :func:`attend_tree` can take these tensors, on this torch."""
+    grouped = query.shape[1] != key.shape[1]
     return (
         query.device.type == "cpu"
         and query.dtype == key.dtype == value.dtype
         and query.shape[-1] == value.shape[-1]
-        and kernels_agree(query.dtype)
+        and (GROUPED or not grouped)
+        and kernels_agree(query.dtype, grouped)
     )
 
 
@@ -154,18 +159,20 @@ def _backward(
 
 
 @cache
-def kernels_agree(dtype: torch.dtype) -> bool:
+def kernels_agree(dtype: torch.dtype, grouped: bool) -> bool:
     """Whether torch has the two kernels and they give, on a small tree, what the formula gives.
 
     Args:
         dtype: of queries, keys and values.
+        grouped: with half as many key heads as query heads; only where ``GROUPED``.
     """
     if dtype not in _TOLERANCES:
         return False
     generator = torch.Generator().manual_seed(0)
     segments, scaling = Segments(torch.tensor([0, 3, 5, 9, 10]), torch.tensor([-1, 0, 0, 1])), 0.4
     query, grad = (torch.randn(1, 4, 10, 8, generator=generator).to(dtype) for _ in range(2))
-    key, value = (torch.randn(1, 2, 10, 8, generator=generator).to(dtype) for _ in range(2))
+    heads = 2 if grouped else 4
+    key, value = (torch.randn(1, heads, 10, 8, generator=generator).to(dtype) for _ in range(2))
     order = segments.order
     assert order is not None
     sees = torch.zeros(10, 10, dtype=torch.bool)
@@ -181,7 +188,7 @@ def kernels_agree(dtype: torch.dtype) -> bool:
             found = _backward(grad.transpose(1, 2), query, key, value, out, log_sums, segments, scaling)
         except Exception:
             return False
-        q, g = query.double().view(2, 2, 10, 8), grad.double().view(2, 2, 10, 8)
+        q, g = (tensor.double().view(heads, -1, 10, 8) for tensor in (query, grad))
         k, v = key.double()[0, :, None], value.double()[0, :, None]
         weights = (q @ k.mT * scaling).masked_fill(~sees, float("-inf")).softmax(-1)
         wanted = weights @ v

@@ -124,12 +124,18 @@ def test_flex_attention_agrees_on_trees(rule):
     torch.testing.assert_close(found, dense_attention(query, key, value, given, rule), rtol=1e-5, atol=1e-6)
 
 
+needs_groups = pytest.mark.skipif(
+    not fast.GROUPED, reason="the CPU kernels of this torch want as many key heads as query heads"
+)
+
+
+@pytest.mark.parametrize("heads", [4, pytest.param(2, marks=needs_groups)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_fast_way_is_taken_and_precise(dtype, monkeypatch):
+def test_fast_way_is_taken_and_precise(dtype, heads, monkeypatch):
     given = random_tree(5, longest=40)
     segments = Segments(given.bounds, given.parents)
     generator = torch.Generator().manual_seed(1)
-    exact = [torch.randn(1, n, len(given.ids), 16, generator=generator).to(dtype).double() for n in (4, 2, 2)]
+    exact = [torch.randn(1, n, len(given.ids), 16, generator=generator).to(dtype).double() for n in (4, heads, heads)]
     weights = torch.randn(1, len(given.ids), 4, 16, generator=generator).to(dtype)
 
     def run(function, tensors, structure):
@@ -158,17 +164,25 @@ def test_fast_way_is_taken_and_precise(dtype, monkeypatch):
     assert error(found) <= 2 * error(masked) + torch.finfo(dtype).eps
 
 
-def test_fast_way_is_proved_before_it_is_used(monkeypatch):
+@pytest.mark.parametrize("grouped", [False, pytest.param(True, marks=needs_groups)])
+def test_fast_way_is_proved_before_it_is_used(monkeypatch, grouped):
     check = fast.kernels_agree.__wrapped__
-    assert check(torch.float32) and not check(torch.int32)
+    assert check(torch.float32, grouped) and not check(torch.int32, grouped)
     right = fast._forward
     monkeypatch.setattr(fast, "_forward", lambda *given: (right(*given)[0] * 1.001, right(*given)[1]))
-    assert not check(torch.float32)
+    assert not check(torch.float32, grouped)
     monkeypatch.setattr(fast, "_forward", lambda *given: (right(*given)[0], right(*given)[1] + 0.001))
-    assert not check(torch.float32)
+    assert not check(torch.float32, grouped)
 
     def absent(*given):
         raise AttributeError("no such operator")
 
     monkeypatch.setattr(fast, "_forward", absent)
-    assert not check(torch.float32)
+    assert not check(torch.float32, grouped)
+
+
+def test_fewer_key_heads_are_not_tried_where_the_kernels_would_leave_their_tensors(monkeypatch):
+    monkeypatch.setattr(fast, "GROUPED", False)
+    monkeypatch.setattr(fast, "kernels_agree", lambda dtype, grouped: not grouped or pytest.fail("tried"))
+    query, key = torch.zeros(1, 4, 3, 8), torch.zeros(1, 2, 3, 8)
+    assert not fast.applicable(query, key, key) and fast.applicable(query, query, query)
