@@ -1,6 +1,6 @@
 """Metadata of the package: name, dependencies with the oldest versions that work, extras, the console script.
 
-Floors: torch 2.8 is the oldest with products of half precision that come out in float32 (`torch.mm(…, out_dtype=)`);
+Floors: torch 2.9 is the oldest whose CPU attention takes grouped heads (torch.compile is tested from 2.13 on);
 lightning 2.6.0 the oldest whose LightningCLI lets a checkpoint's hyperparameters win over flags;
 transformers 4.57 the oldest whose packed attention, caches and Gemma 2 pass the tests;
 jsonargparse 4.48 the oldest with the sub-class handling that the command line relies on.
@@ -34,7 +34,7 @@ setup(
         "fulgurite.data.playground": ["base/*", "*/*.json", "*/*.jinja", "*/*.safetensors"],
     },
     install_requires=[
-        "torch>=2.8",
+        "torch>=2.9",
         "lightning>=2.6.0",
         "transformers>=4.57",
         "datasets>=3.0",
@@ -45,7 +45,7 @@ setup(
         "torchmetrics>=1.4",
         "rich>=13.7",
         "matplotlib>=3.9",
-        'triton>=3.4; platform_system == "Linux" and platform_machine == "x86_64"',
+        'triton>=3.5; platform_system == "Linux" and platform_machine == "x86_64"',
     ],
     extras_require={
         "dev": ["pytest>=8", "ruff>=0.6", "mypy>=1.11"],
