@@ -71,6 +71,10 @@ def test_tables_and_lines_survive_the_bar():
 
 def test_log_lines_stand_above_the_bar(monkeypatch):
     logger = logging.getLogger("lightning.pytorch")
+    # Whatever other tests and libraries have done to it.
+    monkeypatch.setattr(logging.root.manager, "disable", 0)
+    for name, value in {"disabled": False, "level": logging.INFO, "filters": [], "_cache": {}}.items():
+        monkeypatch.setattr(logger, name, value)
     with terminal() as screen:
         monkeypatch.setattr(logger, "handlers", [logging.StreamHandler()])
         quiet_lightning()
@@ -79,4 +83,4 @@ def test_log_lines_stand_above_the_bar(monkeypatch):
             bar.refresh()
             logger.warning("training 12 of 34 parameters")
             bar.refresh()
-    assert "training 12 of 34 parameters" in screen.rows()
+    assert "training 12 of 34 parameters" in screen.rows(), (screen.getvalue(), vars(logger))
