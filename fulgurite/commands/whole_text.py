@@ -1,5 +1,7 @@
 """Texts that can be encoded: half a surrogate pair, which JSON and command lines let through, stops a tokenizer."""
 
+from fulgurite.data.conversations import half_pair
+
 __all__ = ["check_text"]
 
 
@@ -10,10 +12,8 @@ def check_text(text: str, where: str) -> None:
         text: from a file or the command line.
         where: its place, for the message.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+    at = half_pair(text)
+    if at is not None:
         raise ValueError(
-            f"{where}: half a surrogate pair, or a byte that is not UTF-8, at character {error.start} ({text[error.start]!a}); "
-            "correct the text"
-        ) from error
+            f"{where}: half a surrogate pair, or a byte that is not UTF-8, at character {at} ({text[at]!a}); correct the text"
+        )
