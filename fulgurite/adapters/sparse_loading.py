@@ -58,6 +58,7 @@ def read_base(adapter: SparseAdapter, state_dict: Mapping[str, Any], prefix: str
                 continue
             values = weight.detach().reshape(-1)[index.to(weight.device)].to(index.device, mine.dtype)
             live = base = branch.base[key].to(mine.dtype)
+            same = values == base  # switched off when it was saved
             remains = values.to(branch.delta(key).dtype)
             for other, branch_there in layer.branches.items():
                 delta = state_dict.get(f"{stem}branches.{other}.delta_{key}")
@@ -66,8 +67,9 @@ def read_base(adapter: SparseAdapter, state_dict: Mapping[str, Any], prefix: str
                 if not isinstance(delta, torch.Tensor) or delta.shape != branch_there.index[key].shape:
                     continue
                 delta = _at(index, branch_there.index[key], delta.detach().to(index.device, remains.dtype))
+                same |= values == (base.to(delta.dtype) + delta).to(mine.dtype)  # that one alone was on
                 live, remains = (live.to(delta.dtype) + delta).to(mine.dtype), remains - delta
-            branch.base[key] = torch.where(live == values, base, remains.to(mine.dtype))
+            branch.base[key] = torch.where(same | (live == values), base, remains.to(mine.dtype))
 
 
 def _at(wanted: torch.Tensor, index: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:

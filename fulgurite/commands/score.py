@@ -26,9 +26,9 @@ from fulgurite.data.files import read_table
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.templates import apply_template
 from fulgurite.data.tokenizers import load_tokenizer
-from fulgurite.evaluation.loading import refuse_no_model
 from fulgurite.evaluation.reward_bench import benchmark_items, score_benchmark
 from fulgurite.evaluation.reward_scoring import RewardScorer
+from fulgurite.models.loading import check_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,7 +89,7 @@ def score(
     else:
         asked = [read_asked(row, table.source, line, as_chat) for row, line in rows]
     if not model.endswith(".ckpt"):
-        refuse_no_model(resolve_backbone(model), "score")
+        check_folder(resolve_backbone(model))
     scorer = _load(model, template, max_length, batch_size, dtype, device)
     rewards, lengths = _rewards(
         asked, scorer, None if output is None else Path(output), [model, _stamp(model)], overwrite

@@ -16,11 +16,12 @@ from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.templates import apply_template
 from fulgurite.data.tokenizers import load_tokenizer
 from fulgurite.models import load_backbone
+from fulgurite.models.loading import check_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LoadedModel", "load_for_generation", "refuse_no_model"]
+__all__ = ["LoadedModel", "load_for_generation"]
 
 _TEMPLATE_FILE = "chat_template.jinja"
 
@@ -70,7 +71,7 @@ def load_for_generation(
             "load_for_generation: no model was given, and the adapter names none; give the base that it was trained on"
         )
     base = resolve_backbone(name)
-    refuse_no_model(base, "load_for_generation")
+    check_folder(base)
     loaded = load_backbone(base, _task(base), dtype=dtype)
     if loaded.new_heads:
         raise ValueError(
@@ -86,29 +87,6 @@ def load_for_generation(
     if template is not None:
         apply_template(tokenizer, template)
     return LoadedModel(network.to(device).eval(), tokenizer, _conditions(adapter) or _conditions(name))
-
-
-def refuse_no_model(name: str, asker: str) -> None:
-    """Raises a ValueError for a folder that holds no model: one of a run, of an adapter, of checkpoints.
-
-    Args:
-        name: hub id or folder.
-        asker: who asks, for the message.
-    """
-    folder = Path(name)
-    if not folder.is_dir() or (folder / "config.json").is_file():
-        return
-    last = [file for file in (folder / "checkpoints" / "last.ckpt", folder / "last.ckpt") if file.is_file()]
-    others = sorted(folder.glob("*.ckpt"))
-    if any((folder / file).is_file() for file in ("adapter_config.json", "adapter.json")):
-        advice = (
-            "it is an adapter: give it as --adapter to a command that takes one, beside the model it was trained on"
-        )
-    elif last or others:
-        advice = f"give the checkpoint, {(last or others)[0]}"
-    else:
-        advice = "give the folder of a model; of a run its checkpoints/last.ckpt, an adapter as --adapter"
-    raise ValueError(f"{asker}: the folder {name} holds no config.json, so that it is no model; {advice}")
 
 
 def _peft_base(adapter: str | None) -> str | None:

@@ -43,17 +43,17 @@ def first_order_only(backward: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(ctx: Any, *gradients: Any) -> Any:
         if torch.compiler.is_compiling():  # it refuses create_graph by itself
             return backward(ctx, *gradients)
+        if not torch.is_grad_enabled():  # the usual case: no create_graph
+            return backward(ctx, *gradients)
         name = type(ctx).__name__.removesuffix("Backward").lstrip("_")
         message = (
             f"{name}: this kernel has no second derivative. Compute the term with plain PyTorch operations, or drop "
             "create_graph=True."
         )
-        if torch.is_grad_enabled() and getattr(getattr(ctx, "_forward_cls", None), "at_once", False):
+        if getattr(getattr(ctx, "_forward_cls", None), "at_once", False):
             raise RuntimeError(message)
         with torch.no_grad():
             found = backward(ctx, *gradients)
-        if not torch.is_grad_enabled():  # the usual case: no create_graph
-            return found
         sources = [t for t in (*gradients, *ctx.saved_tensors) if t is not None and t.requires_grad]
         outputs = list(found) if isinstance(found, tuple) else [found]
         there = [place for place, output in enumerate(outputs) if output is not None]

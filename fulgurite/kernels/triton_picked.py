@@ -8,12 +8,7 @@ from contextlib import nullcontext
 import torch
 import triton
 import triton.language as tl
-
-# Triton 3.3 has none, and 3.4's cannot be compiled (triton issue 7377).
-if tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 5):
-    from triton.language.extra.cuda import gdc_wait
-else:
-    gdc_wait = None
+from triton.language.extra.cuda import gdc_wait
 
 __all__ = ["pick_kernel", "picked_entries", "refusal", "why_not_early"]
 
@@ -43,8 +38,6 @@ def refusal(chunk: torch.Tensor) -> str | None:
 
 def why_not_early(device: torch.device) -> str | None:
     """Why programs cannot start before the product has ended there, or None."""
-    if gdc_wait is None:
-        return f"Triton {triton.__version__} cannot launch a kernel before its predecessor has ended; 3.5 can"
     there = device.type == "cuda" and torch.cuda.is_available() and not torch.version.hip
     if not there or torch.cuda.get_device_capability(device) < (9, 0):
         return "needs an NVIDIA GPU of compute capability 9.0 or above"

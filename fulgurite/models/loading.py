@@ -127,14 +127,18 @@ def check_folder(name: str) -> None:
         return
     if (place / "adapter_config.json").is_file() or (place / "adapter.json").is_file():
         raise ValueError(
-            f"backbone: the folder {name!r} holds an adapter, not a model. Give the model it belongs to; to go on from its weights "
-            "export the run with --format merged and give that folder."
+            f"backbone: the folder {name!r} holds an adapter, not a model. Give it as --adapter to a command that takes one, "
+            "beside the model it was trained on; to go on from its weights give an export of --format merged."
         )
-    if not (place / "config.json").is_file():
-        raise FileNotFoundError(
-            f"backbone: the folder {name!r} holds no config.json. Give a folder that save_pretrained or `fulgurite export --format "
-            "merged` wrote; of a run of Fulgurite the commands take checkpoints/last.ckpt."
+    if (place / "config.json").is_file():
+        return
+    checkpoints = [*place.glob("checkpoints/last.ckpt"), *place.glob("last.ckpt"), *sorted(place.glob("*.ckpt"))]
+    advice = "give a folder that save_pretrained or `fulgurite export --format merged` wrote"
+    if checkpoints:
+        advice = (
+            f"give the checkpoint, {checkpoints[0]}, to a command that takes one, or export it with --format merged"
         )
+    raise FileNotFoundError(f"backbone: the folder {name!r} holds no config.json, so that it is no model; {advice}")
 
 
 def dtype_of(dtype: str) -> torch.dtype:

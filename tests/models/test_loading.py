@@ -84,7 +84,10 @@ def test_checkpointing_of_a_model_that_cannot_is_refused():
 
 def test_folders_that_hold_no_model_are_named(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json.*checkpoints/last\.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json.*save_pretrained"):
+        load_backbone(str(tmp_path), "causal_lm")
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"give the checkpoint, .*checkpoints/last\.ckpt"):
         load_backbone(str(tmp_path), "causal_lm")
     (tmp_path / "adapter_config.json").write_text("{}")
     for task in ("causal_lm", "classification"):
