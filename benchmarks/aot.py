@@ -60,7 +60,7 @@ def recorded_launches(
     """(kernel, arguments by name) of a forward and a backward of the gated linear layer, with bias, float32 adapters."""
     import torch
 
-    from fulgurite.kernels import triton_launch
+    from fulgurite.kernels.low_rank import triton_launch
 
     wide, launches = getattr(torch, dtype), []
     empty = lambda *shape, dtype=torch.float32: torch.empty(*shape, dtype=dtype, device="meta")  # noqa: E731
@@ -84,7 +84,7 @@ def proximal_launches() -> list[tuple[Any, dict[str, Any]]]:
     """The step over a small arena and over a large one, both rules."""
     import torch
 
-    from fulgurite.kernels import triton_proximal
+    from fulgurite.kernels.steps import triton_proximal
 
     launches: list[tuple[Any, dict[str, Any]]] = []
     kernel = triton_proximal.proximal_adamw_kernel
@@ -104,8 +104,8 @@ def log_probs_launches(dtype: str, vocabulary: int = 32000) -> list[tuple[Any, d
     """Statistics with gradient, the backward's gradient alone, and validation's scores; with and without a cap."""
     import torch
 
-    from fulgurite.kernels import triton_log_probs
-    from fulgurite.kernels.log_probs_blocks import Head, Known, Needs
+    from fulgurite.kernels.log_probs import triton_kernel as triton_log_probs
+    from fulgurite.kernels.log_probs.blocks import Head, Known, Needs
 
     narrow, launches = getattr(torch, dtype), []
     empty = lambda *shape, dtype=narrow: torch.empty(*shape, dtype=dtype, device="meta")  # noqa: E731
@@ -130,8 +130,9 @@ def sparse_launches(dtype: str, rows: int = 8192, features: int = FEATURES) -> l
     """The union kernel on masks whose blocks of 64 rows select up to 10, 30 and 254 columns (0.1 % of 4096²), and the picking."""
     import torch
 
-    from fulgurite.kernels import triton_picked, triton_sparse_delta
-    from fulgurite.kernels.sparse_plan import UNION_ROWS, UnionColumns
+    from fulgurite.kernels.sparse import triton_picked
+    from fulgurite.kernels.sparse import triton_union as triton_sparse_delta
+    from fulgurite.kernels.sparse.plan import UNION_ROWS, UnionColumns
 
     narrow, launches = getattr(torch, dtype), []
     empty = lambda *shape, dtype=torch.int32: torch.empty(*shape, dtype=dtype, device="meta")  # noqa: E731
@@ -164,7 +165,8 @@ def live_launches() -> list[tuple[Any, dict[str, Any]]]:
     """AdamW on δ with the writes into live weights of each dtype."""
     import torch
 
-    from fulgurite.kernels import LiveWeights, triton_sparse_live
+    from fulgurite.kernels import LiveWeights
+    from fulgurite.kernels.sparse import triton_live as triton_sparse_live
 
     launches: list[tuple[Any, dict[str, Any]]] = []
     kernel = triton_sparse_live.sparse_adamw_kernel
@@ -184,9 +186,9 @@ def fused_launches(dtype: str, number: int, vocabulary: int = 32000) -> list[tup
     """The gate alone, hidden states as well, and the backward of trained heads, for some specialists; with and without a cap."""
     import torch
 
-    from fulgurite.kernels import triton_fused
-    from fulgurite.kernels.fused_blocks import Specialist
-    from fulgurite.kernels.log_probs_blocks import Head, Known, Needs
+    from fulgurite.kernels.fusion import triton_kernel as triton_fused
+    from fulgurite.kernels.fusion.blocks import Specialist
+    from fulgurite.kernels.log_probs.blocks import Head, Known, Needs
 
     narrow, launches = getattr(torch, dtype), []
     empty = lambda *shape, dtype=narrow: torch.empty(*shape, dtype=dtype, device="meta")  # noqa: E731
@@ -210,7 +212,7 @@ def fused_launches(dtype: str, number: int, vocabulary: int = 32000) -> list[tup
 
 def triton_proximal_rules() -> tuple[str, ...]:
     """The rules of the proximal step."""
-    from fulgurite.kernels.proximal import PROX_RULES
+    from fulgurite.kernels.steps.proximal import PROX_RULES
 
     return PROX_RULES
 
@@ -306,7 +308,7 @@ def _cases(quick: bool) -> Iterator[tuple[dict[str, Any], Any, dict[str, Any]]]:
 
 def compile_target(target: str, quick: bool) -> list[dict[str, Any]]:
     """One row per distinct configuration of every kernel."""
-    from fulgurite.kernels import triton_rules
+    from fulgurite.kernels.low_rank import triton_rules
 
     triton_rules.HIP = TARGETS[target][0] == "hip"
     seen: set[Any] = set()

@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.registry import Settings, Workload, all_benchmarks, workloads
+from benchmarks.harness.registry import Settings, Workload, workloads
+from benchmarks.suite import all_benchmarks
 
 __all__ = ["peak_bytes", "peak_of_step"]
 
 _M_MMAP_THRESHOLD = -3
-_PRELOAD = ["benchmarks.registry", "benchmarks.memory", "transformers", "peft", "torch._dynamo"]
+_PRELOAD = ["benchmarks.harness.registry", "benchmarks.memory", "transformers", "peft", "torch._dynamo"]
 
 
 def peak_bytes(benchmark: str, workload: Workload, contender: str, settings: Settings) -> int:

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from benchmarks.machine import stamp
+from benchmarks.harness.machine import stamp
+from benchmarks.harness.profiling import profile_step
+from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, workloads
+from benchmarks.harness.sampling import MIN_SAMPLES, graph_of, interleave, summary, tied, whole_time
 from benchmarks.memory import peak_bytes
-from benchmarks.profiling import profile_step
-from benchmarks.registry import OURS, Benchmark, Settings, Step, Workload, all_benchmarks, workloads
-from benchmarks.sampling import MIN_SAMPLES, graph_of, interleave, summary, tied, whole_time
+from benchmarks.suite import all_benchmarks
 from fulgurite.console import say
 
 __all__ = ["check", "main", "run_workload"]

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import (
+from benchmarks.studies import (
     apet_sizes,
     apet_sst2,
     cpo_playground,

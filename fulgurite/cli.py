@@ -1,7 +1,7 @@
 """The command line: one table of verbs, static help, dispatch, and what becomes of errors.
 
 This file imports nothing heavy, so that `fulgurite`, `--help` and `--version` answer at once. The four verbs of
-Lightning run in `fulgurite.cli_trainer`; every other verb is a typed function of `fulgurite.commands`, whose
+Lightning run in `fulgurite.commands.fit.trainer`; every other verb is a typed function of `fulgurite.commands`, whose
 signature is its parser. Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 130 interrupted.
 """
 
@@ -38,19 +38,21 @@ VERBS = {
     "predict": Verb("predict every row of the prediction split"),
     "export": Verb(
         "write a checkpoint's adapter for stock PEFT, or merged into the base, and check it",
-        "fulgurite.commands.export:export",
+        "fulgurite.commands.export.command:export",
     ),
     "generate": Verb(
-        "answer a prompt, a file of prompts, or a chat in the terminal", "fulgurite.commands.generate:generate"
+        "answer a prompt, a file of prompts, or a chat in the terminal", "fulgurite.commands.generate.command:generate"
     ),
     "thresholds": Verb(
         "find how many tunable parameters a task takes: a sweep over budgets and seeds",
-        "fulgurite.commands.thresholds:thresholds",
+        "fulgurite.commands.thresholds.command:thresholds",
     ),
-    "score": Verb("rewards of a file's answers, or RewardBench, by a reward model", "fulgurite.commands.score:score"),
+    "score": Verb(
+        "rewards of a file's answers, or RewardBench, by a reward model", "fulgurite.commands.score.command:score"
+    ),
     "control": Verb(
         "measure how closely answers follow the levels of objectives that are asked for",
-        "fulgurite.commands.control:control",
+        "fulgurite.commands.control.command:control",
     ),
 }
 
@@ -109,11 +111,11 @@ def main(args: list[str] | None = None) -> int:
 def _dispatch(verb: str, rest: list[str]) -> None:
     target = VERBS[verb].function
     if target is None:
-        from fulgurite.cli_trainer import run_trainer_verb
+        from fulgurite.commands.fit.trainer import run_trainer_verb
 
         run_trainer_verb([verb, *rest])
         return
-    from fulgurite.cli_parser import CommandParser
+    from fulgurite.commands.shared.parser import CommandParser
 
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)

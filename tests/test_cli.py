@@ -220,7 +220,7 @@ def test_a_value_that_the_run_refuses_is_one_line_without_traceback(
 
 
 def test_errors_that_nobody_foresaw_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fulgurite.cli_trainer as trainer
+    import fulgurite.commands.fit.trainer as trainer
 
     def broken(words: list[str]) -> None:
         [][1]

@@ -1,15 +1,17 @@
 """Adapters for any nn.Module: attach, train, prune, merge, save, export. No Lightning and no transformers in here."""
 
 from fulgurite.adapters.attaching import attach, find_adapters
-from fulgurite.adapters.baselines import BitFit, Bottleneck, SoftPrompt, within_budget
-from fulgurite.adapters.config import APET, AdapterConfig, LoRA, SoRA
-from fulgurite.adapters.eligible import eligible_scalars
-from fulgurite.adapters.handle import Adapter, RankRow
-from fulgurite.adapters.low_rank import LowRankAdapter
-from fulgurite.adapters.scores import fisher_scores
-from fulgurite.adapters.sparse import SparseAdapter
-from fulgurite.adapters.sparse_branch import positions_in
-from fulgurite.adapters.storage import load_adapter, read_adapter_config
+from fulgurite.adapters.baselines import within_budget
+from fulgurite.adapters.config import APET, AdapterConfig, BitFit, Bottleneck, LoRA, SoftPrompt, SoRA
+from fulgurite.adapters.handle import Adapter
+from fulgurite.adapters.layers.low_rank_branch import RankRow
+from fulgurite.adapters.layers.sparse_branch import positions_in
+from fulgurite.adapters.loading import load_adapter
+from fulgurite.adapters.low_rank.adapter import LowRankAdapter
+from fulgurite.adapters.sparse.adapter import SparseAdapter
+from fulgurite.adapters.sparse.eligible import eligible_scalars
+from fulgurite.adapters.sparse.scores import fisher_scores
+from fulgurite.adapters.storage import read_adapter_config
 
 __all__ = [
     "APET",

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from fulgurite.adapters.baselines import BitFit, Bottleneck, SoftPrompt, bitfit_as_apet
-from fulgurite.adapters.branch import Clock, LowRankBranch
-from fulgurite.adapters.config import APET, AdapterConfig, LoRA, SoRA
-from fulgurite.adapters.eligible import Eligible, find_eligible
+from fulgurite.adapters.config import APET, AdapterConfig, BitFit, Bottleneck, LoRA, SoftPrompt, SoRA
 from fulgurite.adapters.handle import Adapter
-from fulgurite.adapters.inserted import inserted_layers, put_inserted
-from fulgurite.adapters.layer import features, put_branch
-from fulgurite.adapters.low_rank import LowRankAdapter
-from fulgurite.adapters.selection import select
-from fulgurite.adapters.site import Site
-from fulgurite.adapters.sparse import SparseAdapter
-from fulgurite.adapters.sparse_loading import read_base
-from fulgurite.adapters.targets import find_targets, match_modules
+from fulgurite.adapters.inserted.adapter import inserted_layers, put_inserted
+from fulgurite.adapters.layers.site import Site
+from fulgurite.adapters.layers.targets import match_modules
+from fulgurite.adapters.low_rank.adapter import LowRankAdapter
+from fulgurite.adapters.low_rank.attaching import FirstForward, keep_fast_path_away, low_rank_targets, put_low_rank
+from fulgurite.adapters.sparse.adapter import SparseAdapter
+from fulgurite.adapters.sparse.attaching import SELECTED_BY_VALUES, plan_sparse
+from fulgurite.adapters.sparse.bitfit import bitfit_as_apet
+from fulgurite.adapters.sparse.loading import read_base
 
 __all__ = ["attach", "find_adapters"]
-
-# Selections that only the same data, file or weights (in the same dtype) would give again: their positions are stored.
-_BY_VALUES = ("gradient", "magnitude", "mask")
 
 
 def attach(
@@ -73,11 +66,11 @@ def attach(
         raise ValueError(f"attach: positions= and scores= are APET's; {type(config).__name__} has none.")
     heads = match_modules(model, tuple(train))
     if isinstance(config, APET):
-        plan = _plan_sparse(model, config, tuple(train), positions, scores)
+        plan = plan_sparse(model, config, tuple(train), positions, scores)
     elif isinstance(config, (Bottleneck, SoftPrompt)):
         layers = inserted_layers(model, config, tuple(train))
     else:
-        found = _low_rank_targets(model, config, tuple(train))
+        found = low_rank_targets(model, config, tuple(train))
     if not site.adapters:
         site.required_grad = {key: p.requires_grad for key, p in model.named_parameters()}
         for p in model.parameters():
@@ -86,12 +79,12 @@ def attach(
     adapter: Adapter
     if isinstance(config, APET):
         eligible, chosen = plan
-        stores = positions is not None or config.storage == "indices" or config.selection in _BY_VALUES
+        stores = positions is not None or config.storage == "indices" or config.selection in SELECTED_BY_VALUES
         adapter = SparseAdapter(model, name, config, eligible, list(heads), tuple(train), stores)
     elif isinstance(config, (Bottleneck, SoftPrompt)):
         adapter = put_inserted(model, config, name, site, layers, list(heads), tuple(train))
     else:
-        adapter = _put_low_rank(model, config, name, site, found, list(heads), tuple(train))
+        adapter = put_low_rank(model, config, name, site, found, list(heads), tuple(train))
     for head in heads.values():
         head.requires_grad_(True)
     site.adapters[name] = adapter
@@ -104,52 +97,10 @@ def attach(
             model.register_load_state_dict_post_hook(_after_loading),
         ]
     if isinstance(adapter, LowRankAdapter):
-        _keep_fast_path_away(model, adapter.layer_names)
+        keep_fast_path_away(model, adapter.layer_names)
         if check_forward:
-            _FirstForward(adapter)
+            FirstForward(adapter)
     return adapter
-
-
-def _low_rank_targets(model: nn.Module, config: LoRA | SoRA, train: tuple[str, ...]) -> dict[str, nn.Module]:
-    found = find_targets(model, config.targets, train)
-    too_small = [
-        f"{n} ({k}x{m})" for n, layer in found.items() for k, m in [features(layer)] if config.rank > min(k, m)
-    ]
-    if too_small:
-        raise ValueError(
-            f"attach: rank={config.rank} is larger than {too_small[0]}; the rank may be at most the smaller side of every "
-            f"adapted layer ({len(too_small)} of {len(found)} are too small). Lower the rank, or leave them out by targets=."
-        )
-    return found
-
-
-def _put_low_rank(
-    model: nn.Module,
-    config: LoRA | SoRA,
-    name: str,
-    site: Site,
-    found: dict[str, nn.Module],
-    heads: list[str],
-    train: tuple[str, ...],
-) -> LowRankAdapter:
-    clock = Clock()
-    for layer in found.values():
-        k, n = features(layer)
-        put_branch(layer, name, LowRankBranch(k, n, config, clock, _device(layer)), site)
-    return LowRankAdapter(model, name, config, list(found), heads, train, clock)
-
-
-def _plan_sparse(
-    model: nn.Module,
-    config: APET,
-    train: tuple[str, ...],
-    positions: Mapping[str, torch.Tensor] | None,
-    scores: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]] | None,
-) -> tuple[list[Eligible], dict[str, torch.Tensor]]:
-    site = model.__dict__.get("_fulgurite_site")
-    with site.using(()) if site is not None else nullcontext():
-        eligible = find_eligible(model, config.targets, train)
-        return eligible, select(model, config, eligible, positions, scores)
 
 
 def find_adapters(module: nn.Module) -> list[Adapter]:
@@ -160,18 +111,6 @@ def find_adapters(module: nn.Module) -> list[Adapter]:
         if site is not None:
             found += site.adapters.values()
     return found
-
-
-def _device(layer: nn.Module) -> torch.device:
-    return next(layer.parameters()).device
-
-
-def _keep_fast_path_away(model: nn.Module, names: list[str]) -> None:
-    """nn.TransformerEncoderLayer's inference path reads weights without calling its layers, unless one of them has a hook."""
-    for name in names:
-        parent = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(parent, nn.TransformerEncoderLayer) and not model.get_submodule(name)._forward_pre_hooks:
-            model.get_submodule(name).register_forward_pre_hook(_no_op)
 
 
 def _before_loading(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -191,33 +130,3 @@ def _after_loading(model: nn.Module, incompatible_keys: Any) -> None:
     """δ has come back: write it into the weights."""
     for adapter in model.__dict__["_fulgurite_site"].adapters.values():
         adapter.sync()
-
-
-def _no_op(module: nn.Module, args: Any) -> None:
-    return None
-
-
-class _FirstForward:
-    """Hooks that watch the first forward of an adapted model and then remove themselves. A class, so that models pickle."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        self.seen: set[str] = set()
-        self.names = adapter.layer_names
-        self.handles: list[Any] = [
-            layer.register_forward_pre_hook(partial(self.note, name)) for name, layer in adapter.layers.items()
-        ]
-        self.handles.append(adapter.model.register_forward_hook(self.judge))
-
-    def note(self, name: str, module: nn.Module, args: Any) -> None:
-        self.seen.add(name)
-
-    def judge(self, module: nn.Module, args: Any, output: Any) -> None:
-        for handle in self.handles:
-            handle.remove()
-        missed = [name for name in self.names if name not in self.seen]
-        if missed:
-            raise RuntimeError(
-                f"attach: {len(missed)} adapted layers were not called in the first forward, the first is {missed[0]!r}: their "
-                "module reads the weight without calling the layer, so the adapter has no effect there. Leave them out by "
-                "targets=, or give check_forward=False if it is right that they did not run."
-            )

@@ -12,123 +12,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
 
-import torch
 from torch import nn
 
-from fulgurite.adapters.config import APET, AdapterConfig, LoRA
-from fulgurite.adapters.eligible import eligible_scalars
-from fulgurite.adapters.layer import features
-from fulgurite.adapters.targets import find_targets
+from fulgurite.adapters.config import APET, AdapterConfig, BitFit, Bottleneck, LoRA, SoftPrompt
+from fulgurite.adapters.inserted.places import bottleneck_layers, embedding_of
+from fulgurite.adapters.layers.layer import features
+from fulgurite.adapters.layers.targets import find_targets
+from fulgurite.adapters.sparse.eligible import eligible_scalars
 
-__all__ = ["BitFit", "Bottleneck", "SoftPrompt", "bitfit_as_apet", "bottleneck_layers", "within_budget"]
-
-# The last linear layer of attention and of the feed-forward part, as the families of transformers call them.
-_OUTPUTS = (
-    r".*(output\.dense|attention\.dense|attn\.(o_proj|out_proj|c_proj|dense)|attention\.out_lin|Attention\.o|DenseReluDense\.wo"
-    r"|down_proj|dense_4h_to_h|mlp\.c_proj|\bfc2|\blin2)"
-)
-
-
-@dataclass(frozen=True)
-class BitFit(AdapterConfig):
-    """Train biases only (arXiv 2106.10199).
-
-    Args:
-        budget: how many bias values, drawn at random; None trains all of them.
-        seed: seed of the draw.
-        targets: regex that must match the whole name of a bias parameter.
-    """
-
-    budget: int | None = None
-    seed: int = 0
-    targets: str = r".*bias"
-
-    def __post_init__(self) -> None:
-        if self.budget is not None and self.budget < 1:
-            raise ValueError(f"BitFit: budget={self.budget}; it must be at least 1, or left out for all biases.")
-        _check_regex(self, self.targets)
-
-
-@dataclass(frozen=True)
-class Bottleneck(AdapterConfig):
-    """A small network behind sublayers: h' = h + gelu(h W_down) W_up (arXiv 1902.00751).
-
-    Args:
-        width: of the hidden layer; the paper of APET takes 24.
-        targets: "outputs" (the last linear layer of attention and feed-forward in every repeated block), or a regex matched against
-            whole module names of linear layers.
-    """
-
-    width: int = 24
-    targets: str = "outputs"
-
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"Bottleneck: width={self.width}; it must be at least 1.")
-        _check_regex(self, self.targets)
-
-
-@dataclass(frozen=True)
-class SoftPrompt(AdapterConfig):
-    """Trained vectors before the input (arXiv 2104.08691).
-
-    Args:
-        length: number of vectors; the paper of APET takes 100.
-        init: "normal" draws them from N(0, 0.1²) as the released code does; "tokens" copies embeddings of random tokens.
-    """
-
-    length: int = 100
-    init: Literal["normal", "tokens"] = "normal"
-
-    def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError(f"SoftPrompt: length={self.length}; it must be at least 1.")
-        if self.init not in ("normal", "tokens"):
-            raise ValueError(f"SoftPrompt: init={self.init!r}; it must be 'normal' or 'tokens'.")
-
-
-def bitfit_as_apet(model: nn.Module, config: BitFit, train: tuple[str, ...] = ()) -> APET:
-    """The APET configuration that trains these biases.
-
-    Raises:
-        ValueError: a base without such biases, or fewer than the budget.
-    """
-    try:
-        total = eligible_scalars(model, config.targets, train)
-    except ValueError as error:
-        raise ValueError(
-            f"BitFit: {type(model).__name__} has no parameter that matches targets={config.targets!r}; models without biases "
-            "(Llama) cannot be tuned so, take another method."
-        ) from error
-    if config.budget is not None and config.budget > total:
-        raise ValueError(
-            f"BitFit: budget={config.budget:,} is above the {total:,} bias values of {type(model).__name__}."
-        )
-    return APET(budget=config.budget or total, seed=config.seed, targets=config.targets)
-
-
-def bottleneck_layers(model: nn.Module, config: Bottleneck, train: tuple[str, ...] = ()) -> dict[str, nn.Module]:
-    """The layers that a bottleneck follows, by qualified name.
-
-    Raises:
-        ValueError: none was found.
-    """
-    if config.targets != "outputs":
-        return find_targets(model, config.targets, train)
-    found = {
-        name: layer for name, layer in find_targets(model, "all-linear", train).items() if re.fullmatch(_OUTPUTS, name)
-    }
-    if not found:
-        raise ValueError(
-            f"Bottleneck: the output layers of attention and feed-forward are not known for {type(model).__name__}; give targets= "
-            "a regex of whole module names of linear layers."
-        )
-    return found
+__all__ = ["within_budget"]
 
 
 def within_budget(model: nn.Module, config: AdapterConfig, budget: int, train: tuple[str, ...] = ()) -> AdapterConfig:
@@ -180,28 +75,3 @@ def _cost(model: nn.Module, config: AdapterConfig, train: tuple[str, ...]) -> tu
     raise ValueError(
         f"within_budget: {type(config).__name__} has no size to choose; allowed are APET, BitFit, Bottleneck, LoRA and SoftPrompt."
     )
-
-
-def embedding_of(model: nn.Module) -> nn.Embedding:
-    """The input embedding of a transformers model (anything with ``get_input_embeddings``).
-
-    Raises:
-        ValueError: there is none.
-    """
-    get: Any = getattr(model, "get_input_embeddings", None)
-    try:
-        embedding = get() if callable(get) else None
-    except NotImplementedError:  # models of pictures or sound
-        embedding = None
-    if not isinstance(embedding, nn.Module) or not isinstance(getattr(embedding, "weight", None), torch.Tensor):
-        raise ValueError(f"SoftPrompt: {type(model).__name__} has no get_input_embeddings() that gives an embedding.")
-    return embedding  # type: ignore[return-value]
-
-
-def _check_regex(config: AdapterConfig, pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(
-            f"{type(config).__name__}: targets={pattern!r} is no valid regular expression ({error})."
-        ) from None

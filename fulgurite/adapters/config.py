@@ -10,7 +10,18 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["APET", "AdapterConfig", "LoRA", "SELECTIONS", "SoRA", "config_from_dict", "config_to_dict"]
+__all__ = [
+    "APET",
+    "AdapterConfig",
+    "BitFit",
+    "Bottleneck",
+    "LoRA",
+    "SELECTIONS",
+    "SoRA",
+    "SoftPrompt",
+    "config_from_dict",
+    "config_to_dict",
+]
 
 SELECTIONS = ("uniform_scalar", "tensor_greedy", "module_group", "per_module", "magnitude", "gradient", "mask")
 
@@ -128,7 +139,7 @@ def config_from_dict(data: dict[str, Any]) -> AdapterConfig:
     Raises:
         ValueError: an unknown class, or arguments that it does not have.
     """
-    from fulgurite.adapters.baselines import BitFit, Bottleneck, SoftPrompt
+    from fulgurite.adapters.config import BitFit, Bottleneck, SoftPrompt
 
     name = str(data.get("class_path", "")).rpartition(".")[2]
     known: dict[str, Any] = {cls.__name__: cls for cls in (LoRA, SoRA, APET, BitFit, Bottleneck, SoftPrompt)}
@@ -160,3 +171,70 @@ def _check_targets(config: LoRA | SoRA | APET) -> None:
         re.compile(config.targets)
     except re.error as error:
         _check(config, "targets", False, f"'all-linear' or a valid regular expression ({error})")
+
+
+@dataclass(frozen=True)
+class BitFit(AdapterConfig):
+    """Train biases only (arXiv 2106.10199).
+
+    Args:
+        budget: how many bias values, drawn at random; None trains all of them.
+        seed: seed of the draw.
+        targets: regex that must match the whole name of a bias parameter.
+    """
+
+    budget: int | None = None
+    seed: int = 0
+    targets: str = r".*bias"
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"BitFit: budget={self.budget}; it must be at least 1, or left out for all biases.")
+        _check_regex(self, self.targets)
+
+
+@dataclass(frozen=True)
+class Bottleneck(AdapterConfig):
+    """A small network behind sublayers: h' = h + gelu(h W_down) W_up (arXiv 1902.00751).
+
+    Args:
+        width: of the hidden layer; the paper of APET takes 24.
+        targets: "outputs" (the last linear layer of attention and feed-forward in every repeated block), or a regex matched against
+            whole module names of linear layers.
+    """
+
+    width: int = 24
+    targets: str = "outputs"
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"Bottleneck: width={self.width}; it must be at least 1.")
+        _check_regex(self, self.targets)
+
+
+@dataclass(frozen=True)
+class SoftPrompt(AdapterConfig):
+    """Trained vectors before the input (arXiv 2104.08691).
+
+    Args:
+        length: number of vectors; the paper of APET takes 100.
+        init: "normal" draws them from N(0, 0.1²) as the released code does; "tokens" copies embeddings of random tokens.
+    """
+
+    length: int = 100
+    init: Literal["normal", "tokens"] = "normal"
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"SoftPrompt: length={self.length}; it must be at least 1.")
+        if self.init not in ("normal", "tokens"):
+            raise ValueError(f"SoftPrompt: init={self.init!r}; it must be 'normal' or 'tokens'.")
+
+
+def _check_regex(config: AdapterConfig, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"{type(config).__name__}: targets={pattern!r} is no valid regular expression ({error})."
+        ) from None

@@ -1,7 +1,7 @@
 """The handle that attach() returns: what all adapters have in common. It holds modules and names, never Parameters.
 
-:class:`fulgurite.adapters.low_rank.LowRankAdapter` (LoRA, SoRA) and :class:`fulgurite.adapters.sparse.SparseAdapter` (APET) add how
-they are trained, merged and stored.
+:class:`fulgurite.adapters.low_rank.adapter.LowRankAdapter` (LoRA, SoRA) and
+:class:`fulgurite.adapters.sparse.adapter.SparseAdapter` (APET) add how they are trained, merged and stored.
 """
 
 from __future__ import annotations
@@ -10,27 +10,17 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from fulgurite.adapters.config import AdapterConfig
-from fulgurite.adapters.layer import AdaptedLayer, take_branch
-from fulgurite.adapters.site import Site
+from fulgurite.adapters.layers.layer import AdaptedLayer, take_branch
+from fulgurite.adapters.layers.low_rank_branch import RankRow
+from fulgurite.adapters.layers.site import Site
 
-__all__ = ["Adapter", "RankRow"]
-
-
-class RankRow(NamedTuple):
-    """One adapted module: ranks at the start, not yet retired, with a gate away from zero; parameters at the start and kept."""
-
-    module: str
-    rank: int
-    live: int
-    nonzero: int
-    parameters: int
-    parameters_kept: int
+__all__ = ["Adapter"]
 
 
 class Adapter:

@@ -6,55 +6,22 @@ Both are written to temporary names and renamed, so a crash leaves either the ol
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from fulgurite.adapters import sparse_storage
-from fulgurite.adapters.config import APET, config_from_dict, config_to_dict
+from fulgurite.adapters.config import config_to_dict
+from fulgurite.adapters.files import write_files
 
 if TYPE_CHECKING:
     from fulgurite.adapters.handle import Adapter
 
-__all__ = ["load_adapter", "read_adapter_config", "write_files"]
+__all__ = ["read_adapter_config"]
 
 WEIGHTS, CONFIG = "adapter.safetensors", "adapter.json"
-
-
-def load_adapter(model: nn.Module, folder: str | Path, *, name: str | None = None) -> Adapter:
-    """Attach to ``model`` what ``adapter.save(folder)`` wrote.
-
-    Args:
-        model: the base that the adapter was trained on, or one of the same shape.
-        folder: where :meth:`Adapter.save` wrote.
-        name: default: the name it was saved under.
-
-    Raises:
-        FileNotFoundError, ValueError: missing, truncated or foreign files; a model whose layers differ.
-    """
-    from fulgurite.adapters.attaching import attach
-
-    description = read_adapter_config(folder)
-    config = config_from_dict(description["adapter"])
-    positions = None
-    if isinstance(config, APET):
-        sparse_storage.check_model(model, description, Path(folder))
-        positions = sparse_storage.saved_positions(_read(Path(folder) / WEIGHTS))
-    adapter = attach(
-        model, config, train=tuple(description["train"]), name=name or description["name"], positions=positions
-    )
-    try:
-        adapter.load(folder)
-    except Exception:
-        adapter.detach()
-        raise
-    return adapter
 
 
 def read_adapter_config(folder: str | Path) -> dict[str, Any]:
@@ -103,7 +70,7 @@ def load(adapter: Adapter, folder: Path) -> None:
     description = read_adapter_config(folder)
     adapter.check_description(description, folder)
     path = folder / WEIGHTS
-    tensors = _read(path)
+    tensors = read_weights(path)
     wanted = _tensors(adapter)
     if missing := sorted(set(wanted) - set(tensors)):
         raise ValueError(
@@ -115,7 +82,7 @@ def load(adapter: Adapter, folder: Path) -> None:
         head.load_state_dict({k: tensors[f"{name}.{k}"] for k in head.state_dict()})
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"load_adapter: {path} does not exist; the folder is incomplete.")
     try:
@@ -141,19 +108,3 @@ def _tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
     for name, module in adapter.heads.items():
         tensors.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
     return tensors
-
-
-def write_files(folder: Path, writers: dict[str, Callable[[Path], Any]]) -> None:
-    """Write each file of ``folder`` under a temporary name, and rename them once all have been written."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder to write to.")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = {folder / name: folder / f".{name}.{os.getpid()}.tmp" for name in writers}
-    try:
-        for path, scratch in temporary.items():
-            writers[path.name](scratch)
-        for path, scratch in temporary.items():
-            os.replace(scratch, path)
-    finally:
-        for scratch in temporary.values():
-            scratch.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fulgurite.console import say
-from fulgurite.data.answers import end_tokens
+from fulgurite.data.encoding.answer_spans import end_tokens
 
 __all__ = ["GenerationSamples"]
 

@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from fulgurite.console import say
-from fulgurite.data.tree_rows import path_to
+from fulgurite.data.trees.rows import path_to
 
 __all__ = ["SamplePrinter"]
 
@@ -169,6 +169,6 @@ def _tokenizer(trainer: Trainer, pl_module: LightningModule) -> Any:
     backbone = pl_module.hparams.get("backbone") if hasattr(pl_module, "hparams") else None
     if not isinstance(backbone, str):
         return None
-    from fulgurite.data.tokenizers import load_tokenizer
+    from fulgurite.data.encoding.tokenizers import load_tokenizer
 
     return load_tokenizer(backbone)

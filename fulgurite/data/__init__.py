@@ -8,19 +8,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fulgurite.data.collate import CausalLMCollator, RowCollator, Seq2SeqCollator
-    from fulgurite.data.conversation_readers import CONVERSATION_SCHEMAS, ConversationReader
-    from fulgurite.data.conversations import Conversation, Turn
-    from fulgurite.data.encoding import EncodedRows, encode_documents, encode_examples
-    from fulgurite.data.files import Table, read_table
-    from fulgurite.data.glue import GLUE_TASKS, GLUETask
-    from fulgurite.data.loader import ResumableLoader
-    from fulgurite.data.mixing import mix
-    from fulgurite.data.packing import PackedCollator, PackedRows, best_fit
-    from fulgurite.data.records import Examples
-    from fulgurite.data.sampling import Batch, WindowSampler
-    from fulgurite.data.streaming import stream_rows
-    from fulgurite.data.tokenizers import load_tokenizer
+    from fulgurite.data.encoding.texts import encode_documents, encode_examples
+    from fulgurite.data.encoding.tokenizers import load_tokenizer
+    from fulgurite.data.readers.conversations import CONVERSATION_SCHEMAS, ConversationReader
+    from fulgurite.data.records.conversation import Conversation, Turn
+    from fulgurite.data.records.examples import Examples
+    from fulgurite.data.rows.collate import CausalLMCollator, RowCollator, Seq2SeqCollator
+    from fulgurite.data.rows.encoded import EncodedRows
+    from fulgurite.data.rows.packed import PackedCollator, PackedRows, best_fit
+    from fulgurite.data.sampling.loader import ResumableLoader
+    from fulgurite.data.sampling.mixing import mix
+    from fulgurite.data.sampling.windows import Batch, WindowSampler
+    from fulgurite.data.sources.formats import stream_rows
+    from fulgurite.data.sources.tables import Table, read_table
+    from fulgurite.data.tasks.glue import GLUE_TASKS, GLUETask
 
 __all__ = [
     "CONVERSATION_SCHEMAS",
@@ -50,30 +51,30 @@ __all__ = [
 ]
 
 _HOME = {
-    "CONVERSATION_SCHEMAS": "conversation_readers",
-    "GLUE_TASKS": "glue",
-    "Batch": "sampling",
-    "CausalLMCollator": "collate",
-    "Conversation": "conversations",
-    "ConversationReader": "conversation_readers",
-    "EncodedRows": "encoding",
-    "Examples": "records",
-    "GLUETask": "glue",
-    "PackedCollator": "packing",
-    "PackedRows": "packing",
-    "ResumableLoader": "loader",
-    "RowCollator": "collate",
-    "Seq2SeqCollator": "collate",
-    "Table": "files",
-    "Turn": "conversations",
-    "WindowSampler": "sampling",
-    "best_fit": "packing",
-    "encode_documents": "encoding",
-    "encode_examples": "encoding",
-    "load_tokenizer": "tokenizers",
-    "mix": "mixing",
-    "read_table": "files",
-    "stream_rows": "streaming",
+    "CONVERSATION_SCHEMAS": "readers.conversations",
+    "GLUE_TASKS": "tasks.glue",
+    "Batch": "sampling.windows",
+    "CausalLMCollator": "rows.collate",
+    "Conversation": "records.conversation",
+    "ConversationReader": "readers.conversations",
+    "EncodedRows": "rows.encoded",
+    "Examples": "records.examples",
+    "GLUETask": "tasks.glue",
+    "PackedCollator": "rows.packed",
+    "PackedRows": "rows.packed",
+    "ResumableLoader": "sampling.loader",
+    "RowCollator": "rows.collate",
+    "Seq2SeqCollator": "rows.collate",
+    "Table": "sources.tables",
+    "Turn": "records.conversation",
+    "WindowSampler": "sampling.windows",
+    "best_fit": "rows.packed",
+    "encode_documents": "encoding.texts",
+    "encode_examples": "encoding.texts",
+    "load_tokenizer": "encoding.tokenizers",
+    "mix": "sampling.mixing",
+    "read_table": "sources.tables",
+    "stream_rows": "sources.formats",
 }
 
 

@@ -1,19 +1,16 @@
 """LightningDataModules: one file per family of data sets."""
 
 from fulgurite.datamodules.base import TextDataModule
-from fulgurite.datamodules.conversations import ConversationDataModule
+from fulgurite.datamodules.conversations import ConversationDataModule, SFTDataModule
 from fulgurite.datamodules.cpo import CPODataModule
 from fulgurite.datamodules.files import FilesDataModule
 from fulgurite.datamodules.glue import GLUEDataModule
 from fulgurite.datamodules.pet_tasks import PETTasksDataModule
 from fulgurite.datamodules.preferences import PreferenceDataModule
-from fulgurite.datamodules.sft import SFTDataModule
 from fulgurite.datamodules.ultrachat import UltraChatDataModule
 from fulgurite.datamodules.ultrachat2 import UltraChat2DataModule
-from fulgurite.datamodules.ultrafeedback import UltraFeedbackDataModule
-from fulgurite.datamodules.ultrafeedback_critique import UltraCritiqueDataModule
-from fulgurite.datamodules.ultrainteract import UltraInteractDataModule
-from fulgurite.datamodules.ultrainteract_pairs import UltraInteractPairDataModule
+from fulgurite.datamodules.ultrafeedback import UltraCritiqueDataModule, UltraFeedbackDataModule
+from fulgurite.datamodules.ultrainteract import UltraInteractDataModule, UltraInteractPairDataModule
 from fulgurite.datamodules.ultralink import UltraLinkDataModule
 from fulgurite.datamodules.ultrasafety import UltraSafetyDataModule
 

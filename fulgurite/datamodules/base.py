@@ -1,7 +1,7 @@
 """`TextDataModule`: what every data module of texts shares, from the token cache to the resumable training loader.
 
 `prepare_data` tokenises once per machine, into a cache; `setup` reads it on every rank. Training batches carry
-`tokens_in_window` (see fulgurite.data.sampling). In validation and test no row is counted twice under DDP.
+`tokens_in_window` (see fulgurite.data.sampling.windows). In validation and test no row is counted twice under DDP.
 
 A run that was interrupted goes on with the very rows that it had not consumed. The position comes from the trainer's
 own progress, which Lightning restores; Lightning makes its first iterator before it sets the epoch, and saves in the
@@ -19,14 +19,15 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from fulgurite.data.cache import cache_key, default_cache_dir, load_or_build
-from fulgurite.data.collate import CausalLMCollator, RowCollator
-from fulgurite.data.encoding import BatchRows, EncodedRows, Rows, encode_documents, encode_examples
-from fulgurite.data.loader import ResumableLoader
-from fulgurite.data.records import Examples
-from fulgurite.data.sampling import WindowSampler
-from fulgurite.data.summary import summary
-from fulgurite.data.tokenizers import load_tokenizer, tokenizer_fingerprint
+from fulgurite.data.encoding.texts import encode_documents, encode_examples
+from fulgurite.data.encoding.tokenizers import load_tokenizer, tokenizer_fingerprint
+from fulgurite.data.records.examples import Examples
+from fulgurite.data.rows.collate import CausalLMCollator, RowCollator
+from fulgurite.data.rows.encoded import BatchRows, EncodedRows, Rows
+from fulgurite.data.rows.report import summary
+from fulgurite.data.rows.store import cache_key, default_cache_dir, load_or_build
+from fulgurite.data.sampling.loader import ResumableLoader
+from fulgurite.data.sampling.windows import WindowSampler
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

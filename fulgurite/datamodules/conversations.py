@@ -22,33 +22,33 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from fulgurite.data.cache import cache_key
-from fulgurite.data.collate import CausalLMCollator, Seq2SeqCollator
-from fulgurite.data.conversation_readers import ConversationReader
-from fulgurite.data.conversation_sources import find_sources
-from fulgurite.data.conversations import Conversation
-from fulgurite.data.encoding import EncodedRows, Rows, SelectedRows
-from fulgurite.data.length_report import LengthReport, draw_histogram, length_report
-from fulgurite.data.mixing import held_out, mix
-from fulgurite.data.row_reader import short_name
-from fulgurite.data.streaming import RowSource
-from fulgurite.data.token_store import (
+from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
+from fulgurite.data.readers.base import short_name
+from fulgurite.data.readers.conversations import ConversationReader
+from fulgurite.data.records.conversation import Conversation
+from fulgurite.data.rows.collate import CausalLMCollator, Seq2SeqCollator
+from fulgurite.data.rows.encoded import EncodedRows, Rows, SelectedRows
+from fulgurite.data.rows.report import LengthReport, draw_histogram, length_report
+from fulgurite.data.rows.store import (
     Encode,
     MappedRows,
     TokenWriter,
+    cache_key,
     load_or_write,
     numbered,
     tags_of,
     tally_of,
     write_conversations,
 )
-from fulgurite.data.tokenizers import tokenizer_fingerprint
+from fulgurite.data.sampling.mixing import mix
+from fulgurite.data.sampling.splits import held_out
+from fulgurite.data.sources.locate import RowSource, find_sources
 from fulgurite.datamodules.base import TextDataModule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["ConversationDataModule"]
+__all__ = ["ConversationDataModule", "SFTDataModule"]
 
 _FORMAT = 2  # raise it when conversations are read or encoded in another way: older caches are then not read
 
@@ -64,7 +64,7 @@ class ConversationDataModule(TextDataModule):
             id of the data set that the class is named after.
         val_path: file or folder of the validation rows; None takes those of path, or cuts val_fraction.
         test_path: file or folder of the test rows; None takes those of path.
-        schema: how rows are read, see fulgurite.data.conversation_readers; "auto" guesses from the columns.
+        schema: how rows are read, see fulgurite.data.readers.conversations; "auto" guesses from the columns.
         columns: the file's name of columns that the schema calls otherwise.
         template: None takes the tokenizer's own chat template or our default; or a known name; or a jinja file.
         supervise: train on the answers ("assistant"), on the last of each conversation ("last"), or on every token.
@@ -165,7 +165,7 @@ class ConversationDataModule(TextDataModule):
         before = self._loaded_tokenizer
         tokenizer = super().load_tokenizer()
         if self._loaded_tokenizer is not before and (self.task_type == "causal_lm" or self.template is not None):
-            from fulgurite.data.templates import apply_template
+            from fulgurite.data.encoding.templates import apply_template
 
             tokenizer = apply_template(tokenizer, self.template)
             assert self._loaded_tokenizer is not None
@@ -331,7 +331,7 @@ class ConversationDataModule(TextDataModule):
 
     def _encode_with(self, tokenizer: PreTrainedTokenizerBase) -> Encode:
         if self.task_type == "seq2seq":
-            from fulgurite.data.pairs import encode_pairs
+            from fulgurite.data.encoding.seq2seq import encode_pairs
 
             def encode(conversations: Sequence[Conversation]) -> Any:
                 return encode_pairs(
@@ -343,7 +343,7 @@ class ConversationDataModule(TextDataModule):
                 )
 
             return encode
-        from fulgurite.data.masking import ConversationEncoder
+        from fulgurite.data.encoding.conversations import ConversationEncoder
 
         return ConversationEncoder(tokenizer, self.max_length, self.supervise, self.too_long).encode
 
@@ -380,7 +380,7 @@ class ConversationDataModule(TextDataModule):
     def _packed(self, encoded: EncodedRows, chosen: Tensor | None) -> Rows:
         if not self.packing:
             return encoded if chosen is None else SelectedRows(encoded, chosen)
-        from fulgurite.data.packing import PackedRows, best_fit
+        from fulgurite.data.rows.packed import PackedRows, best_fit
 
         lengths = encoded.lengths if chosen is None else encoded.lengths[chosen]
         packs = [sorted(pack) for pack in best_fit(lengths, self.max_length)]
@@ -393,7 +393,7 @@ class ConversationDataModule(TextDataModule):
     def _collator(self) -> Any:
         if not self.packing:
             return self._padding_collator()
-        from fulgurite.data.packing import PackedCollator
+        from fulgurite.data.rows.packed import PackedCollator
 
         return PackedCollator(self._pad_token_id(), self.pad_multiple)
 
@@ -443,3 +443,10 @@ class ConversationDataModule(TextDataModule):
 
 def _hash(conversation: Conversation) -> int:
     return int.from_bytes(blake2b(conversation.key.encode(), digest_size=8).digest(), "little") >> 1
+
+
+class SFTDataModule(ConversationDataModule):
+    """A user's own conversations: ShareGPT, Alpaca, messages, prompt and completion, text, or a published schema.
+
+    With several paths the name of a row's file is its tag, unless the schema gives it one, and weights mix the files.
+    """

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 
-from fulgurite.data.conditioned import Conditioned, Conditioning, tag_objectives
-from fulgurite.data.conditions import OBJECTIVES, Objectives
-from fulgurite.data.rated import CONTROLS, Bucket, weights_of
-from fulgurite.data.rated_readers import RatedReader
-from fulgurite.data.streaming import RowSource
+from fulgurite.data.conditions.objectives import OBJECTIVES, Objectives
+from fulgurite.data.conditions.rated import CONTROLS, Bucket, weights_of
+from fulgurite.data.conditions.reader import RatedReader
+from fulgurite.data.conditions.rows import Conditioned, Conditioning, tag_objectives
+from fulgurite.data.sources.locate import RowSource
 from fulgurite.datamodules.conversations import ConversationDataModule
 from fulgurite.datamodules.preferences import PreferenceDataModule
 

@@ -11,9 +11,9 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
-from fulgurite.data.files import Table, read_table
-from fulgurite.data.glue import held_out_indices
-from fulgurite.data.records import Examples, checked_text, number_in_range, whole_number
+from fulgurite.data.records.examples import Examples, checked_text, number_in_range, whole_number
+from fulgurite.data.sampling.splits import held_out_indices
+from fulgurite.data.sources.tables import Table, read_table
 from fulgurite.datamodules.base import TextDataModule
 
 __all__ = ["FilesDataModule"]

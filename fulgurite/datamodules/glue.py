@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from fulgurite.data.glue import examples_from_rows, held_out_indices, paper_validation_rows, task_named
-from fulgurite.data.glue_files import read_glue_file, read_glue_split, task_folder
-from fulgurite.data.records import Examples
+from fulgurite.data.records.examples import Examples
+from fulgurite.data.sampling.splits import held_out_indices, paper_validation_rows
+from fulgurite.data.tasks.glue import examples_from_rows, task_named
+from fulgurite.data.tasks.glue_files import read_glue_file, read_glue_split, task_folder
 from fulgurite.datamodules.base import TextDataModule
 
 __all__ = ["GLUEDataModule"]

@@ -16,14 +16,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from fulgurite.data.cache import cache_key, load_or_build
-from fulgurite.data.encoding import EncodedRows
-from fulgurite.data.glue import held_out_indices, paper_validation_rows
-from fulgurite.data.pet_task_files import pet_task_folder, read_pet_source
-from fulgurite.data.pet_tasks import AnsweredExamples, input_text, pet_task_named
-from fulgurite.data.records import Examples
-from fulgurite.data.text_to_text import TextToText
-from fulgurite.data.tokenizers import tokenizer_fingerprint
+from fulgurite.data.encoding.text_to_text import TextToText
+from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
+from fulgurite.data.records.examples import Examples
+from fulgurite.data.rows.encoded import EncodedRows
+from fulgurite.data.rows.store import cache_key, load_or_build
+from fulgurite.data.sampling.splits import held_out_indices, paper_validation_rows
+from fulgurite.data.tasks.pet import AnsweredExamples, input_text, pet_task_named
+from fulgurite.data.tasks.pet_files import pet_task_folder, read_pet_source
 from fulgurite.datamodules.base import TextDataModule
 
 __all__ = ["PETTasksDataModule"]
@@ -161,7 +161,7 @@ class PETTasksDataModule(TextDataModule):
 
     def _collator(self) -> Any:
         if self.task_type == "seq2seq":
-            from fulgurite.data.collate import Seq2SeqCollator
+            from fulgurite.data.rows.collate import Seq2SeqCollator
 
             pad = self.load_tokenizer().pad_token_id
             assert isinstance(pad, int)

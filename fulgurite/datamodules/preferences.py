@@ -1,11 +1,11 @@
 """`PreferenceDataModule`: preferences of any published schema, as packs of trees.
 
-`prepare_data` reads the rows, encodes each answer once, grows the trees (fulgurite.data.trees) and writes them to a cache
-file, which every rank reads. A "row" of the sampler is a pack of trees: the order of the packs is drawn anew in each epoch,
+`prepare_data` reads the rows, encodes each answer once, grows the trees (fulgurite.data.trees.prefix_tree) and writes them to a
+cache file, which every rank reads. A "row" of the sampler is a pack of trees: the order of the packs is drawn anew in each epoch,
 what is in a pack stays, and an interrupted epoch resumes to the same batches. `tokens_in_window` counts units: pairs,
 labelled answers, or groups of scored answers.
 
-With labels, packs hold wanted and unwanted answers alike (fulgurite.data.tree_packing).
+With labels, packs hold wanted and unwanted answers alike (fulgurite.data.trees.packing).
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fulgurite.data.augmentation import Augmented
-from fulgurite.data.cache import cache_key
-from fulgurite.data.conversations import Finding, Tally
-from fulgurite.data.encoding import Rows
-from fulgurite.data.length_report import LengthReport, length_report
-from fulgurite.data.mixing import mix
-from fulgurite.data.preference_encoding import ComparisonEncoder, EncodedComparison, Spool
-from fulgurite.data.preference_pairs import KINDS, PAIR_RULES, Comparison, Kind, compare
-from fulgurite.data.preference_readers import PreferenceReader
-from fulgurite.data.preferences import Labelled
-from fulgurite.data.streaming import RowSource
-from fulgurite.data.token_store import numbered
-from fulgurite.data.tree_building import baseline_partners, grow_trees, load_trees, save_trees
-from fulgurite.data.tree_packing import pack_trees
-from fulgurite.data.tree_report import tree_report
-from fulgurite.data.tree_rows import PackedTrees, TreeCollator, TreeRows, path_to
+from fulgurite.data.readers.preferences import PreferenceReader
+from fulgurite.data.records.findings import Finding, Tally
+from fulgurite.data.records.preference import Labelled
+from fulgurite.data.rows.encoded import Rows
+from fulgurite.data.rows.report import LengthReport, length_report
+from fulgurite.data.rows.store import cache_key, numbered
+from fulgurite.data.sampling.mixing import mix
+from fulgurite.data.sources.locate import RowSource
+from fulgurite.data.trees.augmentation import Augmented
+from fulgurite.data.trees.comparisons import KINDS, PAIR_RULES, Comparison, Kind, compare
+from fulgurite.data.trees.encoding import ComparisonEncoder, EncodedComparison, Spool
+from fulgurite.data.trees.growing import baseline_partners, grow_trees, load_trees, save_trees
+from fulgurite.data.trees.packing import pack_trees
+from fulgurite.data.trees.report import tree_report
+from fulgurite.data.trees.rows import PackedTrees, TreeCollator, TreeRows, path_to
 from fulgurite.datamodules.conversations import ConversationDataModule
 
 __all__ = ["PreferenceDataModule"]
@@ -57,7 +56,7 @@ class PreferenceDataModule(ConversationDataModule):
             id of the data set that the class is named after.
         val_path: file or folder of the validation rows; None takes those of path, or cuts val_fraction.
         test_path: file or folder of the test rows; None takes those of path.
-        schema: how rows are read, see fulgurite.data.preference_readers; "auto" guesses from the columns.
+        schema: how rows are read, see fulgurite.data.readers.preferences; "auto" guesses from the columns.
         columns: the file's name of columns that the schema calls otherwise.
         as_chat: lay the chat template over prompts and answers that are plain texts, instead of joining them as they are.
         template: None takes the tokenizer's own chat template or our default; or a known name; or a jinja file.

@@ -1,7 +1,7 @@
 """UltraChat 2 (UltraFuser, arXiv 2403.08281): instructions of text, code and maths, balanced, for several specialists.
 
-Every batch holds as many rows of each domain (fulgurite.data.balanced_sampling); each row holds one answer behind the
-prompts of all specialists (fulgurite.data.fused_rows). The steps of the stages are the module's, the rows per batch are
+Every batch holds as many rows of each domain (fulgurite.data.sampling.balanced); each row holds one answer behind the
+prompts of all specialists (fulgurite.data.encoding.fused). The steps of the stages are the module's, the rows per batch are
 given here, one number per stage.
 
 The authors' 310,000 rows (100,000 of text, 100,000 of code, 110,000 of maths) were not released: `path` names what stands
@@ -18,18 +18,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from fulgurite.data.balanced_sampling import BalancedSampler
-from fulgurite.data.conversation_readers import ConversationReader
-from fulgurite.data.conversation_sources import find_sources
-from fulgurite.data.encoding import Rows, SelectedRows
-from fulgurite.data.fused_rows import FusedCollator, FusedEncoder, split_prompts
-from fulgurite.data.length_report import LengthReport
+from fulgurite.data.encoding.fused import FusedEncoder
+from fulgurite.data.encoding.specialists import specialist_tokenizers
+from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
 from fulgurite.data.playground import DOMAINS
-from fulgurite.data.sampling import WindowSampler
-from fulgurite.data.specialists import specialist_tokenizers
-from fulgurite.data.streaming import RowSource, is_row_file
-from fulgurite.data.token_store import Encode, MappedRows
-from fulgurite.data.tokenizers import tokenizer_fingerprint
+from fulgurite.data.readers.conversations import ConversationReader
+from fulgurite.data.rows.encoded import Rows, SelectedRows
+from fulgurite.data.rows.fused import FusedCollator, split_prompts
+from fulgurite.data.rows.report import LengthReport
+from fulgurite.data.rows.store import Encode, MappedRows
+from fulgurite.data.sampling.balanced import BalancedSampler
+from fulgurite.data.sampling.windows import WindowSampler
+from fulgurite.data.sources.formats import is_row_file
+from fulgurite.data.sources.locate import RowSource, find_sources
 from fulgurite.datamodules.conversations import ConversationDataModule
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class UltraChat2DataModule(ConversationDataModule):
         repeat: a domain whose rows are used up begins anew, in another order; False: too few rows are an error at the start.
         specialists: whose tokenizers and templates are used; None takes those of the module that is trained.
         templates: chat template of each specialist, in their order; None takes each specialist's own.
-        schema: how rows are read, see fulgurite.data.conversation_readers; "auto" guesses from the columns.
+        schema: how rows are read, see fulgurite.data.readers.conversations; "auto" guesses from the columns.
         columns: the files' name of columns that the schema calls otherwise.
         supervise: train on every answer ("assistant") or on the last of each conversation ("last").
         too_long: rows longer than max_length are left out and counted ("drop"), stop the run ("error"), or lose the end

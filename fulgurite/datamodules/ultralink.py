@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from fulgurite.data.conversation_readers import language_of
-from fulgurite.data.streaming import RowSource
+from fulgurite.data.readers.conversations import language_of
+from fulgurite.data.sources.locate import RowSource
 from fulgurite.datamodules.conversations import ConversationDataModule
 
 __all__ = ["UltraLinkDataModule"]
@@ -23,7 +23,7 @@ class UltraLinkDataModule(ConversationDataModule):
             id of the data set that the class is named after.
         val_path: file or folder of the validation rows; None takes those of path, or cuts val_fraction.
         test_path: file or folder of the test rows; None takes those of path.
-        schema: how rows are read, see fulgurite.data.conversation_readers; "auto" guesses from the columns.
+        schema: how rows are read, see fulgurite.data.readers.conversations; "auto" guesses from the columns.
         columns: the file's name of columns that the schema calls otherwise.
         template: None takes the tokenizer's own chat template or our default; or a known name; or a jinja file.
         supervise: train on the answers ("assistant"), on the last of each conversation ("last"), or on every token.

@@ -9,7 +9,7 @@ class UltraSafetyDataModule(PreferenceDataModule):
     """UltraSafety: a harmless answer against a harmful one, by the rating of harmlessness (0 or 1).
 
     Eurus's reward model takes one pair per instruction: set pair_rule to best_vs_random. The columns are known from a derived
-    copy only (fulgurite.data.preference_readers); the hub's revision is not pinned: no commit was published with results.
+    copy only (fulgurite.data.readers.preferences); the hub's revision is not pinned: no commit was published with results.
     """
 
     hub_path = "openbmb/UltraSafety"

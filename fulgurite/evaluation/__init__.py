@@ -3,16 +3,11 @@
 from fulgurite.evaluation.answers import exact_match, rouge_l, token_f1
 from fulgurite.evaluation.controllability import ControlReport, ask, conditions_to_ask, pareto_front, spearman
 from fulgurite.evaluation.fused_generation import FusedAnswer, generate_fused
-from fulgurite.evaluation.generation import (
-    GenerationSettings,
-    LoadedModel,
-    generate_from_ids,
-    generate_text,
-    load_for_generation,
-)
+from fulgurite.evaluation.generation import LoadedModel, generate_from_ids, generate_text, load_for_generation
 from fulgurite.evaluation.reward_bench import BenchmarkItem, BenchmarkResult, benchmark_items, score_benchmark
 from fulgurite.evaluation.reward_scoring import RewardScorer
 from fulgurite.evaluation.selection import answer_log_probs, select_answers
+from fulgurite.evaluation.writers import GenerationSettings
 
 __all__ = [
     "BenchmarkItem",

@@ -15,9 +15,18 @@ from itertools import combinations, product
 from numbers import Real
 from typing import Any
 
-from fulgurite.data.conditions import Condition, Objectives
+from fulgurite.data.conditions.objectives import Condition, Objectives
 
-__all__ = ["Asked", "ControlReport", "ask", "conditions_to_ask", "covers", "hypervolume", "pareto_front", "spearman"]
+__all__ = [
+    "Asked",
+    "ControlReport",
+    "ask",
+    "conditions_to_ask",
+    "covers",
+    "hypervolume",
+    "pareto_front",
+    "spearman",
+]
 
 _MOST_LEVELS = 5
 Point = tuple[float, float]

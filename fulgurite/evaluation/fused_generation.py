@@ -1,6 +1,6 @@
 """Text from a fused network: each specialist gets the prompt in its own chat template, and every token tells whose it is.
 
-What stands before each specialist is, token for token, what training had there (see fulgurite.data.fused_rows). An answer ends
+What stands before each specialist is, token for token, what training had there (see fulgurite.data.encoding.fused). An answer ends
 with the end of turn of any specialist's template, or whatever else any of their configurations ends with.
 """
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from fulgurite.data.answers import AnswerFinder, end_tokens
-from fulgurite.data.conversations import Turn
-from fulgurite.data.fused_rows import FusedEncoder
-from fulgurite.data.prompts import encode_prompt, is_chat
-from fulgurite.evaluation.generation import GenerationSettings, Writer, in_batches, prompt_name
+from fulgurite.data.encoding.answer_spans import AnswerFinder, end_tokens
+from fulgurite.data.encoding.fused import FusedEncoder
+from fulgurite.data.encoding.prompts import encode_prompt, is_chat
+from fulgurite.data.records.conversation import Turn
+from fulgurite.evaluation.writers import GenerationSettings, Writer, in_batches, prompt_name
 from fulgurite.models import FusedNetwork
-from fulgurite.models.fused_decoding import as_list
+from fulgurite.models.fusion.decoding import as_list
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

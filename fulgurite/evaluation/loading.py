@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fulgurite.adapters.storage import load_adapter
-from fulgurite.data.conditions import CONDITION_FILE, Objectives
+from fulgurite.adapters.loading import load_adapter
+from fulgurite.data.conditions.objectives import CONDITION_FILE, Objectives
+from fulgurite.data.encoding.templates import apply_template
+from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.data.templates import apply_template
-from fulgurite.data.tokenizers import load_tokenizer
 from fulgurite.models import load_backbone
 from fulgurite.models.loading import check_folder
 

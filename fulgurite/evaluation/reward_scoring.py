@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from fulgurite.data.conversations import Conversation, Turn
-from fulgurite.data.masking import ConversationEncoder, Omission
+from fulgurite.data.encoding.conversations import ConversationEncoder, Omission
+from fulgurite.data.records.conversation import Conversation, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

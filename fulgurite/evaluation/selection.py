@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fulgurite.data.conversations import Conversation, Turn
-from fulgurite.data.masking import ConversationEncoder, Omission
+from fulgurite.data.encoding.conversations import ConversationEncoder, Omission
+from fulgurite.data.records.conversation import Conversation, Turn
 from fulgurite.kernels import linear_log_probs
 from fulgurite.models import find_decoder, head_options, output_head
 

@@ -1,14 +1,14 @@
 """Functions on tensors: differentiable, stateless, each with a plain-PyTorch twin in :mod:`fulgurite.kernels.reference`."""
 
 from fulgurite.kernels.backend import current_backend, use_backend
-from fulgurite.kernels.fused_log_probs import fused_log_probs
-from fulgurite.kernels.fused_scores import FusedTokenScores, fused_logits, fused_token_scores
-from fulgurite.kernels.gated_lora import gated_lora_linear
-from fulgurite.kernels.log_probs import TokenScores, linear_cross_entropy, linear_log_probs, linear_token_scores
-from fulgurite.kernels.proximal import proximal_adamw_step_, soft_threshold_
-from fulgurite.kernels.sparse_delta import live_values, sparse_delta_embedding, sparse_delta_linear
-from fulgurite.kernels.sparse_live import LiveWeights, sparse_adamw_step_, write_live_
-from fulgurite.kernels.sparse_plan import SparsePlan, plan_sparse_delta
+from fulgurite.kernels.fusion.fused_log_probs import fused_log_probs
+from fulgurite.kernels.fusion.scores import FusedTokenScores, fused_logits, fused_token_scores
+from fulgurite.kernels.log_probs.linear import TokenScores, linear_cross_entropy, linear_log_probs, linear_token_scores
+from fulgurite.kernels.low_rank.gated_lora import gated_lora_linear
+from fulgurite.kernels.sparse.delta import live_values, sparse_delta_embedding, sparse_delta_linear
+from fulgurite.kernels.sparse.live import LiveWeights, sparse_adamw_step_, write_live_
+from fulgurite.kernels.sparse.plan import SparsePlan, plan_sparse_delta
+from fulgurite.kernels.steps.proximal import proximal_adamw_step_, soft_threshold_
 
 __all__ = [
     "FusedTokenScores",

@@ -30,13 +30,13 @@ _log = logging.getLogger(__name__)
 _setting = "auto"
 # Kernel -> the module that implements it: a function of the kernel's name, and ``refusal`` with its tensors as arguments.
 _triton_modules: dict[str, str] = {
-    "fused_log_probs": "fulgurite.kernels.triton_fused",
-    "gated_lora_linear": "fulgurite.kernels.triton_gated_lora",
-    "linear_log_probs": "fulgurite.kernels.triton_log_probs",
-    "picked_entries": "fulgurite.kernels.triton_picked",
-    "proximal_adamw_step_": "fulgurite.kernels.triton_proximal",
-    "sparse_adamw_step_": "fulgurite.kernels.triton_sparse_live",
-    "sparse_delta_gradient": "fulgurite.kernels.triton_sparse_delta",
+    "fused_log_probs": "fulgurite.kernels.fusion.triton_kernel",
+    "gated_lora_linear": "fulgurite.kernels.low_rank.triton_autograd",
+    "linear_log_probs": "fulgurite.kernels.log_probs.triton_kernel",
+    "picked_entries": "fulgurite.kernels.sparse.triton_picked",
+    "proximal_adamw_step_": "fulgurite.kernels.steps.triton_proximal",
+    "sparse_adamw_step_": "fulgurite.kernels.sparse.triton_live",
+    "sparse_delta_gradient": "fulgurite.kernels.sparse.triton_union",
 }
 # Kernels whose Triton implementation ``auto`` takes. A kernel enters with the result file that shows its win: log_probs_cuda,
 # fusion_cuda and sparse_gradient_cuda (which holds both ways of a sparse gradient).

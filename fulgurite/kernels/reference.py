@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from fulgurite.kernels.fused_scores import FusedTokenScores
-from fulgurite.kernels.gated_lora import draw_seed, dropout_scale
-from fulgurite.kernels.log_probs import TokenScores
-from fulgurite.kernels.sparse_live import LiveWeights
-from fulgurite.kernels.sparse_plan import SparsePlan
+from fulgurite.kernels.fusion.scores import FusedTokenScores
+from fulgurite.kernels.log_probs.linear import TokenScores
+from fulgurite.kernels.low_rank.gated_lora import draw_seed, dropout_scale
+from fulgurite.kernels.sparse.live import LiveWeights
+from fulgurite.kernels.sparse.plan import SparsePlan
 
 __all__ = [
     "fused_log_probs",

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from fulgurite.adapters import APET, Adapter, attach, fisher_scores, positions_in
+from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.finetune import FinetuneModule
-from fulgurite.lightning_modules.hyperparameters import remember
-from fulgurite.lightning_modules.objectives import Batch
+from fulgurite.lightning_modules.objectives.step import Batch
 
 __all__ = ["APETModule"]
 

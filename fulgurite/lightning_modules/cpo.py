@@ -1,8 +1,8 @@
 r"""Controllable preference optimisation (CPO; Guo et al., arXiv 2402.19085) of a causal model, in two stages.
 
 * **CPSFT**: next-token loss of answers behind their own ratings, −log π(y | c, x).
-* **CDPO**: DPO over pairs that are ordered by g under a condition (:mod:`fulgurite.data.rated`), with the CPSFT model as reference:
-  −log σ(β log[π(y_w|c,x)/π_ref(y_w|c,x)] − β log[π(y_l|c,x)/π_ref(y_l|c,x)]).
+* **CDPO**: DPO over pairs that are ordered by g under a condition (:mod:`fulgurite.data.conditions.rated`), with the CPSFT
+  model as reference: −log σ(β log[π(y_w|c,x)/π_ref(y_w|c,x)] − β log[π(y_l|c,x)/π_ref(y_l|c,x)]).
 
 Each stage is a fit of its own with its own steps, schedule and checkpoints; ``init_adapter`` carries the first into the second:
 CPSFT's adapter is merged into the base, the new one begins at zero, so that policy and reference are equal at step 0.
@@ -20,14 +20,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from fulgurite.adapters import AdapterConfig
-from fulgurite.data.conditions import Objectives
+from fulgurite.data.conditions.objectives import Objectives
+from fulgurite.lightning_modules.checks.hyperparameters import remember
+from fulgurite.lightning_modules.checks.initial_weights import merge_adapter, stored_conditions
 from fulgurite.lightning_modules.finetune import FinetuneModule
-from fulgurite.lightning_modules.hyperparameters import remember
-from fulgurite.lightning_modules.initial_weights import merge_adapter, stored_conditions
-from fulgurite.lightning_modules.objectives import Batch
-from fulgurite.lightning_modules.preference_metrics import PreferenceMetrics
-from fulgurite.lightning_modules.preference_objective import PreferenceObjective
-from fulgurite.lightning_modules.reference import weights_fingerprint
+from fulgurite.lightning_modules.metrics.preference import PreferenceMetrics
+from fulgurite.lightning_modules.objectives.preference import PreferenceObjective
+from fulgurite.lightning_modules.objectives.step import Batch
+from fulgurite.lightning_modules.reference.cache import weights_fingerprint
 from fulgurite.losses import PreferenceLoss
 from fulgurite.models.dropout import switch_dropout_off
 

@@ -19,11 +19,12 @@ from torch import nn
 from fulgurite.adapters import Adapter, AdapterConfig, attach
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
-from fulgurite.lightning_modules.answering import AnswerMetrics, Answers, answer
-from fulgurite.lightning_modules.classes import agreed_names, name_classes
-from fulgurite.lightning_modules.metrics import MeanLoss, TokenMetrics, make_metrics
-from fulgurite.lightning_modules.non_finite import FirstNonFinite
-from fulgurite.lightning_modules.objectives import Batch, Step, forward_inputs, make_objective
+from fulgurite.lightning_modules.checks.classes import agreed_names, name_classes
+from fulgurite.lightning_modules.checks.non_finite import FirstNonFinite
+from fulgurite.lightning_modules.metrics.answering import AnswerMetrics, Answers, answer
+from fulgurite.lightning_modules.metrics.by_name import MeanLoss, TokenMetrics, make_metrics
+from fulgurite.lightning_modules.objectives.by_task import make_objective
+from fulgurite.lightning_modules.objectives.step import Batch, Step, forward_inputs
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 
@@ -328,7 +329,7 @@ class FinetuneModule(LightningModule):
             self._warned = True
             rank_zero_warn(
                 "The batches carry no 'tokens_in_window', so each micro-batch counts the same however many targets it has. "
-                "Fulgurite's datamodules write it; see fulgurite.data.sampling.WindowSampler."
+                "Fulgurite's datamodules write it; see fulgurite.data.sampling.windows.WindowSampler."
             )
         return 1.0 / step.targets.clamp(min=1)
 

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from fulgurite.adapters import AdapterConfig
+from fulgurite.lightning_modules.checks.hyperparameters import remember
+from fulgurite.lightning_modules.checks.initial_weights import merge_adapter
 from fulgurite.lightning_modules.finetune import FinetuneModule
-from fulgurite.lightning_modules.hyperparameters import remember
-from fulgurite.lightning_modules.initial_weights import merge_adapter
-from fulgurite.lightning_modules.objectives import Batch
-from fulgurite.lightning_modules.preference_metrics import PreferenceMetrics
-from fulgurite.lightning_modules.preference_objective import PreferenceObjective
+from fulgurite.lightning_modules.metrics.preference import PreferenceMetrics
+from fulgurite.lightning_modules.objectives.preference import PreferenceObjective
+from fulgurite.lightning_modules.objectives.step import Batch
 from fulgurite.losses import PreferenceLoss
 from fulgurite.models.dropout import switch_dropout_off
 

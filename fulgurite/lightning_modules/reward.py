@@ -5,8 +5,8 @@ r"""Reward models on pairs and groups: Bradley-Terry with margins, Eurus's direc
 
 UltraRM (Cui et al., arXiv 2310.01377) subtracts margins; Eurus-RM (Yuan et al., arXiv 2404.02078) adds the direct term to
 UltraInteract's pairs only, both with weight 1. What the paper leaves open is an option of the data: the margin's normaliser.
-Completions that share a prompt are one tree (:mod:`fulgurite.data.trees`): each shared token is computed once, and the head reads
-the end of every branch. Encoders take padded rows.
+Completions that share a prompt are one tree (:mod:`fulgurite.data.trees.prefix_tree`): each shared token is computed once, and
+the head reads the end of every branch. Encoders take padded rows.
 
 Deviations: dropout is off, as in TRL; the head starts at N(0, 1/(H+1)) (Stiennon et al. 2020), which neither paper states.
 K-way losses take a completion's reward where NCA and InfoNCA (arXiv 2402.05369) take β·ρ.
@@ -22,11 +22,11 @@ from torch import nn
 
 from fulgurite.adapters import AdapterConfig
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.lightning_modules.completions import CompletionRewards
+from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.finetune import FinetuneModule
-from fulgurite.lightning_modules.hyperparameters import remember
-from fulgurite.lightning_modules.objectives import Batch, Step
-from fulgurite.lightning_modules.reward_metrics import RewardMetrics, reliability
+from fulgurite.lightning_modules.metrics.reward import RewardMetrics, reliability
+from fulgurite.lightning_modules.objectives.completions import CompletionRewards
+from fulgurite.lightning_modules.objectives.step import Batch, Step
 from fulgurite.losses import RewardLoss, kway_loss
 from fulgurite.models import Backbone, RewardModel, load_reward_model
 from fulgurite.models.dropout import switch_dropout_off

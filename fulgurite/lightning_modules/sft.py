@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from fulgurite.adapters import AdapterConfig
+from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.finetune import FinetuneModule
-from fulgurite.lightning_modules.hyperparameters import remember
 
 __all__ = ["SFTModule"]
 

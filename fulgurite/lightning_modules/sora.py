@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 
 from fulgurite.adapters import SoRA
+from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.finetune import FinetuneModule
-from fulgurite.lightning_modules.hyperparameters import remember
-from fulgurite.lightning_modules.metrics import Perplexity, make_metrics
+from fulgurite.lightning_modules.metrics.by_name import Perplexity, make_metrics
 from fulgurite.optim import StagedSchedule, threshold_stages
 
 __all__ = ["SoRAModule"]

@@ -22,19 +22,19 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from fulgurite.adapters import AdapterConfig
+from fulgurite.data.encoding.specialists import same_vocabulary
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.data.specialists import same_vocabulary
 from fulgurite.evaluation import GenerationSettings
 from fulgurite.evaluation.fused_generation import FusedWriter
 from fulgurite.kernels import fused_log_probs, fused_token_scores, use_backend
+from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients
-from fulgurite.lightning_modules.fusion_metrics import FusionMetrics
-from fulgurite.lightning_modules.hyperparameters import remember
-from fulgurite.lightning_modules.objectives import Batch, Step
+from fulgurite.lightning_modules.metrics.fusion import FusionMetrics
+from fulgurite.lightning_modules.objectives.step import Batch, Step
 from fulgurite.models import FusedNetwork, enable_activation_checkpointing, head_options
 from fulgurite.models.dropout import switch_dropout_off
-from fulgurite.models.specialists import adapter_base, load_specialists
+from fulgurite.models.fusion.specialists import adapter_base, load_specialists
 from fulgurite.optim import ProximalAdamW
 
 __all__ = ["UltraFuserModule"]

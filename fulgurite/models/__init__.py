@@ -1,8 +1,9 @@
 """Everything that knows transformers: loading backbones, their heads, packed attention, activation checkpointing."""
 
 from fulgurite.models.checkpointing import enable_activation_checkpointing
-from fulgurite.models.fused_decoding import FusedGeneration
-from fulgurite.models.fusion import FusedNetwork, FusedStates
+from fulgurite.models.fusion.decoding import FusedGeneration
+from fulgurite.models.fusion.network import FusedNetwork, FusedStates
+from fulgurite.models.fusion.weight_arithmetic import average_weights, task_arithmetic
 from fulgurite.models.heads import (
     HeadBranch,
     OutputHead,
@@ -13,8 +14,7 @@ from fulgurite.models.heads import (
     usable_head,
 )
 from fulgurite.models.loading import TASKS, Backbone, load_backbone
-from fulgurite.models.merging import average_weights, task_arithmetic
-from fulgurite.models.packed_attention import (
+from fulgurite.models.packing.packed_attention import (
     PACKABLE,
     disable_packing,
     enable_packing,
@@ -22,8 +22,9 @@ from fulgurite.models.packed_attention import (
     packed_inputs,
     prove_packing,
 )
-from fulgurite.models.reward_layouts import LAYOUTS, save_reward_model, save_sequence_classification
-from fulgurite.models.reward_model import RewardModel, RewardOutput, load_reward_model
+from fulgurite.models.reward.export import save_reward_model, save_sequence_classification
+from fulgurite.models.reward.layouts import LAYOUTS
+from fulgurite.models.reward.model import RewardModel, RewardOutput, load_reward_model
 
 __all__ = [
     "LAYOUTS",

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fulgurite.adapters.branch import LowRankBranch
-from fulgurite.adapters.layer import AdaptedLayer
+from fulgurite.adapters.layers.layer import AdaptedLayer
+from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
 
 __all__ = [
     "HeadBranch",

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from fulgurite.kernels.proximal import PROX_RULES, proximal_adamw_step_
+from fulgurite.kernels.steps.proximal import PROX_RULES, proximal_adamw_step_
 
 __all__ = ["ProximalAdamW"]
 

@@ -7,9 +7,9 @@ import json
 
 import pytest
 import torch
-from toys import Toy, difference, wake
 
 from fulgurite.adapters import LoRA, SoRA, attach, load_adapter
+from tests.adapters.toys import Toy, difference, wake
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def sentencepiece() -> Any:
 
 def playground() -> Any:
     """The playground base's, with its own template."""
-    from fulgurite.data.tokenizers import load_tokenizer
+    from fulgurite.data.encoding.tokenizers import load_tokenizer
 
     return load_tokenizer("playground")
 

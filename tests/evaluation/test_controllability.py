@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from fulgurite.data.conditions import OBJECTIVES, Objectives
+from fulgurite.data.conditions.objectives import OBJECTIVES, Objectives
 from fulgurite.evaluation.controllability import (
     Asked,
     ControlReport,

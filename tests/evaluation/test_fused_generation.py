@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from fulgurite.data.encoding.specialists import specialist_tokenizers
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.data.specialists import specialist_tokenizers
 from fulgurite.evaluation import GenerationSettings, generate_fused, generate_text
 from fulgurite.models import FusedNetwork
-from fulgurite.models.specialists import load_specialists
+from fulgurite.models.fusion.specialists import load_specialists
 
 NAMES = ["playground-text", "playground-code"]
 PROMPTS = [

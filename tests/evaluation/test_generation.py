@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from fulgurite.adapters import LoRA, attach
-from fulgurite.data.conversations import Turn
-from fulgurite.data.prompts import encode_prompt
+from fulgurite.data.encoding.prompts import encode_prompt
+from fulgurite.data.records.conversation import Turn
 from fulgurite.evaluation import GenerationSettings, LoadedModel, generate_text, load_for_generation
 
 PROMPTS = [
@@ -110,7 +110,7 @@ def tiny(kind: str, vocabulary: int) -> Any:
 
 @pytest.mark.parametrize("kind", ["gpt2", "t5"])
 def test_other_architectures(kind: str, word_tokenizer: Path) -> None:
-    from fulgurite.data.tokenizers import load_tokenizer
+    from fulgurite.data.encoding.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(str(word_tokenizer))
     model = tiny(kind, len(tokenizer))
@@ -179,7 +179,7 @@ def test_what_is_written_as_it_comes_is_the_answer(playground: LoadedModel, raw:
 
 
 def test_the_space_that_a_template_puts_before_an_answer_is_taken_off(playground: LoadedModel) -> None:
-    from fulgurite.data.templates import apply_template
+    from fulgurite.data.encoding.templates import apply_template
 
     loaded = load_for_generation("playground", template="ultrachat")
     prompt = encode_prompt(loaded.tokenizer, [Turn("user", "Hi")])
@@ -255,7 +255,7 @@ def test_adapters_are_loaded(adapted: tuple[Path, Path, list[list[str]]], playgr
 
 
 def test_the_template_that_lies_with_the_adapter_is_used(adapted: tuple[Path, Path, list[list[str]]]) -> None:
-    from fulgurite.data.templates import apply_template
+    from fulgurite.data.encoding.templates import apply_template
 
     ours = adapted[0]
     file = ours / "chat_template.jinja"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.data.tokenizers import load_tokenizer
 from fulgurite.evaluation import answer_log_probs, select_answers
 from fulgurite.models import load_backbone
 

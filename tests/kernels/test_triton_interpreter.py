@@ -39,12 +39,12 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 
 
 FILES = [
-    "test_triton_fused.py",
-    "test_triton_gated_lora.py",
-    "test_triton_log_probs.py",
-    "test_triton_proximal.py",
-    "test_triton_sparse_delta.py",
-    "test_triton_sparse_live.py",
+    "fusion/test_triton_kernel.py",
+    "low_rank/test_triton_autograd.py",
+    "log_probs/test_triton_kernel.py",
+    "steps/test_triton_proximal.py",
+    "sparse/test_triton_union.py",
+    "sparse/test_triton_live.py",
 ]
 
 
@@ -63,7 +63,7 @@ def test_importing_the_kernels_and_running_them_on_the_cpu_imports_no_triton():
         "from fulgurite.kernels import gated_lora_linear\n"
         "e = torch.eye(4)\n"
         "gated_lora_linear(e, e, None, e, None, e, 1.0)\n"
-        "assert 'triton' not in sys.modules and 'fulgurite.kernels.triton_gated_lora' not in sys.modules"
+        "assert 'triton' not in sys.modules and 'fulgurite.kernels.low_rank.triton_autograd' not in sys.modules"
     )
     result = run(["-c", program], TRITON_INTERPRET="0")
     assert result.returncode == 0, result.stderr

@@ -17,7 +17,7 @@ def write_bert(folder: Path, dropout: float) -> str:
     """Two layers, 32 wide, the playground's vocabulary and tokenizer."""
     from transformers import BertConfig, BertModel
 
-    from fulgurite.data.tokenizers import load_tokenizer
+    from fulgurite.data.encoding.tokenizers import load_tokenizer
 
     torch.manual_seed(0)
     tokenizer = load_tokenizer("playground")

@@ -10,7 +10,7 @@ __all__ = ["write_bloom", "write_t5"]
 
 
 def _tokenizer(folder: Path):
-    from fulgurite.data.tokenizers import load_tokenizer
+    from fulgurite.data.encoding.tokenizers import load_tokenizer
 
     torch.manual_seed(0)
     tokenizer = load_tokenizer("playground")

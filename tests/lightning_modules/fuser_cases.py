@@ -19,7 +19,7 @@ def write_specialist(folder: Path, seed: int, **options: Any) -> str:
     """A Llama of two layers with the playground's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from fulgurite.data.tokenizers import load_tokenizer
+    from fulgurite.data.encoding.tokenizers import load_tokenizer
 
     torch.manual_seed(seed)
     tokenizer = load_tokenizer("playground")

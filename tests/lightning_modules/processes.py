@@ -24,9 +24,9 @@ def run_script(name: str, devices: int, out: Path, *words: str) -> list[dict[str
 def fit(module: Any, data: Any, devices: int, out: Path, **options: Any) -> tuple[Any, list[float]]:
     """Trains in float64 on so many processes; the trainer, and this rank's losses."""
     from lightning.pytorch import Trainer
-    from recording import Losses
 
     from fulgurite.callbacks import AdapterCheckpoint, RandomState
+    from tests.lightning_modules.recording import Losses
 
     losses = Losses()
     trainer = Trainer(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from processes import run_script
+
+from tests.lightning_modules.processes import run_script
 
 
 @pytest.mark.ddp

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from families import write_bloom, write_t5
 from lightning.pytorch import seed_everything
-from recording import Losses
 
 from fulgurite.adapters import APET, attach, fisher_scores
 from fulgurite.datamodules import PETTasksDataModule, SFTDataModule, UltraInteractPairDataModule
 from fulgurite.lightning_modules import APETModule, PreferenceModule, SFTModule
-from fulgurite.lightning_modules.answering import choose
-from fulgurite.lightning_modules.objectives import make_objective
+from fulgurite.lightning_modules.metrics.answering import choose
+from fulgurite.lightning_modules.objectives.by_task import make_objective
+from tests.lightning_modules.families import write_bloom, write_t5
+from tests.lightning_modules.recording import Losses
 
 # Older versions cannot trace what these functions look at (sizes of plans, numbers of targets).
 compiles = pytest.mark.skipif(
@@ -70,7 +70,7 @@ def test_free_answers_are_generated_and_compared(make_trainer, families, family,
     # Whatever is generated is what is scored: with the right answers in its place the score is 1.
     right = iter(module_data._answers["test"])
     monkeypatch.setattr(
-        "fulgurite.lightning_modules.answering.generate_from_ids",
+        "fulgurite.lightning_modules.metrics.answering.generate_from_ids",
         lambda network, tokenizer, prompts, settings: [[next(right)[-1]] for _ in prompts],
     )
     (scores,) = trainer.test(module, module_data, verbose=False)

@@ -9,14 +9,14 @@ import shutil
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from recording import Losses
 
 from fulgurite.adapters import APET, LoRA
-from fulgurite.data.conditions import OBJECTIVES, Objectives
-from fulgurite.data.playground.levels import level_rows
+from fulgurite.data.conditions.objectives import OBJECTIVES, Objectives
+from fulgurite.data.playground.rows.levels import level_rows
 from fulgurite.datamodules import CPODataModule, SFTDataModule
 from fulgurite.lightning_modules import CPOModule
 from fulgurite.models import load_backbone
+from tests.lightning_modules.recording import Losses
 
 
 def module(stage="cpsft", **options):
@@ -77,7 +77,7 @@ def _saved(module, tmp_path):
 
 
 def test_an_adapter_on_merged_weights_is_exported_merged_only(make_trainer, tmp_path, capsys):
-    from fulgurite.commands.export import export
+    from fulgurite.commands.export.command import export
     from fulgurite.evaluation import load_for_generation
 
     _, start = first_stage(make_trainer, tmp_path)

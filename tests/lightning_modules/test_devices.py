@@ -7,12 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from fuser_cases import make_data as fused_data
-from fuser_cases import make_module as fused_module
-from fuser_cases import write_rows, write_specialist
 from lightning.pytorch import seed_everything
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from recording import Losses
 
 from fulgurite.adapters import APET, LoRA, SoRA, attach
 from fulgurite.datamodules import GLUEDataModule, PETTasksDataModule, PreferenceDataModule, SFTDataModule
@@ -24,6 +20,10 @@ from fulgurite.lightning_modules import (
     SFTModule,
     SoRAModule,
 )
+from tests.lightning_modules.fuser_cases import make_data as fused_data
+from tests.lightning_modules.fuser_cases import make_module as fused_module
+from tests.lightning_modules.fuser_cases import write_rows, write_specialist
+from tests.lightning_modules.recording import Losses
 
 
 class OtherDefault(SingleDeviceStrategy):
@@ -103,7 +103,7 @@ def test_kernels_belong_to_the_machine_and_not_to_the_checkpoint(make_trainer, t
     path = tmp_path / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     assert "kernels" not in checkpoint["hyper_parameters"]
-    from fulgurite.commands.checkpoint_files import load_module
+    from fulgurite.commands.shared.checkpoint_files import load_module
 
     checkpoint["hyper_parameters"]["kernels"] = "triton"  # as earlier versions wrote it
     torch.save(checkpoint, path)

@@ -8,7 +8,6 @@ import shutil
 import pytest
 import torch
 from lightning.pytorch import LightningModule, seed_everything
-from recording import Losses
 from torch.utils.data import DataLoader
 
 from fulgurite.adapters import SoRA, attach, find_adapters
@@ -16,6 +15,7 @@ from fulgurite.callbacks import SparsityReport, Throughput
 from fulgurite.datamodules import GLUEDataModule
 from fulgurite.lightning_modules import SoRAModule
 from fulgurite.optim import ProximalAdamW
+from tests.lightning_modules.recording import Losses
 
 
 class Foreign(LightningModule):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from fuser_cases import write_rows, write_specialist
-from processes import run_script
+
+from tests.lightning_modules.fuser_cases import write_rows, write_specialist
+from tests.lightning_modules.processes import run_script
 
 
 @pytest.mark.ddp

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from recording import Losses
 
 from fulgurite.adapters import LoRA, SoRA
 from fulgurite.datamodules import FilesDataModule, GLUEDataModule
 from fulgurite.lightning_modules import ClassificationModule, FinetuneModule, SFTModule, SoRAModule
-from fulgurite.lightning_modules.hyperparameters import remember
+from fulgurite.lightning_modules.checks.hyperparameters import remember
+from tests.lightning_modules.recording import Losses
 
 
 def data(task="sst2", **options):

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import seed_everything
-from processes import run_script
-from recording import Losses
 
 from fulgurite.adapters import LoRA, attach
 from fulgurite.datamodules import PreferenceDataModule
 from fulgurite.lightning_modules import PreferenceModule
 from fulgurite.models import load_backbone
+from tests.lightning_modules.processes import run_script
+from tests.lightning_modules.recording import Losses
 
 OPTIONS = {"path": "builtin", "tokenizer": "playground", "max_length": 256, "limit_train": 40}
 
@@ -37,7 +37,7 @@ def summed_log_prob(network, prompt, answer):
 
 def paths(batch):
     """Prompt and answer of each completion of a batch of trees."""
-    from fulgurite.data.tree_rows import path_to
+    from fulgurite.data.trees.rows import path_to
 
     found = []
     for completion in range(len(batch["lengths"])):
@@ -112,7 +112,7 @@ def test_every_kind_of_loss_learns_the_preference(make_trainer, tmp_path, loss, 
 def test_the_reference_is_computed_once_survives_a_restart_and_is_refused_when_stale(
     make_trainer, tmp_path, monkeypatch
 ):
-    from fulgurite.lightning_modules import reference_pass
+    from fulgurite.lightning_modules.reference import whole_pass as reference_pass
 
     passes = []
     original = reference_pass._run

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from recording import Losses
 
 from fulgurite.adapters import LoRA
 from fulgurite.datamodules import GLUEDataModule
 from fulgurite.lightning_modules import ClassificationModule, SoRAModule
+from tests.lightning_modules.recording import Losses
 
 
 def sora(backbone, **options):

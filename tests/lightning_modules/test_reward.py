@@ -10,17 +10,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import seed_everything
-from recording import Losses
 
 from fulgurite.adapters import LoRA
 from fulgurite.callbacks import RewardReport
 from fulgurite.data.playground import builtin_rows
-from fulgurite.data.tree_rows import path_to
+from fulgurite.data.trees.rows import path_to
 from fulgurite.datamodules import PreferenceDataModule, UltraFeedbackDataModule, UltraInteractPairDataModule
 from fulgurite.lightning_modules import RewardModule
-from fulgurite.lightning_modules.completions import CompletionRewards
-from fulgurite.lightning_modules.reward_metrics import RewardMetrics, reliability
+from fulgurite.lightning_modules.metrics.reward import RewardMetrics, reliability
+from fulgurite.lightning_modules.objectives.completions import CompletionRewards
 from fulgurite.models import load_reward_model, save_reward_model
+from tests.lightning_modules.recording import Losses
 
 OPTIONS = {"tokenizer": "playground", "max_length": 256, "batch_size": 2}
 COUNTS = {"train": 60, "validation": 15, "test": 10}

@@ -8,12 +8,12 @@ import shutil
 import pytest
 import torch
 from lightning.pytorch import LightningModule, seed_everything
-from processes import run_script
-from recording import Losses
 
 from fulgurite.adapters import LoRA
 from fulgurite.datamodules import SFTDataModule, UltraLinkDataModule
 from fulgurite.lightning_modules import SFTModule
+from tests.lightning_modules.processes import run_script
+from tests.lightning_modules.recording import Losses
 
 OPTIONS = {"path": "builtin", "tokenizer": "playground", "max_length": 256, "limit_train": 40}
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from fuser_cases import make_data, make_module, make_trainer, write_rows, write_specialist
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from recording import Losses
 
 from fulgurite.adapters import LoRA, attach
 from fulgurite.callbacks import AdapterCheckpoint, RandomState
-from fulgurite.commands.checkpoint_files import load_module, read_checkpoint
+from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint
 from fulgurite.lightning_modules import UltraFuserModule
 from fulgurite.models import load_backbone
+from tests.lightning_modules.fuser_cases import make_data, make_module, make_trainer, write_rows, write_specialist
+from tests.lightning_modules.recording import Losses
 
 
 @pytest.fixture(scope="module")

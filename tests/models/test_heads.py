@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import DECODERS, ENCODER_DECODERS, VOCABULARY, build
 from torch import nn
 
 from fulgurite.adapters import LoRA, SoRA, attach
 from fulgurite.models.heads import find_decoder, output_head, prove_head
+from tests.models.tiny import DECODERS, ENCODER_DECODERS, VOCABULARY, build
 
 
 def reference(head, hidden):

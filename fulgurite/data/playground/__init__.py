@@ -4,11 +4,11 @@ It is the embedded default with which every recipe runs offline on a CPU. It pro
 package imports neither torch nor transformers.
 """
 
-from fulgurite.data.playground.answers import check_answer
 from fulgurite.data.playground.generators import DOMAINS, check, documents, tasks
-from fulgurite.data.playground.glue import GLUE_COLUMNS, GLUE_LABELS, GLUE_SPLITS, glue_rows
-from fulgurite.data.playground.levels import LEVELS, rate
 from fulgurite.data.playground.registry import BACKBONES, SCHEMAS, SPECIALISTS, builtin_rows, resolve_backbone
+from fulgurite.data.playground.rows.answers import check_answer
+from fulgurite.data.playground.rows.glue import GLUE_COLUMNS, GLUE_LABELS, GLUE_SPLITS, glue_rows
+from fulgurite.data.playground.rows.levels import LEVELS, rate
 from fulgurite.data.playground.task import Task, conversation
 
 __all__ = [

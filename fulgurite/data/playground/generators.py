@@ -9,12 +9,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 
+from fulgurite.data.playground.content.maths import check_maths, maths_task
+from fulgurite.data.playground.content.programs import check_code, code_task, function
+from fulgurite.data.playground.content.reviews import rated
+from fulgurite.data.playground.content.text import check_text, describe, paired, story, text_task
 from fulgurite.data.playground.draw import Draw
-from fulgurite.data.playground.maths import check_maths, maths_task
-from fulgurite.data.playground.programs import check_code, code_task, function
-from fulgurite.data.playground.reviews import rated
 from fulgurite.data.playground.task import Task, conversation
-from fulgurite.data.playground.text import check_text, describe, paired, story, text_task
 
 __all__ = ["DOMAINS", "Task", "check", "documents", "tasks"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fulgurite.data.playground.answers import ANSWER_ROWS, answer_rows
-from fulgurite.data.playground.conversations import CONVERSATION_ROWS, conversation_rows
 from fulgurite.data.playground.generators import DOMAINS, documents
-from fulgurite.data.playground.glue import GLUE_COLUMNS, glue_rows
-from fulgurite.data.playground.levels import level_rows
-from fulgurite.data.playground.preferences import PREFERENCE_ROWS, preference_rows
+from fulgurite.data.playground.rows.answers import ANSWER_ROWS, answer_rows
+from fulgurite.data.playground.rows.conversations import CONVERSATION_ROWS, conversation_rows
+from fulgurite.data.playground.rows.glue import GLUE_COLUMNS, glue_rows
+from fulgurite.data.playground.rows.levels import level_rows
+from fulgurite.data.playground.rows.preferences import PREFERENCE_ROWS, preference_rows
 
 __all__ = ["BACKBONES", "SCHEMAS", "SPECIALISTS", "builtin_rows", "resolve_backbone"]
 

@@ -1,0 +1,1 @@
+"""Benchmarks of time and memory, one file per kernel or training step."""

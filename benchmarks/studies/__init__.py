@@ -1,0 +1,1 @@
+"""Runs that measure what a method learns: accuracy, trends and intervals over seeds."""

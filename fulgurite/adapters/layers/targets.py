@@ -1,0 +1,99 @@
+"""Which layers an adapter goes to, and the layers that must not or cannot carry one."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+
+from torch import nn
+
+from fulgurite.adapters.layers.layer import adaptable
+
+__all__ = ["find_targets", "match_modules"]
+
+_log = logging.getLogger(__name__)
+
+
+def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) -> dict[str, nn.Module]:
+    """Layers to adapt, by qualified name in the model's order.
+
+    Args:
+        model: any module.
+        targets: "all-linear": every linear layer inside a repeated block (a list of modules), or, in a model without any,
+            every linear layer; else a regex that must match the whole qualified name.
+        train: names (regexes, whole) of modules that are trained fully and therefore not adapted.
+
+    Raises:
+        ValueError: nothing matches, or a regex names a layer whose forward is bypassed.
+    """
+    trained = set(match_modules(model, train))
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if adaptable(module) and not any(name == t or name.startswith(t + ".") for t in trained)
+    }
+    bypassed = _bypassed(model)
+    if targets == "all-linear":
+        repeated = {name: module for name, module in linear.items() if _in_repeated_block(model, name)}
+        found = repeated or linear
+        for name in [n for n in found if n in bypassed]:
+            _log.warning("attach: %s is left out, %s", name, bypassed[name])
+        found = {name: module for name, module in found.items() if name not in bypassed}
+    else:
+        pattern = re.compile(targets)
+        found = {name: module for name, module in linear.items() if pattern.fullmatch(name)}
+        for name in found:
+            if name in bypassed:
+                raise ValueError(
+                    f"attach: targets={targets!r} matches {name}, but {bypassed[name]}; leave it out of the regex."
+                )
+    if not found:
+        raise ValueError(_nothing(model, targets, linear))
+    return found
+
+
+def match_modules(model: nn.Module, patterns: tuple[str, ...]) -> dict[str, nn.Module]:
+    """Modules whose whole qualified name matches one of the regexes.
+
+    Raises:
+        ValueError: a pattern that matches none.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    found: dict[str, nn.Module] = {}
+    for pattern in patterns:
+        compiled = re.compile(pattern)
+        hits = {name: module for name, module in modules.items() if compiled.fullmatch(name)}
+        if not hits:
+            close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise ValueError(f"attach: train pattern {pattern!r} matches no module of {type(model).__name__}.{hint}")
+        found.update(hits)
+    return found
+
+
+def _in_repeated_block(model: nn.Module, name: str) -> bool:
+    parts = name.split(".")
+    return any(isinstance(model.get_submodule(".".join(parts[:i])), nn.ModuleList) for i in range(1, len(parts)))
+
+
+def _bypassed(model: nn.Module) -> dict[str, str]:
+    """Layers whose forward is never called, with the reason."""
+    reasons = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            prefix = f"{name}." if name else ""
+            reasons[f"{prefix}out_proj"] = "nn.MultiheadAttention reads its weight without calling it"
+    return reasons
+
+
+def _nothing(model: nn.Module, targets: str, linear: dict[str, nn.Module]) -> str:
+    if not linear:
+        return f"attach: {type(model).__name__} has no linear layer that an adapter could go to."
+    names = list(linear)
+    close = difflib.get_close_matches(targets, names, n=2, cutoff=0.3)
+    shown = ", ".join(dict.fromkeys([*close, *names[:4]]))
+    return (
+        f"attach: targets={targets!r} matches none of the {len(linear)} linear layers of {type(model).__name__}. "
+        f"The regex must match the whole name, such as: {shown}. Example: '.*\\.{names[0].split('.')[-1]}'."
+    )

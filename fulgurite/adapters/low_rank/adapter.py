@@ -1,0 +1,169 @@
+"""Handle of LoRA and SoRA: gates, retiring of ranks, merging of W + s·B diag(g) A, and PEFT's LoRA layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from fulgurite.adapters.config import LoRA, SoRA
+from fulgurite.adapters.handle import Adapter
+from fulgurite.adapters.layers.low_rank_branch import Clock, LowRankBranch, RankRow
+from fulgurite.adapters.low_rank import merging, retirement
+
+__all__ = ["LowRankAdapter"]
+
+
+class LowRankAdapter(Adapter):
+    """See :class:`fulgurite.adapters.Adapter`."""
+
+    config: LoRA | SoRA
+    _described_as = "input features, output features, rank"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        config: LoRA | SoRA,
+        layer_names: list[str],
+        head_names: list[str],
+        train: tuple[str, ...],
+        clock: Clock,
+    ) -> None:
+        super().__init__(model, name, config, layer_names, head_names, train)
+        self._clock = clock
+
+    @property
+    def branches(self) -> dict[str, LowRankBranch]:
+        """This adapter's branch of each layer, by the layer's qualified name."""
+        return {name: cast(LowRankBranch, layer.branches[self.name]) for name, layer in self.layers.items()}
+
+    @property
+    def gates(self) -> list[nn.Parameter]:
+        """The gates of all layers, (r,) each; empty for plain LoRA."""
+        return [branch.gate for branch in self.branches.values() if branch.gate is not None]
+
+    def penalty(self) -> torch.Tensor | float:
+        """l1 · mean|g| over all gates: the released code's extra term; 0.0 where the config has no l1."""
+        l1 = getattr(self.config, "l1", 0.0)
+        return l1 * torch.cat([*self.gates]).abs().mean() if l1 else 0.0
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Call once behind each optimizer step: counts, and looks for dead ranks every ``look_every`` steps.
+
+        Returns:
+            Whether a rank was retired now.
+        """
+        self._clock.steps += 1
+        if not isinstance(self.config, SoRA) or not self.config.patience or self._clock.steps % self.config.look_every:
+            return False
+        return retirement.look(self, optimizer) > 0
+
+    def shrink(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Cut retired ranks out of parameters and optimizer state. Not while DDP or FSDP holds the parameters.
+
+        Args:
+            optimizer: the one that trains this adapter, if training goes on; default: the one given to :meth:`watch`.
+        """
+        optimizer = optimizer or self._watching()
+        for branch in self.branches.values():
+            branch.shrink(optimizer)
+
+    def prune(self, optimizer: torch.optim.Optimizer | None = None) -> int:
+        """Retire every rank whose gate is zero, now, and cut it out; returns how many ranks left."""
+        optimizer = optimizer or self._watching()
+        gone = retirement.retire_zeros(self, optimizer)
+        self.shrink(optimizer)
+        return gone
+
+    def rank_table(self) -> list[RankRow]:
+        """Ranks and exact parameter counts per module, in the model's order; one device synchronisation."""
+        return retirement.rank_table(self)
+
+    def merge(self, reversible: bool = False) -> int:
+        """Fold the adapter into the base weights: W ← W + s·B diag(g) A, computed in float64 and rounded once.
+
+        Args:
+            reversible: keep a copy of each weight, so that :meth:`unmerge` gives the base back bit for bit.
+
+        Returns:
+            Bytes that the kept copies take (0 if not reversible).
+
+        Raises:
+            RuntimeError: it is merged already, or a weight is quantised, tied to another module, or trained by APET.
+        """
+        return merging.merge(self, reversible)
+
+    def unmerge(self) -> None:
+        """Put the base weights back, bit for bit.
+
+        Raises:
+            RuntimeError: not merged, or merged without ``reversible=True``.
+        """
+        merging.unmerge(self)
+
+    def export_peft(
+        self,
+        folder: str | Path,
+        *,
+        rank_pattern: bool = False,
+        base_model: str | None = None,
+        task_type: str | None = None,
+    ) -> None:
+        """Write a folder that stock PEFT (and vLLM) loads: gates folded in, dead ranks gone.
+
+        Args:
+            folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
+            rank_pattern: False pads every module with zeros to one rank, which every reader understands; True writes each
+                module's own rank and leaves modules without any rank out.
+            base_model: hub id or path of the base, for ``base_model_name_or_path``.
+            task_type: PEFT's task type, such as "SEQ_CLS" or "CAUSAL_LM"; None leaves it open.
+        """
+        from fulgurite.adapters.low_rank import peft_export
+
+        peft_export.export(self, Path(folder), rank_pattern, base_model, task_type)
+
+    def summary(self) -> list[tuple[str, str]]:
+        """(what, figure) for people: modules, ranks and parameters kept."""
+        rows = self.rank_table()
+        parameters, kept = sum(row.parameters for row in rows), sum(row.parameters_kept for row in rows)
+        return [
+            ("adapted modules", f"{len(rows)}, {sum(row.nonzero == 0 for row in rows)} without a rank left"),
+            ("ranks away from zero", f"{sum(row.nonzero for row in rows)} of {sum(row.rank for row in rows)}"),
+            ("adapter parameters kept", f"{kept:,} of {parameters:,} ({100 * kept / max(parameters, 1):.1f} %)"),
+        ]
+
+    def description(self) -> dict[str, Any]:
+        """{"layers": {name: [input features, output features, rank]}}."""
+        return {"layers": {name: [b.in_features, b.out_features, b.max_rank] for name, b in self.branches.items()}}
+
+    def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
+        low_rank = [p for b in self.branches.values() for p in (b.lora_a, b.lora_b)]
+        groups: list[dict[str, Any]] = [
+            {"name": "low_rank", "params": low_rank, "lr": lr, "weight_decay": weight_decay}
+        ]
+        if isinstance(self.config, SoRA):
+            rate = lr if gate_lr is None else gate_lr
+            groups.append(
+                {
+                    "name": "gates",
+                    "params": self.gates,
+                    "lr": rate,
+                    "weight_decay": 0.0,
+                    "proximal_eps": 1e-6,
+                    "threshold": self.config.threshold,
+                    "threshold_scaling": self.config.threshold_scaling,
+                    "peak_lr": rate,
+                    "prox": self.config.prox,
+                }
+            )
+        return groups
+
+    def _own_parameters(self) -> int:
+        factors = [f for branch in self.branches.values() for f in branch.factors() if f is not None]
+        return sum(f.numel() for f in factors)
+
+    def _branch_keys(self) -> list[tuple[str, str]]:
+        return [(name, "lora_a") for name in self.layer_names]

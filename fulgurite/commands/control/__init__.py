@@ -1,0 +1,1 @@
+"""`fulgurite control`: how well a model follows the scores that it is asked for."""

@@ -1,0 +1,199 @@
+"""`fulgurite export`: a checkpoint's adapter for stock PEFT, merged into its base, or in this project's own form.
+
+Before anything is left on disk both forwards run on a probe batch in fp32, the adapter's branches beside the base
+and the merged weights W + s·B diag(g) A, and then what was written is loaded again by its reader. A difference
+above the tolerance, relative to the largest logit, fails: a merged model that does not compute what was trained is
+the commonest complaint about such tools.
+
+Reward models are written merged, in one of two layouts: transformers' sequence classification with one label, or that
+of UltraRM and Eurus-RM. PEFT cannot carry a head on the last token, so that format is refused for them.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from fulgurite.adapters import Adapter
+from fulgurite.commands.export.checks import compare, in_fp32, logits_of, merge_checked, no_progress_bar, probe
+from fulgurite.commands.export.folder import check_target, refuse_around, whole_or_nothing
+from fulgurite.commands.export.reward import write_reward_model
+from fulgurite.commands.shared.checkpoint_files import load_module
+from fulgurite.console import say, shortest
+from fulgurite.data.conditions.objectives import CONDITION_FILE
+from fulgurite.data.encoding.tokenizers import load_tokenizer
+from fulgurite.data.playground import resolve_backbone
+from fulgurite.models import RewardModel, load_backbone
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from fulgurite.lightning_modules import FinetuneModule
+
+__all__ = ["export"]
+
+_PEFT_TASKS = {
+    "classification": "SEQ_CLS",
+    "regression": "SEQ_CLS",
+    "causal_lm": "CAUSAL_LM",
+    "seq2seq": "SEQ_2_SEQ_LM",
+}
+
+
+def export(
+    ckpt_path: str,
+    out: str,
+    format: Literal["peft", "merged", "adapter"] = "peft",
+    rank_pattern: bool = False,
+    layout: Literal["sequence_classification", "regression_head"] | None = None,
+    tolerance: float = 1e-5,
+    overwrite: bool = False,
+) -> None:
+    """Writes a checkpoint's adapter into a folder, after checking that it computes what was trained.
+
+    Args:
+        ckpt_path: a .ckpt file that `fulgurite fit` wrote.
+        out: the folder to make.
+        format: peft for stock PEFT and vLLM, merged for a plain transformers model, adapter for fulgurite.adapters.
+        rank_pattern: with peft, write each module's own rank instead of padding all to one.
+        layout: of a merged reward model: transformers' one-label classifier, or UltraRM's and Eurus-RM's; none takes the
+            former where transformers has it.
+        tolerance: largest difference allowed, relative to the largest logit.
+        overwrite: replace the folder if an earlier export lies there.
+    """
+    target = check_target(out, ckpt_path, overwrite)
+    if tolerance <= 0:
+        raise ValueError(f"export: tolerance {tolerance} was given; allowed are positive numbers such as 1e-5")
+    module = load_module(ckpt_path)
+    refuse_around(target, resolve_backbone(module.backbone), "base model")
+    module.configure_model()
+    if not module.exports:
+        raise ValueError(
+            f"export: {shortest(ckpt_path)} is a {type(module).__name__}, which is several models and a gate and leaves as none; "
+            "the checkpoint itself is what fulgurite generate and test load"
+        )
+    adapter = module.adapter
+    reward = isinstance(module.network, RewardModel)
+    if layout is not None and not (reward and format == "merged"):
+        raise ValueError(
+            f"export: --layout {layout} is for reward models with a head on the last token, and --format merged; leave it out"
+        )
+    if reward and format == "peft":
+        raise ValueError(
+            f"export: {shortest(ckpt_path)} is a reward model, whose head on the last token PEFT does not know; give "
+            "--format merged (--layout sequence_classification or regression_head), or --format adapter for fulgurite"
+        )
+    if adapter is None and format != "merged":
+        raise ValueError(
+            f"export: {shortest(ckpt_path)} holds no adapter, its whole network was trained; --format merged writes that network"
+        )
+    begun = getattr(module, "init_adapter", None)
+    if begun is not None and format != "merged":
+        raise ValueError(
+            f"export: the adapter of {shortest(ckpt_path)} stands on a base into which {begun} was merged, so that on the base "
+            "alone it computes something else; --format merged writes the whole model"
+        )
+    tokenizer = load_tokenizer(module.backbone)
+    if module.chat_template is not None:
+        tokenizer.chat_template = module.chat_template  # what was trained with is what has to be served with
+    table = _summary(adapter, module)  # before a merge takes the adapter off
+    with whole_or_nothing(target) as folder:
+        if format == "merged" and isinstance(module.network, RewardModel):
+            write_reward_model(module, tokenizer, folder, layout, tolerance)
+        elif format == "merged":
+            _write_merged(module, tokenizer, folder, tolerance)
+        else:
+            assert adapter is not None
+            _write_adapter(module, adapter, tokenizer, folder, format, rank_pattern, tolerance)
+        tokenizer.save_pretrained(folder)
+        conditions = getattr(module, "conditions", None)
+        if conditions is not None:
+            (folder / CONDITION_FILE).write_text(json.dumps(conditions.to_dict(), indent=2) + "\n", encoding="utf-8")
+        for file in sorted(folder.glob("*.safetensors")):
+            table.add_row(file.name, f"{file.stat().st_size / 2**20:.2f} MiB")
+    say(table, f"written: {shortest(target)}")
+
+
+def _write_adapter(
+    module: "FinetuneModule",
+    adapter: Adapter,
+    tokenizer: "PreTrainedTokenizerBase",
+    folder: Path,
+    format: str,
+    rank_pattern: bool,
+    tolerance: float,
+) -> None:
+    network = _network(module)
+    batch = probe(tokenizer, module.task)
+    with in_fp32(network):
+        expected = logits_of(network, batch)
+        adapter.merge(reversible=True)
+        merged = logits_of(network, batch)
+        adapter.unmerge()
+    compare("merged", merged, expected, tolerance)
+    if format == "adapter":
+        adapter.save(folder)
+        return
+    base = resolve_backbone(module.backbone)
+    adapter.export_peft(folder, rank_pattern=rank_pattern, base_model=base, task_type=_PEFT_TASKS[module.task])
+    loaded = _with_peft(module, base, folder)
+    if loaded is None:
+        say("PEFT is not installed, so the folder was not loaded with it; pip install peft to have that checked too")
+    else:
+        compare("PEFT", logits_of(loaded, batch), expected, tolerance)
+
+
+def _write_merged(
+    module: "FinetuneModule", tokenizer: "PreTrainedTokenizerBase", folder: Path, tolerance: float
+) -> None:
+    network, adapter = _network(module), module.adapter
+    batch = probe(tokenizer, module.task)
+    expected = merge_checked(network, adapter, batch, tolerance)
+    with no_progress_bar():
+        network.save_pretrained(folder)
+    stored = next(network.parameters()).dtype
+    if stored == torch.float32:
+        again = load_backbone(str(folder), module.task, num_labels=module.num_labels).model.eval()
+        compare("reloaded", logits_of(again, batch), expected, tolerance)
+    else:
+        say(f"the weights are stored in {stored}, as the base was; the figures above are those of float32")
+
+
+def _with_peft(module: "FinetuneModule", base: str, folder: Path) -> nn.Module | None:
+    """The folder on a fresh base, loaded by stock PEFT; None where PEFT is not installed."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        return None
+    # Rounded as the trained base was, then computed in fp32 like the figures it is compared with.
+    fresh = load_backbone(base, module.task, num_labels=module.num_labels, dtype=module.dtype_name).model.float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers is about to rename
+        loaded: nn.Module = PeftModel.from_pretrained(fresh, str(folder))
+    return loaded.float().eval()
+
+
+def _network(module: "FinetuneModule") -> Any:
+    if module.network is None:
+        raise ValueError(
+            f"export: {type(module).__name__} has no network after configure_model; its class must build one"
+        )
+    return module.network.eval()
+
+
+def _summary(adapter: Adapter | None, module: "FinetuneModule") -> Table:
+    table = Table(title="export", title_justify="left", title_style="bold", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    if adapter is None:
+        table.add_row("parameters", f"{sum(p.numel() for p in _network(module).parameters()):,}")
+        return table
+    for what, figure in adapter.summary():
+        table.add_row(what, figure)
+    heads = sum(p.numel() for head in adapter.heads.values() for p in head.parameters())
+    table.add_row("head parameters", f"{heads:,}")
+    return table

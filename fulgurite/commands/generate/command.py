@@ -1,0 +1,205 @@
+"""`fulgurite generate`: answers of a model with its adapter to one prompt, to the rows of a file, or in a chat.
+
+What stands before the model is what training had there: the chat template is the checkpoint's, the adapter's or the
+tokenizer's own. A file's answers go to `OUT.part` as they come and to `OUT` at the end; a run that was interrupted goes
+on where it stopped, because each row carries a hash of its prompt, the model and the settings.
+"""
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal
+
+from fulgurite.commands.generate.chat import run_chat
+from fulgurite.commands.generate.file import run_file
+from fulgurite.commands.shared.checkpoint_files import load_module
+from fulgurite.commands.shared.devices import usable_device
+from fulgurite.commands.shared.whole_text import check_text
+from fulgurite.console import shortest
+from fulgurite.data.encoding.templates import apply_template
+from fulgurite.data.encoding.tokenizers import load_tokenizer
+from fulgurite.data.records.conversation import Turn
+from fulgurite.evaluation.generation import LoadedModel, generate_text, load_for_generation
+from fulgurite.evaluation.writers import GenerationSettings
+from fulgurite.models import FusedNetwork
+
+__all__ = ["generate", "load_model"]
+
+
+def generate(
+    model: str | None = None,
+    adapter: str | None = None,
+    prompt: str | None = None,
+    file: str | None = None,
+    output: str | None = None,
+    chat: bool = False,
+    system: str | None = None,
+    column: str | None = None,
+    template: str | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    repetition_penalty: float = 1.0,
+    num_samples: int = 1,
+    batch_size: int = 8,
+    seed: int = 0,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    conditions: str | None = None,
+) -> None:
+    """Generates text.
+
+    Args:
+        model: hub id, folder, playground, or a .ckpt file of `fulgurite fit`.
+        adapter: folder of adapter.save() or of PEFT, or a .ckpt file, which knows its model.
+        prompt: the text to answer.
+        file: prompts to answer: .txt (one a line), or .jsonl, .json, .csv, .tsv, .parquet with a column of prompts or messages.
+        output: the .jsonl file for the rows of --file with their answers.
+        chat: talk to the model in the terminal.
+        system: the system's turn before everything.
+        column: the column of --file with the prompts.
+        template: auto, a template's name or a Jinja file; none takes the stored one, and lays none where there is none.
+        max_new_tokens: tokens of an answer at most.
+        temperature: 0 takes the likeliest token each time; above, tokens are drawn.
+        top_p: draw from the likeliest tokens that together have this probability.
+        top_k: draw from that many tokens; 0 for all.
+        repetition_penalty: above 1, tokens that stand there already become less likely.
+        num_samples: answers for each prompt.
+        batch_size: answers that are generated at once.
+        seed: of the draws.
+        dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
+        device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
+        overwrite: replace an output that holds other answers.
+        conditions: levels to ask a model of CPOModule for, such as "helpfulness=5,honesty=3"; each prompt begins with them.
+    """
+    given = [name for name, value in (("prompt", prompt), ("file", file), ("chat", chat or None)) if value is not None]
+    if len(given) != 1:
+        what = "nothing to answer was given" if not given else f"--{' and --'.join(given)} were given"
+        raise ValueError(f"generate: {what}; give one of --prompt TEXT, --file FILE with --output FILE, or --chat true")
+    if prompt is not None and not prompt.strip():
+        raise ValueError("generate: --prompt is empty; give a text")
+    for name, text in (("prompt", prompt), ("system", system)):
+        check_text(text or "", f"generate: --{name}")
+    if (file is None) != (output is None):
+        raise ValueError("generate: --file and --output belong together; give both, or neither")
+    if chat and num_samples > 1:
+        raise ValueError(f"generate: num_samples {num_samples} with --chat; a chat has one answer; leave it out")
+    settings = GenerationSettings(
+        max_new_tokens, temperature, top_p, top_k, repetition_penalty, num_samples, batch_size, seed
+    )
+    if file is not None and not Path(file).is_file():
+        raise FileNotFoundError(f"generate: --file {file}: no such file; check the path")
+    loaded = load_model("generate", model, adapter, template, dtype, device)
+    if (system is not None or chat) and not loaded.tokenizer.chat_template:
+        if system is not None and not chat:
+            raise ValueError(
+                "generate: --system needs a chat template, and none is stored; give --template auto or a name"
+            )
+        apply_template(loaded.tokenizer)
+    start = () if system is None else (Turn("system", system),)
+    lead = "" if conditions is None else _lead(loaded, conditions, model or adapter or "")
+    if prompt is not None:
+        _answer(loaded, start, lead + prompt, settings)
+    elif file is not None and output is not None:
+        identity = {
+            "model": [model, _stamp(model)],
+            "adapter": [adapter, _stamp(adapter)],
+            "dtype": dtype,
+            **{field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "batch_size"},
+        }
+        run_file(loaded, Path(file), Path(output), start, column, settings, identity, overwrite, lead)
+    else:
+        run_chat(loaded, start, settings, lead)
+
+
+def _lead(loaded: LoadedModel, conditions: str, name: str) -> str:
+    """The tokens that stand in front of each prompt."""
+    if loaded.conditions is None:
+        raise ValueError(
+            f"generate: --conditions {conditions}: {shortest(name)} was trained without conditions; leave them out, or give a "
+            "checkpoint of CPOModule or what was exported of one"
+        )
+    return loaded.conditions.prefix({k: v for k, v in loaded.conditions.parse(conditions).items() if v is not None})
+
+
+def _stamp(path: str | None) -> int | None:
+    """When the newest file of a local model or adapter was written, in ns: trained again, it gives other answers."""
+    place = Path(path) if path is not None else None
+    if place is None or not place.exists():
+        return None
+    files = [place] if place.is_file() else [file for file in place.iterdir() if file.is_file()]
+    return max((file.stat().st_mtime_ns for file in files), default=None)
+
+
+def load_model(
+    verb: str, model: str | None, adapter: str | None, template: str | None, dtype: str | None, device: str | None
+) -> LoadedModel:
+    """What --model and --adapter name, ready to generate.
+
+    Args:
+        verb: who asks, for messages.
+        model: hub id, folder, playground, or a .ckpt file.
+        adapter: folder of an adapter, or a .ckpt file.
+        template: as `generate` has it.
+        dtype: of the weights; None takes the usual one of the device.
+        device: where to; None takes a GPU if there is one.
+    """
+    place = usable_device(verb, device)
+    checkpoints = [path for path in (model, adapter) if path is not None and path.endswith(".ckpt")]
+    if checkpoints and model is not None and adapter is not None:
+        raise ValueError(
+            f"{verb}: {shortest(checkpoints[0])} is a checkpoint, which knows its model and its adapter; give it alone"
+        )
+    if checkpoints:
+        return _from_checkpoint(verb, checkpoints[0], template, dtype, place)
+    if model is None and adapter is None:
+        raise ValueError(f"{verb}: no model was given; give --model (a hub id, a folder, playground) or --adapter")
+    dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
+    return load_for_generation(model, adapter, template, dtype, str(place))
+
+
+def _from_checkpoint(verb: str, path: str, template: str | None, dtype: str | None, device: object) -> LoadedModel:
+    import torch
+
+    module = load_module(path)
+    module.configure_model()
+    if module.task not in ("causal_lm", "seq2seq") or module.network is None:
+        raise ValueError(
+            f"{verb}: {shortest(path)} was trained for {module.task}, which writes no text; give a checkpoint of "
+            "SFTModule, or of another module with the task causal_lm or seq2seq"
+        )
+    fused = module.network if isinstance(module.network, FusedNetwork) else None
+    # A fused model's specialists may be adapters, whose base has the tokenizer.
+    tokenizer = load_tokenizer(module.backbone if fused is None else str(fused.config._name_or_path))
+    if template is not None:
+        tokenizer.chat_template = module.chat_template or tokenizer.chat_template
+        apply_template(tokenizer, template)
+    elif module.chat_template is not None:
+        tokenizer.chat_template = module.chat_template
+    network = module.network.to(device=device)  # type: ignore[call-overload]
+    network = network if dtype is None else network.to(getattr(torch, dtype))
+    if isinstance(network, FusedNetwork):
+        network.blend = str(getattr(module, "blend", network.blend))
+        templates = getattr(module, "chat_templates", None) if template is None else None
+        network.chat_templates, tokenizer.chat_template = templates, (templates or [tokenizer.chat_template])[0]
+        network.gates.float()  # a gate is small, and differences of its scores decide
+    return LoadedModel(network.eval(), tokenizer, getattr(module, "conditions", None))
+
+
+def _answer(loaded: LoadedModel, start: tuple[Turn, ...], prompt: str, settings: GenerationSettings) -> None:
+    """One prompt: its answer as it comes, or all samples one below the other."""
+    role = "user" if loaded.tokenizer.chat_template else "prompt"
+    turns = (*start, Turn(role, prompt))
+    if settings.num_samples == 1:
+
+        def write(text: str) -> None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+        generate_text(loaded.model, loaded.tokenizer, [turns], settings, write)
+        sys.stdout.write("\n")
+        return
+    for i, text in enumerate(generate_text(loaded.model, loaded.tokenizer, [turns], settings)[0], 1):
+        sys.stdout.write(f"[{i}] {text}\n")

@@ -1,0 +1,1 @@
+"""`fulgurite score`: rewards of a file's answers, or RewardBench."""

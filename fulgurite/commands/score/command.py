@@ -1,0 +1,249 @@
+"""`fulgurite score`: rewards of a file's answers by a reward model, or the score of RewardBench 1 or 2 on its rows.
+
+A row is a conversation (`messages`), a pair (`prompt`, `chosen`, `rejected`), or a prompt with one answer (`completion`) or several
+(`completions`). It comes out with `reward`, `reward_chosen` and `reward_rejected`, or `rewards`. Rewards are appended to
+`OUT.part` as they come and written to `OUT` at the end; a run that was interrupted goes on where it stopped, because each row
+carries a hash of its text, the model and the template.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from fulgurite.commands.score.report import benchmark_table, summary_table
+from fulgurite.commands.score.rows import HASH, Asked, Row, read_asked, read_item
+from fulgurite.commands.shared.checkpoint_files import load_module
+from fulgurite.commands.shared.devices import usable_device
+from fulgurite.commands.shared.written_rows import json_line, written_rows
+from fulgurite.console import say, shortest
+from fulgurite.data.encoding.templates import apply_template
+from fulgurite.data.encoding.tokenizers import load_tokenizer
+from fulgurite.data.playground import resolve_backbone
+from fulgurite.data.records.conversation import Conversation
+from fulgurite.data.records.findings import place
+from fulgurite.data.sources.tables import read_table
+from fulgurite.evaluation.reward_bench import benchmark_items, score_benchmark
+from fulgurite.evaluation.reward_scoring import RewardScorer
+from fulgurite.models.loading import check_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["score"]
+
+Rewards = tuple[list[float | None], list[int]]  # of each answer of a row, with its tokens
+
+
+def score(
+    model: str,
+    file: str,
+    output: str | None = None,
+    benchmark: Literal["rewardbench", "rewardbench2"] | None = None,
+    as_chat: bool = True,
+    template: str | None = None,
+    max_length: int = 2048,
+    batch_size: int = 8,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Scores answers with a reward model.
+
+    Args:
+        model: a .ckpt file of `fulgurite fit` (RewardModule), or a reward model's folder or hub id in either layout.
+        file: .jsonl, .json, .csv, .tsv or .parquet with messages; or prompt and chosen and rejected, completion, or completions.
+        output: the .jsonl file for the rows with their rewards; may be left out with --benchmark.
+        benchmark: the file holds rows of RewardBench 1 or 2; print the section scores.
+        as_chat: lay the chat template over prompts and answers that are plain texts, instead of joining them as they are.
+        template: auto, a template's name or a Jinja file; none takes the stored one.
+        max_length: tokens of prompt and answer at most; longer ones get no reward and are counted, never cut.
+        batch_size: answers of a forward.
+        dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
+        device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
+        overwrite: replace an output that holds other rewards.
+    """
+    source = Path(file)
+    if not source.is_file():
+        raise FileNotFoundError(f"score: --file {file}: no such file; check the path")
+    if output is None and benchmark is None:
+        raise ValueError("score: no --output was given; give the .jsonl file that the rewards go to")
+    if output is not None and not output.endswith((".jsonl", ".ndjson")):
+        raise ValueError(f"score: --output {output}; what is written is .jsonl; give a name that ends so")
+    if output is not None and Path(output).resolve() == source.resolve():
+        raise ValueError(f"score: --output {output} is the input itself; give another name")
+    if output is not None and Path(output).is_dir():
+        raise IsADirectoryError(f"score: --output {output} is a folder; give the name of a file")
+    table = read_table(source)
+    rows = list(zip(table.rows, table.lines, strict=True))
+    items = []
+    if benchmark is not None:
+        items = benchmark_items([(row, place(table.source, line)) for row, line in rows], benchmark)
+        asked = [
+            read_item(row, item.prompt, item.answers, table.source, line, as_chat)
+            for (row, line), item in zip(rows, items, strict=True)
+        ]
+    else:
+        asked = [read_asked(row, table.source, line, as_chat) for row, line in rows]
+    if not model.endswith(".ckpt"):
+        check_folder(resolve_backbone(model))
+    scorer = _load(model, template, max_length, batch_size, dtype, device)
+    rewards, lengths = _rewards(
+        asked, scorer, None if output is None else Path(output), [model, _stamp(model)], overwrite
+    )
+    flat = [value for row in rewards for value in row if value is not None]
+    if len(flat) >= 4 and len(set(flat)) == 1:
+        raise ValueError(
+            f"score: all {len(flat)} rewards are {flat[0]:.6g}; a constant reward orders nothing. The model is broken, or "
+            "not a reward model; look at its training, or at float16, which makes ties."
+        )
+    if benchmark is not None:
+        say(benchmark_table(score_benchmark(items, rewards, benchmark), benchmark))
+    say(summary_table([(a.kind, r, n) for a, r, n in zip(asked, rewards, lengths, strict=True)], scorer.omitted))
+    if output is not None:
+        say(f"written: {shortest(output)}, {len(asked)} rows")
+
+
+def _rewards(
+    asked: Sequence[Asked], scorer: RewardScorer, target: Path | None, identity: list[Any], overwrite: bool
+) -> tuple[list[list[float | None]], list[list[int]]]:
+    """Rewards and answer tokens of each row's answers; rows that stand in an earlier output are taken over."""
+    common = json.dumps([*identity, scorer.tokenizer.chat_template, str(next(scorer.model.parameters()).dtype)])
+    hashes = [_hash(common, a.conversations) for a in asked]
+    known: dict[str, Row] = {}
+    part = None if target is None else target.with_name(target.name + ".part")
+    if target is not None and part is not None:
+        earlier, wanted = written_rows(target, foreign=True), set(hashes)
+        if target.exists() and not overwrite and any(row.get(HASH) not in wanted for row in earlier):
+            raise FileExistsError(
+                f"score: {target} is there already with rewards of other rows, or of another model or settings, or with something "
+                "else; give another --output, or --overwrite true to replace it"
+            )
+        known = {str(row[HASH]): row for row in [*earlier, *written_rows(part)] if HASH in row}
+        target.parent.mkdir(parents=True, exist_ok=True)
+    found: list[Rewards | None] = [_taken(known.get(key), a) for key, a in zip(hashes, asked, strict=True)]
+    waiting = [i for i, values in enumerate(found) if values is None]
+    if len(waiting) < len(asked):
+        say(
+            f"{len(asked) - len(waiting)} of {len(asked)} rows have rewards already, in {shortest(str(target))} or .part"
+        )
+    _score_waiting(asked, scorer, waiting, found, hashes, part)
+    done = [values for values in found if values is not None]
+    if target is not None and part is not None:
+        scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with open(scratch, "w", encoding="utf-8") as stream:
+                for a, (values, lengths), key in zip(asked, done, hashes, strict=True):
+                    stream.write(_line(a, values, lengths, key))
+            os.replace(scratch, target)
+        finally:
+            scratch.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+    return [values for values, _ in done], [lengths for _, lengths in done]
+
+
+def _score_waiting(
+    asked: Sequence[Asked],
+    scorer: RewardScorer,
+    waiting: Sequence[int],
+    found: list[Rewards | None],
+    hashes: Sequence[str],
+    part: Path | None,
+) -> None:
+    from tqdm import tqdm
+
+    flat = [(i, conversation) for i in waiting for conversation in asked[i].conversations]
+    partly: dict[int, Rewards] = {}
+    at = 0
+    stream = None if part is None else open(part, "ab")  # noqa: SIM115  closed below
+    try:
+        if stream is not None and stream.tell() and part is not None and not part.read_bytes().endswith(b"\n"):
+            stream.write(b"\n")  # what was cut off in mid-line stays a line of its own
+        with tqdm(total=len(flat), desc="scoring", unit="answer", disable=not flat) as bar:
+            for chunk in scorer.score([conversation for _, conversation in flat]):
+                for reward, length in chunk:
+                    i = flat[at][0]
+                    values, lengths = partly.setdefault(i, ([], []))
+                    values.append(reward)
+                    lengths.append(length)
+                    at += 1
+                    if len(values) == len(asked[i].conversations):
+                        found[i] = partly.pop(i)
+                        if stream is not None:
+                            stream.write(_line(asked[i], values, lengths, hashes[i]).encode())
+                if stream is not None:
+                    stream.flush()
+                bar.update(len(chunk))
+    finally:
+        if stream is not None:
+            stream.close()
+
+
+def _line(asked: Asked, values: Sequence[float | None], lengths: Sequence[int], key: str) -> str:
+    if asked.kind == "pair":
+        added: Row = {"reward_chosen": values[0], "reward_rejected": values[1]}
+    elif asked.kind == "completions":
+        added = {"rewards": list(values)}
+    else:
+        added = {"reward": values[0]}
+    return json_line({**asked.row, **added, "answer_tokens": list(lengths), HASH: key})
+
+
+def _taken(row: Row | None, asked: Asked) -> Rewards | None:
+    """Rewards and lengths of an earlier output's row; None where one is missing, as with a smaller --max_length."""
+    if row is None:
+        return None
+    values = row.get(
+        "rewards", [row.get("reward")] if "reward" in row else [row.get("reward_chosen"), row.get("reward_rejected")]
+    )
+    lengths = row.get("answer_tokens")
+    wanted = len(asked.conversations)
+    if not isinstance(values, list) or not isinstance(lengths, list) or not len(values) == len(lengths) == wanted:
+        return None
+    if not all(isinstance(value, float | int) for value in values):
+        return None
+    return values, lengths
+
+
+def _hash(common: str, conversations: Sequence[Conversation]) -> str:
+    turns = json.dumps([[[turn.role, turn.content] for turn in each.turns] for each in conversations])
+    return hashlib.sha256(f"{common}\n{turns}".encode()).hexdigest()[:16]
+
+
+def _stamp(path: str) -> int | None:
+    place = Path(path)
+    files = [place] if place.is_file() else [f for f in place.iterdir() if f.is_file()] if place.is_dir() else []
+    return max((file.stat().st_mtime_ns for file in files), default=None)
+
+
+def _load(
+    model: str, template: str | None, max_length: int, batch_size: int, dtype: str | None, device: str | None
+) -> RewardScorer:
+    from fulgurite.lightning_modules.reward import RewardModule
+    from fulgurite.models import load_reward_model
+
+    place = usable_device("score", device)
+    tokenizer: PreTrainedTokenizerBase
+    if model.endswith(".ckpt"):
+        module = load_module(model)
+        module.configure_model()
+        if not isinstance(module, RewardModule) or module.network is None:
+            raise ValueError(
+                f"score: {shortest(model)} was written by {type(module).__name__}, which gives no rewards; give a checkpoint of "
+                "RewardModule"
+            )
+        network = module.network
+        tokenizer = load_tokenizer(module.backbone)
+        tokenizer.chat_template = module.chat_template or tokenizer.chat_template
+        network = network if dtype is None else network.to(getattr(torch, dtype))
+    else:
+        dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
+        folder = resolve_backbone(model)
+        network = load_reward_model(folder, dtype=dtype, require_head=True).model
+        tokenizer = load_tokenizer(model)
+    apply_template(tokenizer, template)
+    return RewardScorer(network.to(place), tokenizer, max_length, batch_size)

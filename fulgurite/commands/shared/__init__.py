@@ -1,0 +1,1 @@
+"""What several commands use: the parser, checkpoints by name, devices, files that appear whole."""

@@ -1,0 +1,106 @@
+"""Checkpoint files of a run: finding `last` and `best`, reading, and making the module again that wrote one.
+
+Nothing found, a truncated file and a checkpoint of a foreign class are errors that say what was looked for and
+where.
+"""
+
+import importlib
+import os
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fulgurite.lightning_modules import FinetuneModule
+
+__all__ = ["find_checkpoint", "load_module", "read_checkpoint"]
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint as a dict of plain values and tensors on the CPU; never runs code from the file.
+
+    Args:
+        path: the file
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint {path}: no such file; give a .ckpt file that `fulgurite fit` wrote")
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise ValueError(
+            f"checkpoint {path}: {os.path.getsize(path)} bytes that cannot be read ({reason}); the file is truncated "
+            "or not a Lightning checkpoint; take an older one, or train again"
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"checkpoint {path}: it holds no state_dict; give a .ckpt file that `fulgurite fit` wrote")
+    return content
+
+
+def find_checkpoint(wanted: str, folder: str | Path, verb: str) -> str:
+    """The file that `--ckpt_path` means: itself, or the last or best checkpoint of a folder.
+
+    Args:
+        wanted: last, best or a file
+        folder: where this configuration keeps its checkpoints
+        verb: the verb that asks, for the message
+    """
+    folder = Path(folder)
+    if wanted not in ("last", "best"):
+        if not Path(wanted).is_file():
+            raise FileNotFoundError(
+                f"{verb}: --ckpt_path {wanted}: no such file; give a file, or last or best, which look in {folder}"
+            )
+        return wanted
+    lasts = sorted(folder.glob("last*.ckpt"), key=lambda file: file.stat().st_mtime)
+    if not lasts:
+        there = sorted(file.name for file in folder.glob("*.ckpt")) if folder.is_dir() else []
+        state = f"holds {', '.join(there[:4])}" if there else "holds no checkpoint"
+        state = state if folder.is_dir() else "is not there"
+        raise FileNotFoundError(
+            f"{verb}: --ckpt_path {wanted}: looked for last*.ckpt in {folder}, which {state}; train first with "
+            "`fulgurite fit` and the same options, or give the file, or the run's folder as --trainer.default_root_dir"
+        )
+    if wanted == "last":
+        return str(lasts[-1])
+    for state in read_checkpoint(lasts[-1]).get("callbacks", {}).values():
+        best = state.get("best_model_path") if isinstance(state, dict) else None
+        for candidate in (best, str(folder / Path(best).name)) if best else ():
+            if Path(candidate).is_file():
+                return candidate
+    raise FileNotFoundError(
+        f"{verb}: --ckpt_path best: {lasts[-1]} names no best checkpoint that is still in {folder}; use last or a file"
+    )
+
+
+def load_module(path: str | Path) -> "FinetuneModule":
+    """The module that wrote a checkpoint, on the CPU, with its weights, in evaluation mode.
+
+    Args:
+        path: the checkpoint
+    """
+    from fulgurite.lightning_modules import FinetuneModule
+
+    hyperparameters = read_checkpoint(path).get("hyper_parameters") or {}
+    class_path = hyperparameters.get("_class_path")
+    if not isinstance(class_path, str):
+        raise ValueError(
+            f"checkpoint {path}: its hyperparameters name no class, so that nobody knows how to make the module; it comes from a "
+            "module of your own: load it there with load_from_checkpoint and use its .adapter"
+        )
+    module_name, _, class_name = class_path.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"checkpoint {path}: its class {class_path} cannot be imported ({error}); run where that module is importable"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, FinetuneModule)):
+        raise ValueError(f"checkpoint {path}: its class {class_path} is not a FinetuneModule; export knows only those")
+    from fulgurite.lightning_modules.checks.hyperparameters import OF_THE_MACHINE
+
+    machine = {name: None for name in OF_THE_MACHINE if name in hyperparameters}  # files of earlier versions hold them
+    module = cls.load_from_checkpoint(path, map_location="cpu", **machine)
+    return module.eval()

@@ -1,0 +1,1 @@
+"""`fulgurite thresholds`: a sweep over SoRA's sparsity thresholds."""

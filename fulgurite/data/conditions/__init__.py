@@ -1,0 +1,1 @@
+"""Objectives, the levels that an answer is conditioned on, and rated rows (controllable preference optimisation)."""

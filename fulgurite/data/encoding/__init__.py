@@ -1,0 +1,1 @@
+"""From records to tokens: templates, prompts, what is supervised, how texts are cut."""

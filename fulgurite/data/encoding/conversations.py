@@ -1,0 +1,292 @@
+"""Conversations to token ids with a mask that says which of them are trained on. Masks go by position, never by id.
+
+For every answer that is supervised, the ids before it are those of `encode_prompt` for the turns before it: what is
+trained on is, token for token, what `generate` puts before the model. The supervised stretch is the answer with the
+mark that ends its turn (eos, or the template's own such as <|im_end|>); what the template writes after that mark is not
+supervised. If the template ends no turn, eos is appended to the row's last answer.
+
+A chat is rendered once up to each answer and once with it, and tokenised in one piece. An answer whose prompt is not a
+prefix of that piece gets a row of its own: templates that rewrite earlier turns (Qwen3 takes <think> out of them), and
+answers whose first characters the tokenizer joins with the prompt's last ones. In the latter case the answer is
+tokenised apart. Where the template has `{% generation %}` marks, answers that they leave out are not supervised.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from fulgurite.data.encoding.answer_spans import Answer, AnswerFinder, Piece
+from fulgurite.data.encoding.prompts import TextEncoder, encode_prompt, is_chat
+from fulgurite.data.records.conversation import Conversation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["NO_ANSWER", "TOO_LONG", "ConversationEncoder", "EncodedConversation", "Omission", "encode_prompt"]
+
+Span = tuple[int, int]
+
+TOO_LONG = "longer than max_length"
+NO_ANSWER = "no assistant turn"
+_APART = "prompt and answer share a token: tokenised apart"
+_OWN_ROW = "an answer with a row of its own"
+_SHORTENED = "last turns left out: longer than max_length"
+_CUT = "end cut off: longer than max_length"
+_SPLIT = "text split into several rows"
+
+
+@dataclass(frozen=True)
+class Omission:
+    """A conversation, or a part of one, that is left out.
+
+    Attributes:
+        where: File and line.
+        reason: A short fixed phrase, by which omissions are counted.
+    """
+
+    where: str
+    reason: str
+
+
+class EncodedConversation(NamedTuple):
+    """One row: token ids, which of them are supervised, tokens before shortening, and what was done to it, if anything."""
+
+    input_ids: list[int]
+    supervised: list[bool]
+    full_length: int
+    note: str | None
+
+
+class _Row(NamedTuple):
+    """Token ids, supervised stretches, places where whole turns end, and what is appended to the last turn kept."""
+
+    ids: list[int]
+    spans: list[Span]
+    ends: list[int]
+    closing: list[int]
+    notes: tuple[str, ...]
+
+
+class ConversationEncoder:
+    """Encodes conversations; thousands in one call are tokenised together.
+
+    Args:
+        tokenizer: with a chat template where chats are encoded (see fulgurite.data.encoding.templates.apply_template).
+        max_length: tokens of a row at most.
+        supervise: "assistant" for every answer, "last" for the last answer only, "all" for every token.
+        too_long: what becomes of a longer row. "drop" leaves out its last turns, so that whole turns remain, and omits
+            it if no supervised turn is left; "error" raises; "cut" takes the end off, within an answer if need be, and
+            omits the row if no supervised token is left. Text without roles is split into several rows under "drop".
+
+    Raises:
+        ValueError: options outside those; a chat template that shows no answer.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        max_length: int,
+        supervise: Literal["assistant", "last", "all"] = "assistant",
+        too_long: Literal["drop", "error", "cut"] = "drop",
+    ) -> None:
+        allowed = {
+            "supervise": (supervise, ("assistant", "last", "all")),
+            "too_long": (too_long, ("drop", "error", "cut")),
+        }
+        for name, (value, values) in allowed.items():
+            if value not in values:
+                raise ValueError(
+                    f"ConversationEncoder: {name}={value!r}; allowed are {', '.join(map(repr, values))}; choose one of them"
+                )
+        if max_length < 2:
+            raise ValueError(
+                f"ConversationEncoder: max_length is {max_length}; a row needs at least 2 tokens; raise it"
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.supervise = supervise
+        self.too_long = too_long
+        self._text = TextEncoder(tokenizer)
+        self._finder: AnswerFinder | None = None
+        # A special token that is matched before normalisation splits the text: what stands before it has no influence on
+        # how the rest is tokenised. Slow tokenizers give no offsets, so that none can be used.
+        added = tokenizer.added_tokens_decoder if tokenizer.is_fast else {}
+        barriers = {i: t for i, t in added.items() if t.special and not (t.normalized or t.lstrip or t.rstrip)}
+        self._barriers = {i: token.content for i, token in barriers.items()}
+
+    def encode(self, conversations: Sequence[Conversation]) -> list[list[EncodedConversation | Omission]]:
+        """The rows of each conversation, or why it has none.
+
+        Args:
+            conversations: chats, prompts with completions, and texts, in any mixture.
+
+        Raises:
+            ValueError: roles that the template refuses, an answer that it does not show, a row that is too long where
+                that is an error; each names file and line.
+        """
+        kinds = [_kind(conversation) for conversation in conversations]
+        rows: list[list[_Row]] = [[] for _ in conversations]
+        for kind, encode in (("chat", self._chats), ("prompt", self._completions), ("text", self._texts)):
+            places = [i for i, found in enumerate(kinds) if found == kind]
+            if places:
+                for i, encoded in zip(places, encode([conversations[i] for i in places]), strict=True):
+                    rows[i] = encoded
+        return [
+            [self._fit(c.where, row) for row in encoded] or [Omission(c.where, NO_ANSWER)]
+            for c, encoded in zip(conversations, rows, strict=True)
+        ]
+
+    def _completions(self, conversations: Sequence[Conversation]) -> list[list[_Row]]:
+        prompts = self._text.ids([c.turns[0].content for c in conversations])
+        rows = []
+        for prompt, completion in zip(
+            prompts, self._text.continuations([c.turns[1].content for c in conversations]), strict=True
+        ):
+            ids = [*self._text.prefix, *prompt, *completion, self._text.end]
+            start = 0 if self.supervise == "all" else len(ids) - len(completion) - 1
+            rows.append([_Row(ids, [(start, len(ids))], [], [], ())])
+        return rows
+
+    def _texts(self, conversations: Sequence[Conversation]) -> list[list[_Row]]:
+        """One row for each text, or as many as it takes; a last one of a single token, which predicts nothing, is not kept."""
+        rows = []
+        for text in self._text.ids([c.turns[0].content for c in conversations]):
+            ids = [*self._text.prefix, *text, self._text.end]
+            if self.too_long != "drop" or len(ids) <= self.max_length:
+                rows.append([_Row(ids, [(0, len(ids))], [], [], ())])
+                continue
+            blocks = [ids[at : at + self.max_length] for at in range(0, len(ids), self.max_length)]
+            rows.append([_Row(b, [(0, len(b))], [], [], (_SPLIT,)) for b in blocks if len(b) > 1])
+        return rows
+
+    def _chats(self, conversations: Sequence[Conversation]) -> list[list[_Row]]:
+        if self._finder is None:
+            self._finder = AnswerFinder(self.tokenizer)
+        finder, everything = self._finder, self.supervise == "all"
+        closing = [] if finder.ends_turn else [self._text.end]
+        if everything:
+            found = [[finder.whole(c)] for c in conversations]
+        else:
+            found = [finder.pieces(c, last_only=self.supervise == "last") for c in conversations]
+        owners = [i for i, pieces in enumerate(found) for _ in pieces]
+        pieces = [piece for several in found for piece in several]
+        rows: list[list[_Row]] = [[] for _ in conversations]
+        apart: list[tuple[int, Answer]] = []
+        for i, piece, (ids, spans) in zip(owners, pieces, self._align(pieces), strict=True):
+            kept = [span for span in spans if span is not None]
+            ends = [end for _, end in kept]
+            if everything:
+                rows[i].append(_Row(ids, [(0, len(ids))], ends, closing, ()))
+                continue
+            if kept:
+                notes = (_OWN_ROW,) if len(found[i]) > 1 else ()
+                rows[i].append(_Row(ids[: ends[-1]], kept, ends, closing, notes))
+            apart.extend((i, a) for a, span in zip(piece.answers, spans, strict=True) if span is None)
+        for (i, _), (ids, span, note) in zip(apart, self._apart([answer for _, answer in apart]), strict=True):
+            rows[i].append(_Row(ids, [span], [span[1]], closing, (note,)))
+        return rows
+
+    def _align(self, pieces: Sequence[Piece]) -> list[tuple[list[int], list[Span | None]]]:
+        """Token ids of each piece and the stretch of each answer, None where its prompt alone has other tokens.
+
+        A prompt has the same tokens alone as in its piece up to the last barrier before the answer begins; from there on
+        it is tokenised again and compared. Without a barrier all of it is.
+        """
+        if not pieces:
+            return []
+        encoded = self.tokenizer(
+            [piece.text for piece in pieces],
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_offsets_mapping=bool(self._barriers),
+            verbose=False,
+        )
+        rows = [list(ids) for ids in encoded["input_ids"]]
+        offsets = encoded["offset_mapping"] if self._barriers else [[] for _ in rows]
+        edges = []  # for each answer its begin and its end: the token where the comparison begins, and the text from there
+        for piece, ids, places in zip(pieces, rows, offsets, strict=True):
+            stops = [stop for _, stop in places]
+            for answer in piece.answers:
+                for text in (answer.prompt, answer.whole):
+                    at = bisect_right(stops, len(text)) - 1
+                    while at >= 0 and self._barriers.get(ids[at]) != piece.text[slice(*places[at])]:
+                        at -= 1
+                    edges.append((max(at, 0), text[places[at][0] :] if at >= 0 else text))
+        unique = list(dict.fromkeys(text for _, text in edges))
+        alone = dict(zip(unique, self._text.ids(unique), strict=True))
+        lengths = iter([(at, alone[text]) for at, text in edges])
+        found = []
+        for piece, ids, places in zip(pieces, rows, offsets, strict=True):
+            spans: list[Span | None] = []
+            for answer in piece.answers:
+                start, end = (_position(ids, *next(lengths)) for _ in range(2))
+                if start is not None and end is not None and answer.skip:
+                    start = _skipped(places, start, end, len(answer.prompt) + answer.skip)
+                spans.append((start, end) if start is not None and end is not None and start < end else None)
+            found.append((ids, spans))
+        return found
+
+    def _apart(self, answers: Sequence[Answer]) -> list[tuple[list[int], Span, str]]:
+        """A row for each answer alone: prompt as generation has it, then the answer, tokenised apart where it must be."""
+        prompts = self._text.ids([answer.prompt for answer in answers])
+        wholes = self._text.ids([answer.whole for answer in answers])
+        continued = self._text.continuations([answer.text for answer in answers])
+        rows = []
+        for prompt, whole, rest in zip(prompts, wholes, continued, strict=True):
+            joined = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
+            ids, note = (whole, _OWN_ROW) if joined else (prompt + rest, _APART)
+            rows.append((ids, (len(prompt), len(ids)), note))
+        return rows
+
+    def _fit(self, where: str, row: _Row) -> EncodedConversation | Omission:
+        """The row with its mask, shortened as `too_long` says."""
+        full = len(row.ids) + len(row.closing)
+        stop, notes = len(row.ids), row.notes
+        if full > self.max_length:
+            if self.too_long == "error":
+                raise ValueError(
+                    f"{where}: {full} tokens; max_length is {self.max_length}; raise it, shorten the row, or choose "
+                    "too_long='drop' or 'cut'"
+                )
+            if self.too_long == "drop":
+                stop = max((end for end in row.ends if end + len(row.closing) <= self.max_length), default=0)
+                notes = (*notes, _SHORTENED)
+            else:
+                stop, notes = min(stop, self.max_length), (*notes, _CUT)
+        ids = [*row.ids[:stop], *row.closing][: self.max_length]
+        supervised = [False] * len(ids)
+        for start, end in row.spans:
+            supervised[start:end] = [True] * (min(end, stop) - start) if start < stop else []
+        if row.closing and len(ids) > stop:
+            supervised[stop:] = [True] * (len(ids) - stop)
+        if not stop or not any(supervised[1:]):
+            if full > self.max_length:
+                return Omission(where, TOO_LONG)
+            raise ValueError(f"{where}: no token is supervised; the answer is empty; correct the row")
+        return EncodedConversation(ids, supervised, full, "; ".join(notes) or None)
+
+
+def _kind(conversation: Conversation) -> str:
+    roles = [turn.role for turn in conversation.turns]
+    if is_chat(conversation.turns):
+        return "chat"
+    if roles == ["prompt", "completion"]:
+        return "prompt"
+    if roles == ["text"]:
+        return "text"
+    raise ValueError(
+        f"{conversation.where}: the roles are {roles}; allowed are those of a chat (system first, then user and assistant "
+        "in turn), prompt and completion, or one text; correct the row"
+    )
+
+
+def _position(ids: list[int], at: int, tail: list[int]) -> int | None:
+    """Where `tail`, which is to begin at `at`, ends in `ids`; None if something else stands there."""
+    stop = at + len(tail)
+    return stop if ids[at:stop] == tail else None
+
+
+def _skipped(places: Sequence[Span], start: int, end: int, character: int) -> int:
+    """The first token of `start` to `end` that reaches behind a character; `start` where no offsets are known."""
+    return next((i for i in range(start, min(end, len(places))) if places[i][1] > character), start)

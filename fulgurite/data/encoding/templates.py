@@ -1,0 +1,275 @@
+r"""Chat templates: which text a conversation becomes.
+
+The tokenizer's own template comes first. Where it has none, `ultrachat` is laid over it, the form of UltraChat and
+UltraLink (`User: …\nAssistant: …<eos>`, https://arxiv.org/abs/2305.14233); other forms go by name, and any Jinja file
+by its path. An encoder's tokenizer without eos gets `[CLS] turns, each with [SEP]` instead, as encoders were trained on
+pairs. The template is put into `tokenizer.chat_template`, so that saving the tokenizer saves it, and whoever
+loads the tokenizer later lays the same text before the model.
+
+The named templates mark their answers with `{% generation %}`, begin with bos only where the tokenizer itself puts it
+before a text, and end an answer with the tokenizer's eos; `chatml` and `playground` need their own tokens and refuse a
+tokenizer without them. In UltraLM's releases a user's turn ended with eos too; here only answers do, as in UltraFuser
+(https://arxiv.org/abs/2403.08281). The generation prompt of `ultrachat` and `mistral` ends without a space, and the
+answer begins with one: a word is then the token that it is in running text.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fulgurite.data.records.conversation import Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["TEMPLATES", "ChatRenderer", "apply_template"]
+
+_log = logging.getLogger(__name__)
+
+_DEFAULT = "ultrachat"
+_MARK = re.compile(r"<\|[^|<>\s]+\|>")
+_GENERATION = re.compile(r"\{%-?\s*generation\b")
+
+_PREAMBLE = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\\n\\n"
+)
+_REFUSE = "{{ raise_exception('the role ' + message['role'] + ' has no place in this template') }}"
+
+
+def _turns(system: str, user: str, assistant: str) -> str:
+    """A template's loop; each argument is the Jinja text of a turn with that role."""
+    return (
+        "{% for message in messages %}"
+        f"{{% if message['role'] == 'system' %}}{system}"
+        f"{{% elif message['role'] == 'user' %}}{user}"
+        f"{{% elif message['role'] == 'assistant' %}}{assistant}"
+        f"{{% else %}}{_REFUSE}{{% endif %}}"
+        "{% endfor %}"
+    )
+
+
+def _answer(text: str) -> str:
+    return f"{{% generation %}}{{{{ {text} }}}}{{% endgeneration %}}"
+
+
+def _prompt(text: str) -> str:
+    return f"{{% if add_generation_prompt %}}{{{{ '{text}' }}}}{{% endif %}}"
+
+
+_CONTENT = "message['content']"
+_BODIES = {
+    "ultrachat": _turns(
+        f"{{{{ 'System: ' + {_CONTENT} + '\\n' }}}}",
+        f"{{{{ 'User: ' + {_CONTENT} + '\\n' }}}}",
+        "{{ 'Assistant:' }}" + _answer(f"' ' + {_CONTENT} + eos_token") + "{{ '\\n' }}",
+    )
+    + _prompt("Assistant:"),
+    "zephyr": _turns(
+        f"{{{{ '<|system|>\\n' + {_CONTENT} + eos_token + '\\n' }}}}",
+        f"{{{{ '<|user|>\\n' + {_CONTENT} + eos_token + '\\n' }}}}",
+        "{{ '<|assistant|>\\n' }}" + _answer(f"{_CONTENT} + eos_token") + "{{ '\\n' }}",
+    )
+    + _prompt("<|assistant|>\\n"),
+    "chatml": _turns(
+        f"{{{{ '<|im_start|>system\\n' + {_CONTENT} + '<|im_end|>\\n' }}}}",
+        f"{{{{ '<|im_start|>user\\n' + {_CONTENT} + '<|im_end|>\\n' }}}}",
+        "{{ '<|im_start|>assistant\\n' }}" + _answer(f"{_CONTENT} + '<|im_end|>'") + "{{ '\\n' }}",
+    )
+    + _prompt("<|im_start|>assistant\\n"),
+    "mistral": "{% set space = namespace(system='') %}"
+    + _turns(
+        f"{{% set space.system = {_CONTENT} + '\\n\\n' %}}",
+        f"{{{{ '[INST] ' + space.system + {_CONTENT} + ' [/INST]' }}}}{{% set space.system = '' %}}",
+        _answer(f"' ' + {_CONTENT} + eos_token"),
+    ),
+    "alpaca": "{% if messages[0]['role'] != 'system' %}{{ '"
+    + _PREAMBLE
+    + "' }}{% endif %}"
+    + _turns(
+        f"{{{{ {_CONTENT} + '\\n\\n' }}}}",
+        f"{{{{ '### Instruction:\\n' + {_CONTENT} + '\\n\\n' }}}}",
+        "{{ '### Response:\\n' }}" + _answer(f"{_CONTENT} + eos_token") + "{{ '\\n\\n' }}",
+    )
+    + _prompt("### Response:\\n"),
+    # WizardMath's: as alpaca, but the answer stands in the line of its heading.
+    "wizardmath": "{% if messages[0]['role'] != 'system' %}{{ '"
+    + _PREAMBLE
+    + "' }}{% endif %}"
+    + _turns(
+        f"{{{{ {_CONTENT} + '\\n\\n' }}}}",
+        f"{{{{ '### Instruction:\\n' + {_CONTENT} + '\\n\\n' }}}}",
+        "{{ '### Response:' }}" + _answer(f"' ' + {_CONTENT} + eos_token") + "{{ '\\n\\n' }}",
+    )
+    + _prompt("### Response:"),
+    "playground": _turns(
+        f"{{{{ '<|system|>\\n' + {_CONTENT} + '<|end|>\\n' }}}}",
+        f"{{{{ '<|user|>\\n' + {_CONTENT} + '<|end|>\\n' }}}}",
+        "{{ '<|assistant|>\\n' }}" + _answer(f"{_CONTENT} + '<|end|>'") + "{{ '\\n' }}",
+    )
+    + _prompt("<|assistant|>\\n"),
+}
+_NEEDED = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "playground": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+}
+TEMPLATES = tuple(_BODIES)
+# Not among the names: it is what encoders get whose tokenizers end texts with sep.
+_ENCODER = "{{ cls_token }}" + _turns(
+    f"{{{{ {_CONTENT} + sep_token }}}}", f"{{{{ {_CONTENT} + sep_token }}}}", _answer(f"{_CONTENT} + sep_token")
+)
+
+
+def apply_template(tokenizer: "PreTrainedTokenizerBase", template: str | None = None) -> "PreTrainedTokenizerBase":
+    """Gives the tokenizer its chat template and returns it.
+
+    Args:
+        tokenizer: its `chat_template` is set.
+        template: "auto" or None for the tokenizer's own, else `ultrachat`, or `encoder` where there is sep and no eos; one of
+            TEMPLATES; or a Jinja file's path.
+
+    Raises:
+        ValueError: an unknown name, a file that is no template, or a tokenizer without the tokens that a turn ends with.
+    """
+    if template in (None, "auto"):
+        own = tokenizer.chat_template
+        if isinstance(own, dict):  # several, by use; the others are for tools and retrieval
+            own = own.get("default") or next(iter(own.values()))
+        if own:
+            tokenizer.chat_template = own
+            return tokenizer
+        template = _DEFAULT
+        if tokenizer.eos_token is None and tokenizer.cls_token and tokenizer.sep_token:
+            template = "encoder"
+    assert template is not None
+    if template == "encoder":
+        text = _encoder(tokenizer)
+    elif template in _BODIES:
+        text = _named(tokenizer, template)
+    else:
+        text = _from_file(template)
+    before = tokenizer.chat_template
+    tokenizer.chat_template = text
+    try:
+        probe = ChatRenderer(tokenizer).prompt([Turn("user", "a")])
+    except ValueError as error:
+        tokenizer.chat_template = before
+        raise ValueError(f"apply_template: {template}: {error}") from error
+    _tell_split_marks(tokenizer, template, probe)
+    return tokenizer
+
+
+def _named(tokenizer: "PreTrainedTokenizerBase", name: str) -> str:
+    missing = [mark for mark in _NEEDED.get(name, ()) if mark not in tokenizer.get_added_vocab()]
+    if missing:
+        raise ValueError(
+            f"apply_template: {name!r} was given; its marks {', '.join(missing)} are no tokens of this tokenizer, so that "
+            "no answer would end with one; take 'ultrachat' or 'zephyr', which end with the tokenizer's own eos, or add "
+            "the tokens to the tokenizer and train their embeddings"
+        )
+    if name not in _NEEDED and tokenizer.eos_token is None:
+        raise ValueError(
+            f"apply_template: {name!r} ends an answer with eos, and this tokenizer has none; set tokenizer.eos_token"
+        )
+    begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return ("{{ bos_token }}" if begins else "") + _BODIES[name]
+
+
+def _encoder(tokenizer: "PreTrainedTokenizerBase") -> str:
+    if not (tokenizer.cls_token and tokenizer.sep_token):
+        raise ValueError(
+            "apply_template: 'encoder' begins with cls and ends turns with sep, and this tokenizer lacks one of them; take another "
+            "template"
+        )
+    return _ENCODER
+
+
+def _from_file(path: str) -> str:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        near = get_close_matches(path, TEMPLATES, n=1)
+        guess = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"apply_template: {path!r} is neither a file nor a known name; allowed are 'auto', "
+            f"{', '.join(map(repr, TEMPLATES))} or the path of a Jinja file.{guess}"
+        )
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"apply_template: {path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    if not text.strip():
+        raise ValueError(f"apply_template: {path}: the file is empty; write a Jinja chat template into it")
+    return text
+
+
+def _tell_split_marks(tokenizer: "PreTrainedTokenizerBase", template: str, rendered: str) -> None:
+    marks = sorted(set(_MARK.findall(rendered)) - set(tokenizer.get_added_vocab()))
+    if marks:
+        _log.info("template %s: %s are written with several tokens each in this tokenizer", template, ", ".join(marks))
+
+
+class ChatRenderer:
+    """Lays a tokenizer's chat template over turns; the text is that of `tokenizer.apply_chat_template`.
+
+    Args:
+        tokenizer: with a chat template.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        if not tokenizer.chat_template:
+            raise ValueError("ChatRenderer: the tokenizer has no chat template; call apply_template(tokenizer) first")
+        self.tokenizer = tokenizer
+        self.template = tokenizer.get_chat_template()
+        self.marks = _GENERATION.search(self.template) is not None
+        try:
+            # What apply_chat_template calls itself; called directly it costs a third, and tells the marked characters.
+            from transformers.utils.chat_template_utils import _compile_jinja_template, _render_with_assistant_indices
+        except ImportError:
+            self._compiled = None
+            self.marks = False
+        else:
+            try:
+                self._compiled = _compile_jinja_template(self.template)
+            except Exception as error:  # jinja2's own errors; jinja2 is not imported here
+                raise ValueError(f"the chat template is not valid Jinja ({error}); correct it") from error
+            self._marked = _render_with_assistant_indices
+        self._variables: dict[str, Any] = {"tools": None, "documents": None, **tokenizer.special_tokens_map}
+
+    def prompt(self, turns: Sequence[Turn]) -> str:
+        """The turns and the beginning of the answer that is to come."""
+        return self._render(turns, True)
+
+    def chat(self, turns: Sequence[Turn]) -> tuple[str, list[tuple[int, int]] | None]:
+        """The turns as text, and the stretches of characters that `{% generation %}` marks; None without such marks."""
+        if not self.marks:
+            return self._render(turns, False), None
+        try:
+            text, spans = self._marked(self._compiled, _messages(turns), add_generation_prompt=False, **self._variables)
+        except Exception as error:
+            raise _refusal(error) from error
+        return text, [(int(start), int(end)) for start, end in spans]
+
+    def _render(self, turns: Sequence[Turn], add_generation_prompt: bool) -> str:
+        messages = _messages(turns)
+        try:
+            if self._compiled is None:
+                text = self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                )
+            else:
+                text = self._compiled.render(
+                    messages=messages, add_generation_prompt=add_generation_prompt, **self._variables
+                )
+        except Exception as error:  # whatever the template raises: jinja2's errors, or Python's out of an expression
+            raise _refusal(error) from error
+        return str(text)
+
+
+def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def _refusal(error: Exception) -> ValueError:
+    return ValueError(f"the chat template refuses these turns ({error}); correct the roles, or choose another template")

@@ -1,0 +1,1 @@
+"""What the playground is about: arithmetic, claims, languages, maths, programs, reviews, scenes, and their checkers."""

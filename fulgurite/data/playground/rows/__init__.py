@@ -1,0 +1,1 @@
+"""The playground's rows in the published schemas of each dataset."""

@@ -1,0 +1,267 @@
+"""What readers of rows share: schemas by name or guessed from the columns, renamed columns, tags, bad rows counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from itertools import chain, islice
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from fulgurite.data.records.conversation import Turn
+from fulgurite.data.records.findings import Finding, Tally
+from fulgurite.data.sources.formats import Numbered, Row
+from fulgurite.data.sources.locate import RowSource
+
+__all__ = ["BadRow", "Read", "RowReader", "Schema", "column_names", "fitting_schema", "messages", "short_name"]
+
+_AUTO_ROWS = 50
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+
+class Record(Protocol):
+    """What rows become: a dataclass with these fields."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def tag(self) -> str | None: ...
+
+
+Item = TypeVar("Item", bound=Record)
+Read = Callable[[Row, str, int], Iterator["Item | Finding"]]
+
+
+class BadRow(Exception):
+    """A row that is no record: the reason that it is counted by, and what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Schema(Generic[Item]):
+    """A published layout of rows.
+
+    Attributes:
+        needed: Columns without which a row is none of this schema.
+        optional: Columns that are read where they are.
+        read: Makes records of a row with its source and number.
+        looks: Whether a source, by its name and its first whole row, is of this schema rather than another with its columns.
+    """
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...]
+    read: Read[Item]
+    looks: Callable[[str, Row], bool] | None = None
+
+
+class RowReader(Generic[Item]):
+    """Reads sources one after the other, as one stream of records; the base of the readers.
+
+    After a reading `tally` holds what was found, and `schemas` the schema of each source by its name.
+
+    Attributes:
+        noun: What messages call a record.
+        table: The schemas by name, those that `auto` prefers first.
+
+    Args:
+        sources: what to read.
+        schema: a name of `table`, or "auto" to guess it from the columns of each source.
+        columns: the source's column for columns of the schema that are called otherwise there.
+        on_bad_row: "skip" counts rows that are no record and leaves them out; "error" stops at the first.
+        tags: keep records of these tags only.
+        tag_sources: give records without a tag of their own the group, or name, of their source; "all": every record.
+    """
+
+    noun: ClassVar[str]
+    table: Mapping[str, Schema[Item]]
+
+    def __init__(
+        self,
+        sources: Sequence[RowSource],
+        schema: str = "auto",
+        columns: Mapping[str, str] | None = None,
+        on_bad_row: str = "skip",
+        tags: Sequence[str] | None = None,
+        tag_sources: bool | Literal["all"] = False,
+    ) -> None:
+        name = type(self).__name__
+        if schema != "auto" and schema not in self.table:
+            near = get_close_matches(schema, self.table, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
+            raise ValueError(f"{name}: schema {schema!r}; allowed are auto, {', '.join(self.table)}; {hint}")
+        if on_bad_row not in ("skip", "error"):
+            raise ValueError(f"{name}: on_bad_row is {on_bad_row!r}; allowed are 'skip' and 'error'")
+        known = {column for each in self.table.values() for column in (*each.needed, *each.optional)}
+        unknown = sorted(set(columns or ()) - known)
+        if unknown:
+            raise ValueError(
+                f"{name}: columns renames {', '.join(map(repr, unknown))}; the schemas' columns are "
+                f"{', '.join(sorted(known))}; write the schema's column first and the file's after it"
+            )
+        self.sources = sources
+        self.schema = schema
+        self.columns = dict(columns or {})
+        self.on_bad_row = on_bad_row
+        self.tags = None if tags is None else set(tags)
+        self.tag_sources = tag_sources
+        self.tally = Tally()
+        self.schemas: dict[str, str] = {}
+
+    def _read(self, schema: str, row: Row, source: str, number: int) -> Iterator[Item | Finding]:
+        """The records of a row, and what is wrong with them."""
+        raise NotImplementedError
+
+    def _guess(self, found: Sequence[str], name: str, rows: Sequence[Row]) -> str:
+        """The schema that has these columns."""
+        return fitting_schema(self.table, found, name, rows)
+
+    def __iter__(self) -> Iterator[Item]:
+        self.tally = Tally()
+        self._check_columns()
+        for source in self.sources:
+            yield from self._source(source)
+        if self.tally.kept == 0:
+            found = "\n  ".join(self.tally.lines())
+            only = f" with a tag of {', '.join(sorted(self.tags))}" if self.tags is not None else ""
+            raise ValueError(
+                f"{type(self).__name__}: none of {self.tally.rows} rows of {_listed(self.sources)} is a {self.noun}{only}; "
+                f"correct them, or give schema or columns\n  {found}".rstrip()
+            )
+
+    def _source(self, source: RowSource) -> Iterator[Item]:
+        rows: Iterator[Numbered] = ((self._renamed(row), number) for row, number in source.rows())
+        first = list(islice(rows, _AUTO_ROWS))
+        schema = self.schemas[source.name] = self._schema(source.name, [row for row, _ in first])
+        for row, number in chain(first, rows):
+            self.tally.rows += 1
+            for item in self._read(schema, row, source.name, number):
+                if isinstance(item, Finding):
+                    if item.lost and self.on_bad_row == "error":
+                        raise ValueError(
+                            f"{item.where}: {item.reason}: {item.detail}; correct the row, or leave such rows out with "
+                            "on_bad_row='skip'"
+                        )
+                    self.tally.add(item.where, item.reason, item.detail, item.lost)
+                    continue
+                if self.tag_sources == "all" or (item.tag is None and self.tag_sources):
+                    item = replace(item, tag=source.group or short_name(source.name))
+                if self.tags is not None and item.tag is None:
+                    self.tally.add(item.where, "no tag", f"wanted are {', '.join(sorted(self.tags))}")
+                elif self.tags is None or item.tag in self.tags:
+                    self.tally.kept += 1
+                    yield item
+
+    def _check_columns(self) -> None:
+        """Refuses columns of the files that no row has: the schema's own would be read in their place, if there."""
+        missing = set(self.columns.values())
+        found: dict[str, None] = {}
+        for source in self.sources:
+            if not missing:
+                return
+            for row, _ in source.rows():
+                missing.difference_update(row)
+                if not missing:
+                    return
+                found.update(dict.fromkeys(row))
+        if missing and self.sources:
+            near = [match for column in sorted(missing) for match in get_close_matches(column, found, n=1)]
+            hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+            raise ValueError(
+                f"{type(self).__name__}: columns names {', '.join(map(repr, sorted(missing)))}, which no row of "
+                f"{_listed(self.sources)} has; found {', '.join(map(repr, found)) or 'none'}; correct columns, or leave it "
+                f"out.{hint}"
+            )
+
+    def _renamed(self, row: Row) -> Row:
+        if not self.columns:
+            return row
+        return {**row, **{ours: row[theirs] for ours, theirs in self.columns.items() if theirs in row}}
+
+    def _schema(self, name: str, rows: list[Row]) -> str:
+        found = list({column: None for row in rows for column in row})
+        if self.schema == "auto":
+            return self._guess(found, name, rows)
+        missing = [column for column in self.table[self.schema].needed if column not in found]
+        if missing:
+            near = [match for column in missing for match in get_close_matches(column, found, n=1)]
+            hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+            raise ValueError(
+                f"{name}: no column {', '.join(map(repr, missing))}, which schema {self.schema!r} needs; found "
+                f"{', '.join(map(repr, found)) or 'none'}; rename with columns, or take another schema.{hint}"
+            )
+        return self.schema
+
+
+def fitting_schema(table: Mapping[str, Schema[Any]], found: Sequence[str], name: str, rows: Sequence[Row]) -> str:
+    """The first schema whose columns are all found, and that the first row with something in each of them looks like.
+
+    Args:
+        table: schemas by name.
+        found: names of the columns.
+        name: of the source.
+        rows: some rows.
+    """
+    for schema, parts in table.items():
+        if not all(column in found for column in parts.needed):
+            continue
+        whole = (row for row in rows if all(row.get(column) not in (None, "", []) for column in parts.needed))
+        row = next(whole, rows[0] if rows else None)
+        if parts.looks is None or (row is not None and parts.looks(name, row)):
+            return schema
+    listed = "\n".join(f"  {schema}: {', '.join(parts.needed)}" for schema, parts in table.items())
+    raise ValueError(
+        f"{name}: the columns {', '.join(map(repr, found)) or '(none)'} fit no schema; allowed are those below; rename "
+        f"columns with columns, e.g. columns={{'prompt': 'question'}}\n{listed}"
+    )
+
+
+def messages(items: object, column: str) -> tuple[Turn, ...]:
+    """Messages as {role, content} or {from, value}.
+
+    Args:
+        items: what the column holds.
+        column: its name.
+    """
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        raise BadRow("not a list", f"column {column!r} holds {type(items).__name__}; a list of messages is needed")
+    turns = []
+    for item in items:
+        if not isinstance(item, Mapping):
+            raise BadRow("not a message", f"{column!r} holds {type(item).__name__}; an object per turn is needed")
+        names = ("role", "content") if "role" in item else ("from", "value")
+        for name in names:
+            if name not in item:
+                raise BadRow("missing column", f"no {name!r} in a message of {column!r}; found {column_names(item)}")
+        role = item[names[0]]
+        turns.append(Turn(_ROLES.get(role, role) if isinstance(role, str) else repr(role), item[names[1]]))
+    return tuple(turns)
+
+
+def _listed(sources: Sequence[RowSource]) -> str:
+    return ", ".join(source.name for source in sources[:3]) + (", …" if len(sources) > 3 else "")
+
+
+def column_names(row: Mapping[str, Any]) -> str:
+    """The names of a row's columns, for messages.
+
+    Args:
+        row: columns by name.
+    """
+    return ", ".join(map(repr, row)) or "none"
+
+
+def short_name(source: str) -> str:
+    """What a file, folder or hub id is called without the path to it.
+
+    Args:
+        source: its name.
+    """
+    return re.split(r"[/\\]", source.rstrip("/\\"))[-1].split(".")[0] or source

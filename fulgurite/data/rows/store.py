@@ -1,0 +1,370 @@
+"""Tokenised conversations in a file that is written piece by piece and read by memory mapping.
+
+The file is a safetensors file (any reader of the format opens it): eight bytes with the length of a JSON header, the
+header, then the tensors one after the other, those of eight bytes per number first so that each lies aligned. Until all
+rows are known each tensor grows in a file of its own; these are joined under a temporary name, which is then renamed.
+Neither texts nor tokens ever have to fit into memory, and processes that read the file share its pages.
+
+What was left out, and the names of the tags, travel in the header's metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fulgurite.data.records.conversation import Conversation
+from fulgurite.data.records.findings import Tally
+from fulgurite.data.rows.encoded import EncodedRows
+
+__all__ = [
+    "MappedRows",
+    "TokenWriter",
+    "VERSION",
+    "cache_key",
+    "default_cache_dir",
+    "load_or_build",
+    "load_or_write",
+    "open_rows",
+    "write_conversations",
+]
+
+VERSION = 1
+
+_log = logging.getLogger(__name__)
+
+_log = logging.getLogger(__name__)
+_CHUNK = 1000
+# Name in the file, numpy's type, the format's type; the wide ones first.
+_KINDS = {
+    "offsets": (np.int64, "I64"),
+    "target_offsets": (np.int64, "I64"),
+    "input_ids": (np.int32, "I32"),
+    "target_ids": (np.int32, "I32"),
+    "full_length": (np.int32, "I32"),
+    "tag": (np.int32, "I32"),
+    "supervised": (np.bool_, "BOOL"),
+}
+_TYPES = {kind: dtype for dtype, kind in _KINDS.values()}
+_ALIGN = 8
+
+# Token ids; marks "supervised" or target ids; tokens before shortening; what was done to the row, if anything.
+EncodedRow = tuple[list[int], Sequence[Any], int, "str | None"]
+
+
+class Omitted(Protocol):
+    """What stands in the place of a row that was left out: where it was, and a short fixed phrase."""
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
+
+# The rows of each conversation of a chunk, or why there are none.
+Encode = Callable[[Sequence[Conversation]], "Sequence[Sequence[EncodedRow | Omitted]]"]
+
+
+class MappedRows(EncodedRows):
+    """Rows whose tensors are pages of a file. Sent to another process, it opens the file there.
+
+    Args:
+        path: a file written by `TokenWriter`.
+        changed: tensors that replace those of the file; None takes one away.
+    """
+
+    def __init__(self, path: Path, changed: dict[str, Tensor | None] | None = None) -> None:
+        self.path = path
+        self.changed = changed or {}
+        tensors, self.metadata = _map(path)
+        merged = {**tensors, **self.changed}
+        super().__init__({name: tensor for name, tensor in merged.items() if tensor is not None})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MappedRows, (self.path, self.changed)
+
+    def with_tag(self, tag: Tensor | None) -> MappedRows:
+        """The same rows with other tag numbers.
+
+        Args:
+            tag: (rows,) int32; None for rows without tags.
+        """
+        return MappedRows(self.path, {**self.changed, "tag": tag})
+
+
+def open_rows(path: Path) -> MappedRows:
+    """The rows of a file written by `TokenWriter`; a file that is not whole is a ValueError.
+
+    Args:
+        path: the file.
+    """
+    return MappedRows(path)
+
+
+def _map(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= size - 8:
+            raise ValueError(f"{path}: not a whole safetensors file; delete it, and it is made again")
+        try:
+            header: dict[str, Any] = json.loads(file.read(length))
+        except ValueError as error:
+            raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it") from error
+    metadata = header.pop("__metadata__", {})
+    start = 8 + length
+    ends = [entry["data_offsets"][1] for entry in header.values()]
+    if start + max(ends, default=0) != size:
+        raise ValueError(f"{path}: {size} bytes; {start + max(ends, default=0)} are needed; delete it")
+    # "c": private pages, writable in memory only, as torch has no tensors that cannot be written.
+    pages = np.memmap(path, np.uint8, mode="c")
+    tensors = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        values: Any = pages[start + first : start + last].view(np.ndarray).view(_TYPES[entry["dtype"]])
+        tensors[name] = torch.from_numpy(values)
+    return tensors, metadata
+
+
+class TokenWriter:
+    """Writes rows one after the other; a context manager that leaves nothing behind unless `finish` was called.
+
+    Args:
+        path: the file to make.
+        seq2seq: rows have target ids instead of marks.
+    """
+
+    def __init__(self, path: Path, seq2seq: bool = False) -> None:
+        self.path = path
+        names = ["offsets", "input_ids", "full_length", "tag"]
+        names += ["target_offsets", "target_ids"] if seq2seq else ["supervised"]
+        self.names = [name for name in _KINDS if name in names]
+        self.seq2seq = seq2seq
+        self._tag_numbers: dict[str, int] = {}
+        self.rows = 0
+        self._ends = {"offsets": 0, "target_offsets": 0}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> TokenWriter:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            prefix = f".{self.path.stem}."
+            self.folder = Path(
+                self._stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=self.path.parent))
+            )
+            self._files = {n: self._stack.enter_context((self.folder / n).open("wb")) for n in self.names}
+        except OSError as error:
+            self._stack.close()
+            raise OSError(
+                f"the tokenised rows cannot be written to {self.path.parent} ({error}); set cache_dir or "
+                "$FULGURITE_CACHE to a folder that can be written"
+            ) from error
+        for name in ("offsets", "target_offsets"):
+            if name in self._files:
+                self._put(name, [0])
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def add(self, rows: Sequence[tuple[EncodedRow, str | None]]) -> None:
+        """Appends rows.
+
+        Args:
+            rows: each with the tag of its conversation.
+        """
+        ids = [token for row, _ in rows for token in row[0]]
+        second = [item for row, _ in rows for item in row[1]]
+        if not self.seq2seq and len(second) != len(ids):
+            raise ValueError(f"TokenWriter: {len(second)} marks for {len(ids)} tokens; one each is needed")
+        self._put("input_ids", ids)
+        self._put_ends("offsets", [len(row[0]) for row, _ in rows])
+        self._put("full_length", [row[2] for row, _ in rows])
+        self._put("target_ids" if self.seq2seq else "supervised", second)
+        if self.seq2seq:
+            self._put_ends("target_offsets", [len(row[1]) for row, _ in rows])
+        for _, tag in rows:
+            if tag is not None:
+                self._tag_numbers.setdefault(tag, len(self._tag_numbers))
+        self._put("tag", [-1 if tag is None else self._tag_numbers[tag] for _, tag in rows])
+        self.rows += len(rows)
+
+    def _put(self, name: str, values: Sequence[Any]) -> None:
+        self._files[name].write(np.asarray(values, dtype=_KINDS[name][0]).tobytes())
+
+    def _put_ends(self, name: str, lengths: Sequence[int]) -> None:
+        ends = self._ends[name] + np.cumsum(np.asarray(lengths, dtype=np.int64))
+        self._files[name].write(ends.tobytes())
+        self._ends[name] = int(ends[-1]) if len(ends) else self._ends[name]
+
+    def finish(self, metadata: dict[str, str]) -> None:
+        """Joins the parts and gives the file its name.
+
+        Args:
+            metadata: texts to keep in the header.
+        """
+        for file in self._files.values():
+            file.close()
+        header: dict[str, Any] = {"__metadata__": {**metadata, "tag_names": json.dumps(list(self._tag_numbers))}}
+        position = 0
+        for name in self.names:
+            dtype, kind = _KINDS[name]
+            size = (self.folder / name).stat().st_size
+            shape = [size // np.dtype(dtype).itemsize]
+            header[name] = {"dtype": kind, "shape": shape, "data_offsets": [position, position + size]}
+            position += size
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % _ALIGN)
+        joined = self.folder / "joined"
+        with joined.open("wb") as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            for name in self.names:
+                with (self.folder / name).open("rb") as part:
+                    shutil.copyfileobj(part, out, 1 << 20)
+                (self.folder / name).unlink()
+        os.replace(joined, self.path)
+
+
+def write_conversations(
+    writer: TokenWriter,
+    conversations: Iterable[Conversation],
+    encode: Encode,
+    tally: Callable[[], Tally],
+    progress: Callable[[Iterable[Conversation]], Iterable[Conversation]] = lambda items: items,
+) -> Tally:
+    """Encodes conversations in chunks of 1000 and writes their rows.
+
+    Args:
+        writer: where to, open and empty.
+        conversations: read once.
+        encode: the rows of each conversation of a chunk.
+        tally: the counts of the reading, once it has ended; what the encoder left out is added to them.
+        progress: wraps the conversations, to show how far it is.
+    """
+    omitted = Tally()
+    items = iter(progress(conversations))
+    while chunk := list(islice(items, _CHUNK)):
+        rows: list[tuple[EncodedRow, str | None]] = []
+        for conversation, found in zip(chunk, encode(chunk), strict=True):
+            for row in found:
+                if not isinstance(row, tuple):
+                    omitted.add(row.where, row.reason)
+                    continue
+                rows.append((row, conversation.tag))
+                if row[3]:
+                    omitted.add(conversation.where, row[3], lost=False)
+        writer.add(rows)
+    total = tally()
+    for counts, add in ((total.counts, omitted.counts), (total.notes, omitted.notes)):
+        for reason, number in add.items():
+            counts[reason] = counts.get(reason, 0) + number
+    for reason, places in omitted.first.items():
+        total.first[reason] = (total.first.get(reason, []) + places)[:3]
+    total.kept = writer.rows
+    return total
+
+
+def load_or_write(path: Path, write: Callable[[], None]) -> MappedRows:
+    """The rows in `path`; `write` makes the file where it is missing or damaged.
+
+    Args:
+        path: the cache's entry.
+        write: makes it.
+    """
+    if path.is_file():
+        try:
+            return open_rows(path)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            _log.warning("the cache entry %s is damaged (%s); it is built again", path, error)
+    write()
+    return open_rows(path)
+
+
+def tally_of(rows: MappedRows) -> Tally:
+    """What was counted when the rows were made.
+
+    Args:
+        rows: of a file that `write_conversations` and `finish` made.
+    """
+    return Tally(**json.loads(rows.metadata["tally"]))
+
+
+def tags_of(rows: MappedRows) -> list[str]:
+    """The names of the rows' tags, by number.
+
+    Args:
+        rows: of a file.
+    """
+    names: list[str] = json.loads(rows.metadata["tag_names"])
+    return names
+
+
+def numbered(conversations: Iterable[Conversation], keep: Tensor | None) -> Iterator[Conversation]:
+    """The conversations at whose position `keep` is true; all of them for None.
+
+    Args:
+        conversations: in the order that `keep` was decided in.
+        keep: (conversations,) bool.
+    """
+    if keep is None:
+        yield from conversations
+        return
+    for conversation, wanted in zip(conversations, keep.tolist(), strict=True):
+        if wanted:
+            yield conversation
+
+
+def default_cache_dir() -> Path:
+    """$FULGURITE_CACHE, or ~/.cache/fulgurite."""
+    return Path(os.environ.get("FULGURITE_CACHE") or Path.home() / ".cache" / "fulgurite")
+
+
+def cache_key(*parts: Any) -> str:
+    """The sha256, in hexadecimal, of `parts`, which may be anything that JSON can write."""
+    digest = hashlib.sha256()
+    for part in (VERSION, *parts):
+        digest.update(json.dumps(part, sort_keys=True, ensure_ascii=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def load_or_build(folder: Path, key: str, build: Callable[[], EncodedRows]) -> EncodedRows:
+    """The entry `key` of the cache in `folder`; `build` makes it where it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    path = folder / f"{key}.safetensors"
+    if path.is_file():
+        try:
+            return EncodedRows(load_file(path))
+        except (SafetensorError, ValueError, OSError) as error:
+            _log.warning("the cache entry %s is damaged (%s); it is built again", path, error)
+    encoded = build()
+    temporary = folder / f".{key}.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise OSError(
+            f"the tokenised rows cannot be written to {folder} ({error}); set cache_dir or $FULGURITE_CACHE to a "
+            "folder that can be written"
+        ) from error
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in encoded.tensors.items()}, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return encoded

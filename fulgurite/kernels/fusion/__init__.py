@@ -1,0 +1,1 @@
+"""Log-probabilities of several models blended token by token (UltraFuser)."""

@@ -1,0 +1,1 @@
+"""Log-probabilities and cross-entropy of a linear head without the logits of all tokens at once."""

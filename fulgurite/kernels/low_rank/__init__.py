@@ -1,0 +1,1 @@
+"""Linear layers with a gated low-rank branch (LoRA, SoRA)."""

@@ -1,0 +1,1 @@
+"""Optimizer steps as one launch: AdamW with a proximal step."""

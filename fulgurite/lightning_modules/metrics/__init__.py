@@ -1,0 +1,1 @@
+"""Metrics of each objective, by name."""

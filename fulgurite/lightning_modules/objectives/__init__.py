@@ -1,0 +1,1 @@
+"""What is optimised: classification, regression, language modelling, preferences."""

@@ -1,0 +1,59 @@
+"""What is known of a network between batches: whether it was made ready for packs and trees, whether its head was proved.
+
+Both objectives over tokens need the same two things: the keyword arguments of a batch, and the states that go into the
+output head together with the head's tensors (or the network's own logits, where the head cannot be taken apart).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from torch import nn
+
+from fulgurite.lightning_modules.objectives.step import Batch, forward_inputs
+from fulgurite.models import OutputHead, enable_packing, enable_trees, find_decoder, packed_inputs, usable_head
+
+__all__ = ["Decoding"]
+
+
+class Decoding:
+    """Runs networks on padded and packed batches; remembers, without keeping them alive, what was proved of each.
+
+    A packed batch carries ``cu_seq_lens``, one of trees also ``parents``. The first such batch asks
+    :func:`fulgurite.models.enable_packing` (or ``enable_trees``) whether the architecture keeps its rows apart.
+    """
+
+    def __init__(self) -> None:
+        self._proved: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+        self._packs: WeakSet[nn.Module] = WeakSet()
+        self._grows: WeakSet[nn.Module] = WeakSet()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was proved of a network is proved again in another process: weak references do not travel.
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def inputs(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
+        """The keyword arguments with which the network, or its decoder, sees a batch."""
+        if "cu_seq_lens" not in batch:
+            return {**forward_inputs(batch), "use_cache": False}
+        # Rows of their own are trees without parents, which attention by segment is enough for.
+        trees = "parents" in batch and network not in self._grows and bool((batch["parents"] >= 0).any())
+        if trees:
+            enable_trees(network)
+            self._grows.add(network)
+        elif network not in self._packs:
+            enable_packing(network)
+        self._packs.add(network)
+        return packed_inputs(network, batch)
+
+    def states(self, network: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, OutputHead | None]:
+        """Last hidden states (B, T, H) and the head that they go into, or logits (B, T, V) and None."""
+        head = usable_head(network, self._proved)
+        if head is None:
+            return network(**inputs).logits, None
+        return find_decoder(network)(**inputs).last_hidden_state, head

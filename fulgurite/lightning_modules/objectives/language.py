@@ -1,0 +1,95 @@
+"""The language-modelling objective: token cross-entropy from hidden states, packed or padded, without keeping logits.
+
+A causal model predicts token i + 1 at position i, an encoder-decoder token i at decoder position i. The hidden states of
+supervised positions alone go through the head (:func:`fulgurite.kernels.linear_cross_entropy`): prompts, padding and
+(T, V) logits cost nothing. Where the head is not a plain linear layer, or does not pass :func:`fulgurite.models.prove_head`,
+the model's own logits are taken.
+
+In evaluation the loss, hit and group of every token come along, for perplexity, token accuracy and losses per group.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fulgurite.kernels import linear_cross_entropy, linear_token_scores
+from fulgurite.lightning_modules.objectives.decoding import Decoding
+from fulgurite.lightning_modules.objectives.step import Batch, Step
+from fulgurite.models import head_options
+
+__all__ = ["LanguageModelling"]
+
+IGNORE = -100
+
+
+class LanguageModelling:
+    """Callable objective ``(network, batch) -> Step``.
+
+    Args:
+        shifted: labels (B, T) stand at their own token and are predicted one position earlier (a causal model); False: they
+            are the decoder's targets, which the model shifts right itself (an encoder-decoder).
+    """
+
+    def __init__(self, shifted: bool = True) -> None:
+        self.shifted = shifted
+        self._decoding = Decoding()
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Step:
+        """Loss over the batch's supervised tokens."""
+        targets = self._align(batch["labels"], targets=True)
+        supervised = targets != IGNORE
+        wanted = targets[supervised]
+        states, head = self._decoding.states(network, self._inputs(network, batch))
+        states = self._align(states)[supervised]
+        if torch.is_grad_enabled():
+            if head is None:
+                loss = self._from_logits(states, wanted)[0].sum()
+            else:
+                loss = linear_cross_entropy(states, head.weight, wanted, **head_options(head)) * len(wanted)
+            return Step(loss, supervised.sum(), wanted[:0], wanted[:0])
+        if head is None:
+            losses, correct = self._from_logits(states, wanted)
+        else:
+            scores = linear_token_scores(states, head.weight, wanted, **head_options(head))
+            losses, correct = -scores.log_probs, scores.correct
+        groups = self._groups(batch, supervised)
+        return Step(losses.sum(), supervised.sum(), wanted[:0], wanted[:0], losses, correct, groups)
+
+    def _inputs(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
+        inputs = self._decoding.inputs(network, batch)
+        if not self.shifted and "decoder_input_ids" not in inputs:
+            make: Any = network.prepare_decoder_input_ids_from_labels
+            inputs["decoder_input_ids"] = make(labels=batch["labels"])
+        return inputs
+
+    def _align(self, states: torch.Tensor, targets: bool = False) -> torch.Tensor:
+        """Positions that predict, or the targets they predict, of (B, T, ...)."""
+        if not self.shifted:
+            return states
+        return states[:, 1:] if targets else states[:, :-1]
+
+    @staticmethod
+    def _from_logits(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and hit of each token, (K,); logits (K, V)."""
+        # At least float32: a loss in half precision loses its small differences.
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(wide, wanted, reduction="none"), wide.detach().argmax(-1) == wanted
+
+    def _groups(self, batch: Batch, supervised: torch.Tensor) -> torch.Tensor | None:
+        """Group of each supervised token; packs have one tag per segment, padded batches one per row."""
+        tag = batch.get("tag")
+        if tag is None:
+            return None
+        if "cu_seq_lens" in batch:
+            edges = batch["cu_seq_lens"].long()
+            per_token = tag.long().repeat_interleave(edges.diff()[: len(tag)])
+            # What rounds the length up is a segment without a tag.
+            spare = batch["labels"].shape[1] - len(per_token)
+            per_token = F.pad(per_token, (0, spare), value=-1)[None]
+        else:
+            per_token = tag.long()[:, None].expand_as(batch["labels"])
+        return self._align(per_token, targets=True)[supervised]

@@ -1,0 +1,1 @@
+"""Log-probabilities of the reference model: cached on disk, or computed in one pass over all rows."""

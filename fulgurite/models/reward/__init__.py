@@ -1,0 +1,1 @@
+"""Reward models: the head, the layouts of published checkpoints, and export."""

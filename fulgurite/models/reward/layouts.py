@@ -1,0 +1,164 @@
+"""The two layouts of reward checkpoints on disk: which one a folder has; reading and writing them.
+
+    regression_head            model.*, regression_head.weight (1, H): UltraRM, Eurus-RM, ours
+    sequence_classification    transformers' …ForSequenceClassification with one label (score.weight, or a classifier)
+
+transformers finds a row's last token by comparing ids with the padding token. A tokenizer that pads with the token that answers
+end with would have it read the token before: :func:`save_sequence_classification` refuses that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from fulgurite.models.loading import check_folder, not_found, unreachable
+
+if TYPE_CHECKING:
+    from fulgurite.models.reward.model import RewardModel
+
+__all__ = ["LAYOUTS", "Layout", "read_layout"]
+
+LAYOUTS = ("sequence_classification", "regression_head")
+HEAD = "regression_head.weight"
+_FILES = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
+SHARD_SIZE = "5GB"
+
+
+class Stored(NamedTuple):
+    """The files of a checkpoint's weights and the names of its tensors."""
+
+    files: list[Path]
+    keys: set[str]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a checkpoint holds.
+
+    Attributes:
+        name: hub id or folder.
+        kind: one of ``LAYOUTS``, or "none" for a model without a reward head.
+        labels: labels of its classification head, as the configuration has them.
+        config: its configuration.
+        stored: its files.
+    """
+
+    name: str
+    kind: str
+    labels: int
+    config: Any
+    stored: Stored
+
+    def load_into(self, model: RewardModel) -> None:
+        """Fill a reward model with the weights of a checkpoint of kind regression_head.
+
+        Args:
+            model: of the same architecture.
+
+        Raises:
+            ValueError: a head of another width, tensors that are missing or of another shape.
+        """
+        wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        missing = set(wanted)
+        for file in self.stored.files:
+            part = {_without_prefix(key): value for key, value in _tensors(file)}
+            for key, value in part.items():
+                if key in wanted and tuple(value.shape) != wanted[key]:
+                    what = "a reward head" if key == HEAD else f"{key}"
+                    raise ValueError(
+                        f"load_reward_model: {self.name} has {what} of shape {tuple(value.shape)}, and the model needs "
+                        f"{wanted[key]}; the weights and config.json do not belong together."
+                    )
+            model.load_state_dict({key: value for key, value in part.items() if key in wanted}, strict=False)
+            missing -= set(part)
+        state = model.state_dict()
+        # A tensor with two names (tied embeddings) is stored under one of them.
+        there = {state[key].data_ptr() for key in set(wanted) - missing}
+        missing = {key for key in missing if state[key].data_ptr() not in there}
+        if missing:
+            raise ValueError(
+                f"load_reward_model: {self.name} lacks {len(missing)} tensors of {type(model.model).__name__}, the first is "
+                f"{sorted(missing)[0]!r}; the folder is incomplete, or config.json is of another architecture."
+            )
+
+
+def read_layout(name: str, trust_remote_code: bool = False) -> Layout:
+    """Which layout a checkpoint has, by its configuration and the names of its tensors; no weights are read.
+
+    Args:
+        name: hub id or folder.
+        trust_remote_code: run configuration code from the checkpoint's repository.
+
+    Raises:
+        FileNotFoundError: no such folder or hub id.
+        ValueError: a checkpoint that calls itself a reward model and has no head.
+    """
+    from transformers import AutoConfig
+
+    check_folder(name)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except unreachable() as error:
+        raise FileNotFoundError(not_found(name, error)) from None
+    stored = _stored(name)
+    architectures = [str(entry) for entry in getattr(config, "architectures", None) or []]
+    kind = "none"
+    if any(key.endswith(HEAD) for key in stored.keys):
+        kind = "regression_head"
+    elif any(entry.endswith("RewardModel") for entry in architectures):
+        raise ValueError(
+            f"load_reward_model: {name} calls itself {architectures[0]}, but its weights hold no {HEAD}: the head is lost. "
+            "Save the reward model again, or give its base model to train a new head."
+        )
+    elif any(entry.endswith("ForSequenceClassification") for entry in architectures):
+        kind = "sequence_classification"
+    return Layout(name, kind, int(getattr(config, "num_labels", 1)), config, stored)
+
+
+def _stored(name: str) -> Stored:
+    from transformers.utils import cached_file
+
+    for wanted in _FILES:
+        try:
+            found = cached_file(name, wanted, _raise_exceptions_for_missing_entries=False)
+        except unreachable():
+            found = None
+        if found is None:
+            continue
+        if not wanted.endswith(".json"):
+            file = Path(found)
+            return Stored([file], set(_names(file)))
+        weights: dict[str, str] = json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"]
+        shards = [cached_file(name, shard) for shard in sorted(set(weights.values()))]
+        return Stored([Path(str(shard)) for shard in shards], set(weights))
+    return Stored([], set())  # whoever loads the weights says what is missing
+
+
+def _names(file: Path) -> Iterator[str]:
+    if file.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(file, "pt") as opened:
+            yield from opened.keys()
+        return
+    yield from torch.load(file, map_location="meta", weights_only=True)
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        yield from load_file(file).items()
+        return
+    yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()
+
+
+def _without_prefix(key: str) -> str:
+    """Wrapped trainers leave a prefix before all names, such as ``module.``."""
+    return key.removeprefix("module.")

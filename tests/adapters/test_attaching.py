@@ -1,0 +1,238 @@
+"""attach: what is adapted, what is trained, what is refused, and that taking off leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from fulgurite.adapters import LoRA, SoRA, attach, find_adapters
+from tests.adapters.toys import Toy, difference, wake
+
+
+def test_starts_as_the_base_and_trains_only_the_adapter_and_the_head():
+    model, x = Toy(), torch.randn(5, 12)
+    base = model(x)
+    adapter = attach(model, SoRA(rank=4), train=("head",))
+    assert difference(model(x), base) < 1e-6
+    assert adapter.layer_names == ["blocks.0.up", "blocks.0.down", "blocks.1.up", "blocks.1.down"]
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {
+        f"{n}.branches.default.{k}" for n in adapter.layer_names for k in ("lora_a", "lora_b", "gate")
+    } | {
+        "head.weight",
+        "head.bias",
+    }
+    assert set(Toy().state_dict()) <= set(model.state_dict())
+    assert isinstance(model.blocks[0]["up"], nn.Linear)
+
+
+def test_detach_restores_every_tensor_flag_class_and_key():
+    model = Toy()
+    model.blocks[1]["up"].weight.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    flags = {n: p.requires_grad for n, p in model.named_parameters()}
+    identities = {n: id(p) for n, p in model.named_parameters()}
+    adapter = attach(model, LoRA(rank=2))
+    wake(adapter)
+    adapter.merge(reversible=True)
+    adapter.unmerge()
+    adapter.detach()
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == flags
+    assert {n: id(p) for n, p in model.named_parameters()} == identities
+    assert type(model.blocks[0]["up"]) is nn.Linear and not find_adapters(model)
+    with pytest.raises(RuntimeError, match="not attached any more"):
+        adapter.site  # noqa: B018
+    attach(model, LoRA(rank=2))
+
+
+def test_conv1d_and_regex_targets():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=50, n_positions=32)).eval()
+    ids = torch.randint(0, 50, (2, 9))
+    base = model(ids).logits
+    adapter = attach(model, SoRA(rank=4, targets=r".*\.(c_attn|c_proj)"))
+    assert len(adapter.layers) == 6
+    assert adapter.rank_table()[0].parameters == 4 * (16 + 48) + 4
+    assert difference(model(ids).logits, base) < 1e-6
+    wake(adapter)
+    out = model(ids).logits
+    assert difference(out, base) > 1e-4
+    adapter.merge(reversible=True)
+    assert difference(model(ids).logits, out) < 1e-6
+    adapter.unmerge()
+    assert torch.equal(model(ids).logits, out)
+
+
+def test_a_layer_with_its_own_forward_keeps_it():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = nn.Sequential(Doubled(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    x = torch.randn(3, 6)
+    base = model(x)
+    adapter = attach(model, LoRA(rank=2, targets="0"))
+    assert torch.equal(model(x), base)
+    wake(adapter)
+    branch = adapter.branches["0"]
+    expected = 2 * nn.functional.linear(x, model[0].weight, model[0].bias) + x @ branch.delta().float().t()
+    torch.testing.assert_close(model[0](x), expected)
+
+
+def test_several_by_name_only_and_disabled():
+    model, x = Toy(), torch.randn(4, 12)
+    base = model(x)
+    first = attach(model, SoRA(rank=3), name="first")
+    second = attach(model, LoRA(rank=2), name="second")
+    wake(first, 1)
+    wake(second, 2)
+    both = model(x)
+    with second.disabled():
+        one = model(x)
+    with first.only():
+        torch.testing.assert_close(model(x), one)
+    with first.disabled(), second.disabled():
+        torch.testing.assert_close(model(x), base)
+    assert difference(both, one) > 1e-5
+    merged = {name: p.clone() for name, p in model.state_dict().items() if "branches" not in name}
+    first.merge(reversible=True)
+    second.merge(reversible=True)
+    assert difference(model(x), both) < 1e-6
+    with pytest.raises(RuntimeError, match="unmerge that one first"):
+        first.unmerge()
+    with pytest.raises(RuntimeError, match="unmerge\\(\\) before disabled"), first.disabled():
+        pass
+    second.unmerge()
+    first.unmerge()
+    assert all(torch.equal(merged[k], model.state_dict()[k]) for k in merged)
+    first.detach()
+    with second.only():
+        assert difference(model(x), base) > 1e-5
+    assert [a.name for a in find_adapters(nn.ModuleList([model]))] == ["second"]
+
+
+def test_checkpointed_recomputation_uses_the_adapters_of_the_forward():
+    from torch.utils.checkpoint import checkpoint
+
+    model, x = Toy(), torch.randn(4, 12)
+    adapter = attach(model, SoRA(rank=3))
+    wake(adapter)
+
+    def gradients(context_fn):
+        model.zero_grad()
+        with adapter.disabled():
+            reference = model(x).detach()
+        out = checkpoint(model, x, use_reentrant=False, **({"context_fn": context_fn} if context_fn else {}))
+        with adapter.disabled():  # a backward inside, as a reference pass around a policy's backward may do
+            ((out - reference) ** 2).sum().backward()
+        return [p.grad for p in model.parameters() if p.requires_grad]
+
+    truth_model = copy.deepcopy(model)
+    truth = find_adapters(truth_model)[0]
+    with truth.disabled():
+        reference = truth_model(x).detach()
+    ((truth_model(x) - reference) ** 2).sum().backward()
+    expected = [p.grad for p in truth_model.parameters() if p.requires_grad]
+    torch.testing.assert_close(gradients(adapter.checkpoint_contexts), expected)
+
+
+def test_copies_are_independent():
+    model, x = Toy(), torch.randn(2, 12)
+    adapter = attach(model, SoRA(rank=2))
+    wake(adapter)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(x), model(x))
+        with find_adapters(other)[0].disabled():
+            assert not torch.equal(other(x), model(x))
+
+
+def test_strict_loading_needs_the_adapter_but_not_the_base():
+    model = Toy()
+    adapter = attach(model, SoRA(rank=2))
+    trained = {k: v for k, v in model.state_dict().items() if k not in adapter.frozen_keys()}
+    nn.ModuleDict({"inner": model}).load_state_dict({f"inner.{k}": v for k, v in trained.items()}, strict=True)
+    trained.pop("blocks.0.up.branches.default.lora_a")
+    with pytest.raises(RuntimeError, match=r"Missing key.*blocks\.0\.up\.branches\.default\.lora_a"):
+        model.load_state_dict(trained, strict=True)
+
+
+def test_transformer_encoder_fast_path_is_kept_away():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    x = torch.randn(2, 5, 8)
+    adapter = attach(model, LoRA(rank=2))
+    assert all("out_proj" not in name for name in adapter.layers)
+    wake(adapter)
+    with torch.no_grad():
+        fast = model(x)
+        with adapter.disabled():
+            assert difference(fast, model(x)) > 1e-5
+    with pytest.raises(ValueError, match=r"out_proj, but nn\.MultiheadAttention reads its weight"):
+        attach(nn.TransformerEncoder(layer, 1), LoRA(rank=2, targets=r".*out_proj"))
+
+
+def test_a_layer_that_bypasses_its_forward_is_named_at_the_first_forward():
+    class Sly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fine, self.sly = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.fine(x) @ self.sly.weight
+
+    model = Sly()
+    attach(model, LoRA(rank=2))
+    with pytest.raises(RuntimeError, match=r"1 adapted layers were not called.*'sly'"):
+        model(torch.randn(2, 4))
+    relaxed = Sly()
+    attach(relaxed, LoRA(rank=2), check_forward=False)
+    relaxed(torch.randn(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: attach(Toy(), LoRA(rank=13)), r"rank=13 is larger than blocks\.0\.up \(12x24\)"),
+        (lambda: attach(Toy(), LoRA(rank=0)), "rank=0; it must be a whole number >= 1"),
+        (lambda: attach(Toy(), SoRA(rank=2, threshold=-1)), "threshold=-1; it must be a number >= 0"),
+        (lambda: attach(Toy(), LoRA(dropout=1.0)), "dropout=1.0"),
+        (lambda: attach(Toy(), LoRA(targets="up")), r"matches none of the 5 linear layers.*blocks\.0\.up"),
+        (lambda: attach(Toy(), LoRA(targets="(")), "valid regular expression"),
+        (lambda: attach(Toy(), LoRA(rank=2), train=("haed",)), "Did you mean 'head'"),
+        (lambda: attach(nn.ReLU(), LoRA(rank=2)), "no linear layer"),
+        (lambda: attach(Toy(), "lora"), "allowed are LoRA, SoRA, APET"),
+    ],
+)
+def test_bad_input_changes_nothing(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_a_taken_name_is_refused():
+    model = Toy()
+    attach(model, LoRA(rank=2))
+    with pytest.raises(ValueError, match="'default' is attached already"):
+        attach(model, LoRA(rank=2))
+
+
+def test_merge_refuses_tied_weights_and_double_merging():
+    model = Toy()
+    model.extra = nn.Linear(12, 24)
+    model.extra.weight = model.blocks[0]["up"].weight
+    adapter = attach(model, LoRA(rank=2))
+    with pytest.raises(RuntimeError, match="tied to another module"):
+        adapter.merge()
+    model = Toy()
+    adapter = attach(model, LoRA(rank=2))
+    adapter.merge()
+    with pytest.raises(RuntimeError, match="merged already"):
+        adapter.merge()
+    with pytest.raises(RuntimeError, match="without reversible=True"):
+        adapter.unmerge()
