@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.contenders.contenders_optim import GATE_RULES, HYPER, THRESHOLD, released_step
+from benchmarks.contenders.optim import GATE_RULES, HYPER, THRESHOLD, released_step
 from benchmarks.harness.registry import Benchmark, Settings, Step, Workload, largest_error
 from fulgurite.kernels import reference
 

