@@ -9,6 +9,9 @@ PYTHON ?= $(shell if [ -n "$${VIRTUAL_ENV:-}" ] && "$$VIRTUAL_ENV/bin/python" -c
 	then echo "$$VIRTUAL_ENV/bin/python"; else echo .venv/bin/python; fi)
 EXTRAS ?= dev,peft,real-models
 DEMO ?= runs/quickstart
+# Two workers of one thread each: most tests are too small for two threads. PYTEST_ARGS come last and win ("-n 0 -x tests/data").
+PYTEST := -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+test floor: export OMP_NUM_THREADS ?= 1
 STAMP := $(if $(filter .venv/bin/python,$(PYTHON)),.venv/.installed,)
 
 .PHONY: help demo test floor lint types bench science docs
@@ -28,13 +31,13 @@ demo: $(STAMP) ## train SoRA on the embedded playground, test it, export it for 
 	$(PYTHON) -m fulgurite export --ckpt_path $(DEMO)/checkpoints/last.ckpt --out $(DEMO)/peft
 	@echo "picture: $(DEMO)/sparsity.png   adapter: $(DEMO)/peft"
 
-test: $(STAMP) ## the test suite
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+test: $(STAMP) ## the test suite on two workers; PYTEST_ARGS="-m 'not slow'" for the quick part
+	$(PYTHON) $(PYTEST)
 
 floor: ## the test suite on the oldest supported packages (constraints-floor.txt), in .venv-floor
 	$(BASE_PYTHON) -m venv .venv-floor
 	.venv-floor/bin/python -m pip install --quiet -c constraints-floor.txt -e '.[dev,peers,real-models]'
-	.venv-floor/bin/python -m pytest $(PYTEST_ARGS)
+	.venv-floor/bin/python $(PYTEST)
 
 lint: $(STAMP) ## ruff: rules and format
 	$(PYTHON) -m ruff check .

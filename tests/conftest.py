@@ -1,9 +1,13 @@
-"""Fixtures of all tests: real rows and weights, a quiet offline environment, poisoned uninitialised memory on demand."""
+"""Fixtures of all tests: real rows and weights, a quiet offline environment, poisoned uninitialised memory on demand.
+
+A run of the tests must leave no file in the checkout: one that does fails as a whole and says which files appeared.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -12,7 +16,47 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+_TOOLS = {".git", ".venv", ".venv-floor", "__pycache__", "site", "build", "dist"}
+_BEFORE, _LEFT = pytest.StashKey[set[str]](), pytest.StashKey[list[str]]()
 _WORDS = [*"abcdefgh", "good", "bad", "film", "the", "of", "and", "red", "green", "blue", "one", "two", "three"]
+
+
+def files_of_the_checkout(root: Path = ROOT) -> set[str]:
+    """Every file under ``root`` by its relative path, without the caches of Python and its tools, environments and .git."""
+    found = set()
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if name not in _TOOLS and not name.endswith((".egg-info", "_cache"))]
+        found |= {os.path.relpath(os.path.join(folder, name), root) for name in names if name != ".coverage"}
+    return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notes the mark real_data in the report of each test, where .ci/run reads it."""
+    for item in items:
+        if item.get_closest_marker("real_data"):
+            item.user_properties.append(("real_data", "marked"))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # pytest-xdist's workers leave it to the process that started them
+        session.config.stash[_BEFORE] = files_of_the_checkout()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _BEFORE in session.config.stash:
+        session.config.stash[_LEFT] = sorted(files_of_the_checkout() - session.config.stash[_BEFORE])
+        if session.config.stash[_LEFT] and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    left = config.stash.get(_LEFT, [])
+    if left:
+        terminalreporter.section("files that appeared in the checkout while the tests ran", red=True)
+        terminalreporter.line("\n".join(left))
+        terminalreporter.line(
+            "A test writes to tmp_path only: give its Trainer a default_root_dir, its command an --out."
+        )
 
 
 @pytest.fixture(scope="session")
