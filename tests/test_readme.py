@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -9,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.science import STUDIES
+from benchmarks.suite import all_benchmarks
 from fulgurite.cli import VERBS, main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = [
     line.split("#")[0].strip()
     for line in re.findall(r"^fulgurite .*$|(?<=`)fulgurite [a-z]+ --[^`]+(?=`)", README, re.M)
@@ -92,11 +96,33 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert (tmp_path / "out-peft" / "adapter_config.json").is_file()
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_links_point_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_files_functions_and_benchmarks_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"(?<![\w/.-])(?:tests|benchmarks|configs|fulgurite)/[\w./-]*[\w/]", text):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"`(fulgurite(?:\.\w+)+)", text):
+        pkgutil.resolve_name(name)
+    for module, word in re.findall(r"(?:python -m |… ?)(benchmarks\.\w+)(?: (\w+))?", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+        known = {"benchmarks.run": all_benchmarks(), "benchmarks.science": STUDIES}.get(module, {word: None})
+        assert word in ("", "STUDY", *known), f"{module} {word}"
+
+
+def test_the_site_lists_every_page():
+    listed = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
+    assert sorted(listed) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in PAGES[2:])
 
 
 def test_every_verb_is_shown():
@@ -104,7 +130,7 @@ def test_every_verb_is_shown():
 
 
 def test_nothing_is_left_to_fill_in():
-    texts = {path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+    texts = {path: path.read_text(encoding="utf-8") for path in PAGES}
     texts |= {path: path.read_text(encoding="utf-8") for path in (ROOT / "configs").rglob("*.yaml")}
     for path, text in texts.items():
         assert not re.search(r"\b(TIME|MEMORY|SCIENCE|THRESHOLDS|TODO|TBD)\b", text), path
