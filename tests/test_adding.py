@@ -1,0 +1,216 @@
+"""What an addition costs: a plug-in package outside of the checkout adds one part of each kind, and its places are counted.
+
+A place is a file of the plug-in (a room counts once) or a line that registers the part. The counts must be those of the table in
+docs/contributing/adding.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fulgurite import cli
+from fulgurite.kernels import backend
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "contributing" / "adding.md"
+PLUGIN = "house_guest"
+# Part -> its files inside the plug-in and the lines that register it.
+FILES: dict[str, dict[str, str]] = {
+    "dataset": {
+        "dataset.py": '''
+            """Tea chats: instructions and answers in Alpaca's columns."""
+
+            from fulgurite.datamodules import ConversationDataModule
+
+
+            class TeaDataModule(ConversationDataModule):
+                """Tea chats; rows are in Alpaca's columns."""
+
+                hub_path = "example/tea"
+                builtin_schema = "alpaca"
+            '''
+    },
+    "module": {
+        "module.py": '''
+            """Next-token training that logs how many targets a batch has."""
+
+            from typing import Any
+
+            from fulgurite.adapters import AdapterConfig
+            from fulgurite.lightning_modules import FinetuneModule
+            from fulgurite.lightning_modules.checks.hyperparameters import remember
+
+
+            class CountingModule(FinetuneModule):
+                """Next-token training that logs how many targets a batch has.
+
+                Args:
+                    backbone: hub id, folder, or a playground name.
+                    adapter: what is trained; None trains the whole network.
+                    learning_rate: peak learning rate.
+                """
+
+                def __init__(
+                    self, backbone: str, adapter: AdapterConfig | None = None, learning_rate: float = 2e-4
+                ) -> None:
+                    arguments = dict(locals())
+                    super().__init__(
+                        task="causal_lm", backbone=backbone, adapter=adapter, learning_rate=learning_rate
+                    )
+                    remember(self, arguments, CountingModule)
+
+                def training_step(self, batch: Any, batch_idx: int) -> Any:
+                    self.log("targets", float((batch["labels"] != -100).sum()))
+                    return super().training_step(batch, batch_idx)
+            '''
+    },
+    "kernel": {
+        "kernel/__init__.py": '''
+            """scaled_relu: y = factor · max(x, 0)."""
+
+            import torch
+
+            from fulgurite.kernels.backend import resolve
+
+
+            def reference(x: torch.Tensor, factor: float) -> torch.Tensor:
+                """The twin in plain PyTorch."""
+                return factor * x.clamp(min=0)
+
+
+            def scaled_relu(x: torch.Tensor, factor: float) -> torch.Tensor:
+                """y = factor · max(x, 0), of any shape."""
+                triton = resolve("scaled_relu", x)
+                return reference(x, factor) if triton is None else triton(x, factor)
+            ''',
+        "kernel/triton_kernel.py": '''
+            """scaled_relu in Triton."""
+
+            import torch
+            import triton
+            import triton.language as tl
+
+
+            @triton.jit
+            def scaled_relu_kernel(x_ptr, y_ptr, factor, n, BLOCK: tl.constexpr):
+                place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+                x = tl.load(x_ptr + place, mask=place < n)
+                tl.store(y_ptr + place, tl.maximum(x, 0) * factor, mask=place < n)
+
+
+            def refusal(*tensors: torch.Tensor) -> str | None:
+                return None if tensors[0].is_contiguous() else "x is not contiguous"
+
+
+            def scaled_relu(x: torch.Tensor, factor: float) -> torch.Tensor:
+                y = torch.empty_like(x)
+                scaled_relu_kernel[(triton.cdiv(x.numel(), 64),)](x, y, factor, x.numel(), BLOCK=64)
+                return y
+            ''',
+    },
+    "verb": {
+        "verb.py": '''
+            """`fulgurite greet`: says hello."""
+
+
+            def greet(name: str, loud: bool = False) -> None:
+                """Says hello.
+
+                Args:
+                    name: whom to greet
+                    loud: in capitals
+                """
+                text = f"hello {name}"
+                print(text.upper() if loud else text)
+            '''
+    },
+}
+REGISTRATIONS: dict[str, list[str]] = {
+    "kernel": [f'register_triton("scaled_relu", "{PLUGIN}.kernel.triton_kernel")'],
+    "verb": [f'VERBS["greet"] = Verb("say hello", "{PLUGIN}.verb:greet")'],
+}
+IMPORTS = "from fulgurite.cli import VERBS, Verb\nfrom fulgurite.kernels.backend import register_triton\n\n"
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """The plug-in package, importable and imported; what it registers is forgotten afterwards."""
+    for part in FILES.values():
+        for name, text in part.items():
+            path = tmp_path / PLUGIN / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = text.strip("\n").split("\n")
+            path.write_text("\n".join(line.removeprefix(" " * 12) for line in lines).rstrip() + "\n")
+    lines = [line for part in REGISTRATIONS.values() for line in part]
+    (tmp_path / PLUGIN / "__init__.py").write_text(IMPORTS + "\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(cli, "VERBS", dict(cli.VERBS))
+    monkeypatch.setattr(backend, "_triton_modules", dict(backend._triton_modules))
+    importlib.invalidate_caches()
+    yield importlib.import_module(PLUGIN)
+    for name in [name for name in sys.modules if name.split(".")[0] == PLUGIN]:
+        del sys.modules[name]
+
+
+def test_a_dataset_and_a_module_train_from_the_command_line(plugin, tmp_path, capsys):
+    rows = [{"instruction": f"Which tea is number {i}?", "output": f"Tea number {i} is green."} for i in range(8)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = f"fit --model {PLUGIN}.module.CountingModule --model.backbone playground --model.adapter LoRA"
+    words += f" --data {PLUGIN}.dataset.TeaDataModule --data.path {tmp_path / 'train.jsonl'} --data.val_fraction 0"
+    words += f" --data.max_length 128 --trainer.max_steps 1 --trainer.default_root_dir {tmp_path / 'run'}"
+    words += " --trainer.accelerator cpu --trainer.logger false --trainer.enable_progress_bar false"
+    assert cli.main(words.split()) == 0, capsys.readouterr()
+    printed = capsys.readouterr().out
+    assert all(f"«Tea number {i} is green.<|end|>»" in printed for i in range(8)), (
+        "all rows are read, answers supervised"
+    )
+    module = importlib.import_module(f"{PLUGIN}.module").CountingModule
+    again = module.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert again.hparams["_class_path"] == f"{PLUGIN}.module.CountingModule"
+
+
+def test_a_kernel_is_chosen_by_the_one_switch(plugin, monkeypatch):
+    pytest.importorskip("triton", reason="pip install triton")
+    from fulgurite.kernels import use_backend
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    room = importlib.import_module(f"{PLUGIN}.kernel")
+    x = torch.linspace(-2, 2, 70)
+    with use_backend("torch"):
+        plain = room.scaled_relu(x, 3.0)
+    with use_backend("triton"):
+        assert torch.equal(room.scaled_relu(x, 3.0), plain)
+        with pytest.raises(RuntimeError, match="scaled_relu: backend 'triton' was asked for, but x is not contiguous"):
+            room.scaled_relu(x[::2], 3.0)
+    assert f"{PLUGIN}.kernel.triton_kernel" in sys.modules
+
+
+def test_a_verb_has_its_help_and_its_parser(plugin, capsys):
+    assert cli.main(["--help"]) == 0 and "greet" in capsys.readouterr().out
+    assert cli.main(["greet", "--name", "Ada", "--loud"]) == 0
+    assert capsys.readouterr().out == "HELLO ADA\n"
+    assert cli.main(["greet", "--nam", "Ada"]) == 2
+    assert "Did you mean" in capsys.readouterr().err
+
+
+def test_the_page_states_the_places_that_an_addition_touches():
+    counted = {
+        part: (len({name.split("/")[0] for name in names}), len(REGISTRATIONS.get(part, [])))
+        for part, names in FILES.items()
+    }
+    rows = re.findall(r"^\| an? (\w+) \| (\d+) \| (\d+) \|", PAGE.read_text(encoding="utf-8"), re.M)
+    assert {part: (int(files), int(lines)) for part, files, lines in rows} == counted
+
+
+def test_the_plug_in_uses_public_names_only():
+    text = IMPORTS + "".join(text for part in FILES.values() for text in part.values())
+    imported = re.findall(r"from (fulgurite[\w.]*) import ([\w, ]+)", text)
+    assert imported and not [
+        names for pair in imported for names in re.split(r"[., ]+", " ".join(pair)) if names.startswith("_")
+    ]
