@@ -15,12 +15,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from fulgurite.adapters.config import AdapterConfig
+from fulgurite.adapters.config import AdapterConfig, config_to_dict
 from fulgurite.adapters.layers.layer import AdaptedLayer, take_branch
 from fulgurite.adapters.layers.low_rank_branch import RankRow
-from fulgurite.adapters.layers.site import Site
+from fulgurite.adapters.layers.site import Site, site_of
+from fulgurite.adapters.storage import check_tensors, read_adapter_config, read_tensors, write_adapter
 
-__all__ = ["Adapter"]
+__all__ = ["Adapter", "adapters_of"]
 
 
 class Adapter:
@@ -32,6 +33,8 @@ class Adapter:
         config: what it was made of.
         layer_names: qualified names of the adapted layers.
         head_names: qualified names of the fully trained modules.
+        train_patterns: the regexes that chose these.
+        hooks: handles (anything with ``remove()``) of what the adapter registered on modules; :meth:`detach` removes them.
     """
 
     _described_as = ""  # what description() says of each layer, for the error of a folder made for others
@@ -47,15 +50,15 @@ class Adapter:
     ) -> None:
         self.model, self.name, self.config = model, name, config
         self.layer_names, self.head_names, self.train_patterns = layer_names, head_names, train
+        self.hooks: list[Any] = []
         self._watched: weakref.ref[torch.optim.Optimizer] | None = None
 
     @property
     def site(self) -> Site:
         """What the adapters of the model share."""
-        site = self.model.__dict__.get("_fulgurite_site")
+        site = site_of(self.model)
         if site is None or site.adapters.get(self.name) is not self:
             raise RuntimeError(f"Adapter {self.name!r} is not attached any more; call attach() again.")
-        assert isinstance(site, Site)
         return site
 
     @property
@@ -131,9 +134,24 @@ class Adapter:
         return groups
 
     @property
+    def kind(self) -> str:
+        """Name of the method, such as "LoRA": that of the configuration's class."""
+        return type(self.config).__name__
+
+    @property
+    def can_merge(self) -> bool:
+        """Whether :meth:`merge` can fold it into this model's weights."""
+        return True
+
+    @property
     def fits_peft(self) -> bool:
         """Whether :meth:`export_peft` has a layout for it."""
         return True
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The forms in which it can leave: "adapter" (:meth:`save`), "merged" (:meth:`merge`) and "peft" (:meth:`export_peft`)."""
+        return ("adapter", *(["merged"] if self.can_merge else []), *(["peft"] if self.fits_peft else []))
 
     def penalty(self) -> torch.Tensor | float:
         """A term that the config adds to the loss; 0.0 where it has none."""
@@ -199,9 +217,14 @@ class Adapter:
 
     def save(self, folder: str | Path) -> None:
         """Write ``adapter.safetensors`` and ``adapter.json``; :func:`fulgurite.adapters.load_adapter` reads them."""
-        from fulgurite.adapters import storage
-
-        storage.save(self, Path(folder))
+        whole = {
+            "name": self.name,
+            "model": type(self.model).__name__,
+            "adapter": config_to_dict(self.config),
+            "train": list(self.train_patterns),
+            **self.description(),
+        }
+        write_adapter(Path(folder), whole, {**self.stored_tensors(), **self._head_tensors()})
 
     def load(self, folder: str | Path) -> None:
         """Load what :meth:`save` wrote, into this adapter of the same shape.
@@ -209,9 +232,13 @@ class Adapter:
         Raises:
             FileNotFoundError, ValueError: missing or truncated files, other layers, other shapes.
         """
-        from fulgurite.adapters import storage
-
-        storage.load(self, Path(folder))
+        folder = Path(folder)
+        self.check_description(read_adapter_config(folder), folder)
+        tensors = read_tensors(folder)
+        check_tensors(folder, tensors, self.stored_tensors(), self._head_tensors())
+        self.load_tensors(tensors)
+        for name, head in self.heads.items():
+            head.load_state_dict({key: tensors[f"{name}.{key}"] for key in head.state_dict()})
 
     def export_peft(
         self,
@@ -261,15 +288,13 @@ class Adapter:
             raise RuntimeError(
                 f"Adapter {self.name!r} is merged with a copy of the base; call unmerge() before detach()."
             )
+        for hook in self.hooks:
+            hook.remove()
         self._take_off()
         del site.adapters[self.name]
         site.active = tuple(n for n in site.active if n != self.name)
         if not site.adapters:
-            for key, p in self.model.named_parameters():
-                p.requires_grad_(site.required_grad.get(key, p.requires_grad))
-            for hook in site.load_hooks:
-                hook.remove()
-            del self.model.__dict__["_fulgurite_site"]
+            site.close(self.model)
 
     def prepare_load(self, state_dict: Mapping[str, Any], prefix: str) -> None:
         """Call with a checkpoint's state dict before its keys are compared with the model's (APET: are the positions the same?).
@@ -277,6 +302,16 @@ class Adapter:
         Args:
             state_dict: of the model or a module around it.
             prefix: of the model's keys in it.
+        """
+
+    def before_loading(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Called when a state dict is about to be loaded into the model or a module around it; arguments as above."""
+
+    def on_attached(self, check_forward: bool) -> None:
+        """Called once, when the adapter stands in its model and is active.
+
+        Args:
+            check_forward: of :func:`attach`.
         """
 
     def settle(self) -> None:
@@ -307,6 +342,9 @@ class Adapter:
         for name, branch in self.branches.items():
             branch.load_state_dict({key: tensors[f"{name}.{key}"] for key in branch.state_dict()})
 
+    def _head_tensors(self) -> dict[str, torch.Tensor]:
+        return {f"{name}.{key}": v for name, head in self.heads.items() for key, v in head.state_dict().items()}
+
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         raise NotImplementedError
 
@@ -324,7 +362,7 @@ class Adapter:
 
     def _without_ranks(self, call: str) -> RuntimeError:
         return RuntimeError(
-            f"Adapter.{call}: {type(self.config).__name__} has no ranks; this is for LoRA and SoRA. See summary() and "
+            f"Adapter.{call}: {self.kind} has no ranks; this is for LoRA and SoRA. See summary() and "
             "trainable_parameters()."
         )
 
@@ -336,3 +374,9 @@ class Adapter:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.config}, {len(self.layer_names)} layers of {type(self.model).__name__})"
+
+
+def adapters_of(model: nn.Module) -> list[Adapter]:
+    """The adapters attached to this very module, in the order of attaching."""
+    site = site_of(model)
+    return [] if site is None else [cast(Adapter, adapter) for adapter in site.adapters.values()]

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fulgurite.adapters.config import LoRA, SoRA
-
 __all__ = ["Clock", "LowRankBranch", "RankRow"]
 
 
@@ -27,6 +25,16 @@ class Clock:
 class LowRankBranch(nn.Module):
     """Low-rank branch of one layer.
 
+    Args:
+        in_features: K.
+        out_features: N.
+        rank: r.
+        alpha: α; the branch is scaled by α/r.
+        dropout: probability on the branch's input.
+        gate: how the gates begin ("normal", "absnormal" or "ones"; see :class:`fulgurite.adapters.SoRA`); None for no gates.
+        clock: shared by the branches of one adapter.
+        device: of the parameters.
+
     Attributes:
         lora_a: (r, K) float32, Kaiming-uniform with a = √5 as in LoRA.
         lora_b: (N, r) float32, zeros: the model starts as the base.
@@ -38,20 +46,26 @@ class LowRankBranch(nn.Module):
     gate: nn.Parameter | None
 
     def __init__(
-        self, in_features: int, out_features: int, config: LoRA | SoRA, clock: Clock, device: torch.device
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        gate: str | None,
+        clock: Clock,
+        device: torch.device,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.max_rank = rank = config.rank
-        self.scaling = config.alpha / rank
-        self.dropout = config.dropout
+        self.max_rank, self.scaling, self.dropout = rank, alpha / rank, dropout
         self.lora_a = nn.Parameter(torch.empty(rank, in_features, device=device))
         self.lora_b = nn.Parameter(torch.zeros(out_features, rank, device=device))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
         self.register_parameter("gate", None)
-        if isinstance(config, SoRA):
-            gate = torch.ones(rank, device=device) if config.gate_init == "ones" else torch.randn(rank, device=device)
-            self.gate = nn.Parameter(gate.abs() if config.gate_init == "absnormal" else gate)
+        if gate is not None:
+            first = torch.ones(rank, device=device) if gate == "ones" else torch.randn(rank, device=device)
+            self.gate = nn.Parameter(first.abs() if gate == "absnormal" else first)
         self.live = rank
         self.zero_for = [0] * rank
         self._clock = clock

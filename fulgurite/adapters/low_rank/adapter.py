@@ -10,8 +10,13 @@ from torch import nn
 
 from fulgurite.adapters.config import LoRA, SoRA
 from fulgurite.adapters.handle import Adapter
+from fulgurite.adapters.layers.layer import weight_is_transposed
 from fulgurite.adapters.layers.low_rank_branch import Clock, LowRankBranch, RankRow
-from fulgurite.adapters.low_rank import merging, retirement
+from fulgurite.adapters.low_rank.first_forward import FirstForward, keep_fast_path_away
+from fulgurite.adapters.low_rank.merging import merge, refusal, unmerge
+from fulgurite.adapters.low_rank.peft_export import lora_layout
+from fulgurite.adapters.low_rank.retirement import rank_table, retire
+from fulgurite.adapters.peft_folder import write_folder
 
 __all__ = ["LowRankAdapter"]
 
@@ -59,7 +64,7 @@ class LowRankAdapter(Adapter):
         self._clock.steps += 1
         if not isinstance(self.config, SoRA) or not self.config.patience or self._clock.steps % self.config.look_every:
             return False
-        return retirement.look(self, optimizer) > 0
+        return retire(self.branches, optimizer, self.config.look_every, self.config.patience) > 0
 
     def shrink(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Cut retired ranks out of parameters and optimizer state. Not while DDP or FSDP holds the parameters.
@@ -74,13 +79,18 @@ class LowRankAdapter(Adapter):
     def prune(self, optimizer: torch.optim.Optimizer | None = None) -> int:
         """Retire every rank whose gate is zero, now, and cut it out; returns how many ranks left."""
         optimizer = optimizer or self._watching()
-        gone = retirement.retire_zeros(self, optimizer)
+        gone = retire(self.branches, optimizer)
         self.shrink(optimizer)
         return gone
 
     def rank_table(self) -> list[RankRow]:
         """Ranks and exact parameter counts per module, in the model's order; one device synchronisation."""
-        return retirement.rank_table(self)
+        return rank_table(self.branches)
+
+    @property
+    def can_merge(self) -> bool:
+        """False where a weight is quantised, tied to another module, or trained by APET."""
+        return refusal(self.model, self.layers) is None
 
     def merge(self, reversible: bool = False) -> int:
         """Fold the adapter into the base weights: W ← W + s·B diag(g) A, computed in float64 and rounded once.
@@ -94,7 +104,7 @@ class LowRankAdapter(Adapter):
         Raises:
             RuntimeError: it is merged already, or a weight is quantised, tied to another module, or trained by APET.
         """
-        return merging.merge(self, reversible)
+        return merge(self.name, self.model, self.layers, self.branches, reversible)
 
     def unmerge(self) -> None:
         """Put the base weights back, bit for bit.
@@ -102,7 +112,7 @@ class LowRankAdapter(Adapter):
         Raises:
             RuntimeError: not merged, or merged without ``reversible=True``.
         """
-        merging.unmerge(self)
+        unmerge(self.name, self.layers)
 
     def export_peft(
         self,
@@ -121,9 +131,11 @@ class LowRankAdapter(Adapter):
             base_model: hub id or path of the base, for ``base_model_name_or_path``.
             task_type: PEFT's task type, such as "SEQ_CLS" or "CAUSAL_LM"; None leaves it open.
         """
-        from fulgurite.adapters.low_rank import peft_export
-
-        peft_export.export(self, Path(folder), rank_pattern, base_model, task_type)
+        config = self.config
+        layers, layout = lora_layout(self.branches, config.alpha, config.rank, rank_pattern)
+        layout["lora_dropout"] = config.dropout
+        layout["fan_in_fan_out"] = all(weight_is_transposed(layer) for layer in self.layers.values())
+        write_folder(Path(folder), self.model, layers, self.heads, layout, base_model, task_type)
 
     def summary(self) -> list[tuple[str, str]]:
         """(what, figure) for people: modules, ranks and parameters kept."""
@@ -138,6 +150,12 @@ class LowRankAdapter(Adapter):
     def description(self) -> dict[str, Any]:
         """{"layers": {name: [input features, output features, rank]}}."""
         return {"layers": {name: [b.in_features, b.out_features, b.max_rank] for name, b in self.branches.items()}}
+
+    def on_attached(self, check_forward: bool) -> None:
+        """Keep PyTorch's fast path away from the adapted layers and watch the first forward."""
+        self.hooks += keep_fast_path_away(self.model, self.layer_names)
+        if check_forward:
+            self.hooks.append(FirstForward(self.model, self.layers))
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         low_rank = [p for b in self.branches.values() for p in (b.lora_a, b.lora_b)]

@@ -22,9 +22,12 @@ from fulgurite.adapters.config import APET
 from fulgurite.adapters.handle import Adapter
 from fulgurite.adapters.layers.layer import AdaptedLayer, put_branch, release, take_branch, tie
 from fulgurite.adapters.layers.sparse_branch import SparseBranch
-from fulgurite.adapters.sparse import loading as sparse_loading
-from fulgurite.adapters.sparse import storage as sparse_storage
+from fulgurite.adapters.peft_folder import write_folder
+from fulgurite.adapters.sparse import storage
 from fulgurite.adapters.sparse.eligible import Eligible
+from fulgurite.adapters.sparse.loading import FirstLook, other_positions, read_base
+from fulgurite.adapters.sparse.masks import positions_of
+from fulgurite.adapters.sparse.shira_export import misfits, shira_layout
 
 __all__ = ["SparseAdapter"]
 
@@ -51,13 +54,15 @@ class SparseAdapter(Adapter):
         head_names: list[str],
         train: tuple[str, ...],
         stores_positions: bool,
+        first: Mapping[str, torch.Tensor],
     ) -> None:
         super().__init__(model, name, config, [], head_names, train)
         self.tensors, self.stores_positions = tensors, stores_positions
         self.tied_names: list[str] = []
+        self._first = first
         self._modules: list[AdaptedLayer] = []
         self._complained = False
-        self._first_look: sparse_loading.FirstLook | None = None
+        self._first_look: FirstLook | None = None
         self._listen()
 
     @property
@@ -94,6 +99,11 @@ class SparseAdapter(Adapter):
         """Layers whose tensor is tied to one that another layer owns here."""
         return [cast(AdaptedLayer, self.model.get_submodule(name)) for name in self.tied_names]
 
+    def on_attached(self, check_forward: bool) -> None:
+        """Train the scalars that were chosen; there is no forward to check, because δ lies in the weights."""
+        self.place(self._first)
+        self._first = {}
+
     def place(self, positions: Mapping[str, torch.Tensor]) -> None:
         """Train the scalars at these positions from here on. δ is new and zero, so the optimizer has to be a new one as well.
 
@@ -117,13 +127,12 @@ class SparseAdapter(Adapter):
                         tie(self.model.get_submodule(other), key, owner, tensor.key, site)
         self._modules = list(self.layers.values())
         self.settle()
-        self._first_look = sparse_loading.FirstLook(self)
+        self._first_look = FirstLook(self.name, self.model, self._modules)
 
     def look(self) -> None:
         """Read the base values again if nothing has been computed or written since they were read; then never again."""
         if self._first_look is not None:
-            first, self._first_look = self._first_look, None
-            first.take()
+            self._first_look.take()
 
     def sync(self) -> None:
         """Write base + δ into the weights; the optimizer hook does it behind every step."""
@@ -200,9 +209,7 @@ class SparseAdapter(Adapter):
     @property
     def fits_peft(self) -> bool:
         """Whether every trained scalar lies in the weight of a linear layer of its own, as SHiRA's layout demands."""
-        from fulgurite.adapters.sparse import shira_export
-
-        return not shira_export.misfits(self)
+        return not misfits(self.layers, self.branches, self.tied_layers)
 
     def export_shira(self, folder: str | Path, *, base_model: str | None = None, task_type: str | None = None) -> None:
         """Write a folder that stock PEFT loads as SHiRA, where every trained scalar lies in the weight of a linear layer.
@@ -215,9 +222,9 @@ class SparseAdapter(Adapter):
         Raises:
             ValueError: scalars outside of linear layers' weights, named.
         """
-        from fulgurite.adapters.sparse import shira_export
-
-        shira_export.export(self, Path(folder), base_model, task_type)
+        layers, layout = shira_layout(self.layers, self.branches, self.tied_layers)
+        layout["random_seed"] = self.config.seed
+        write_folder(Path(folder), self.model, layers, self.heads, layout, base_model, task_type)
 
     def summary(self) -> list[tuple[str, str]]:
         """(what, figure) for people: scalars, tensors and how they were chosen."""
@@ -231,15 +238,15 @@ class SparseAdapter(Adapter):
 
     def description(self) -> dict[str, Any]:
         """See :mod:`fulgurite.adapters.sparse.storage`."""
-        return sparse_storage.describe(self)
+        return storage.describe(self.branches, self.eligible)
 
     def check_description(self, description: dict[str, Any], folder: Path) -> None:
         """Raise a ValueError if the folder was made for other tensors or other positions."""
-        sparse_storage.check(self, description, folder)
+        storage.check(self.model, self.branches, self.eligible, description, folder)
 
     def stored_tensors(self) -> dict[str, torch.Tensor]:
         """δ, and positions where they are stored, by parameter name."""
-        return sparse_storage.tensors(self)
+        return storage.tensors(self.branches)
 
     @torch.no_grad()
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -258,7 +265,16 @@ class SparseAdapter(Adapter):
         Raises:
             ValueError: other positions, although the same configuration should give the same.
         """
-        sparse_loading.prepare(self, state_dict, prefix)
+        found = other_positions(self.name, self.config, self.branches, state_dict, prefix)
+        if found is not None:
+            self.place(positions_of(found, self.tensors))
+
+    def before_loading(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Compare positions, and learn the base values from weights that come with the state dict."""
+        self.look()
+        self.prepare_load(state_dict, prefix)
+        self.look()  # positions that came with the checkpoint begin with a look of their own
+        read_base(self.name, self.layers, state_dict, prefix)
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         return [{"name": "sparse", "params": list(self.deltas.values()), "lr": lr, "weight_decay": weight_decay}]
@@ -285,6 +301,8 @@ class SparseAdapter(Adapter):
         before = site.active
         if not any(self.name in layer.merged for layer in self._modules):
             site.activate(tuple(n for n in site.active if n != self.name))
+        if self._first_look is not None:
+            self._first_look.close()
         for layer in self._modules:
             layer.live = tuple(n for n in layer.live if n != self.name)
             take_branch(layer, self.name)
