@@ -1,4 +1,4 @@
-"""Adapters for any nn.Module: attach, train, prune, merge, save, export. No Lightning and no transformers in here."""
+"""Adapters for any nn.Module: attach, train, prune, merge, save, export. Nothing here imports Lightning or transformers."""
 
 from fulgurite.adapters.attaching import attach, find_adapters
 from fulgurite.adapters.budgets import within_budget

@@ -1,7 +1,9 @@
 """The handle that attach() returns: what all adapters have in common. It holds modules and names, never Parameters.
 
-:class:`fulgurite.adapters.low_rank.adapter.LowRankAdapter` (LoRA, SoRA) and
-:class:`fulgurite.adapters.sparse.adapter.SparseAdapter` (APET) add how they are trained, merged and stored.
+The handles of the methods' rooms derive from it and add how the adapter is trained, merged and stored:
+:class:`fulgurite.adapters.low_rank.adapter.LowRankAdapter` (LoRA, SoRA),
+:class:`fulgurite.adapters.sparse.adapter.SparseAdapter` (APET, BitFit) and
+:class:`fulgurite.adapters.inserted.adapter.InsertedAdapter` (bottlenecks, soft prompts).
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ class Adapter:
     """Handle of one attached adapter; made by :func:`attach`.
 
     Attributes:
-        model: the module it is attached to.
+        model: the module that it is attached to.
         name: its name there.
-        config: what it was made of.
+        config: the configuration that it was made of.
         layer_names: qualified names of the adapted layers.
         head_names: qualified names of the fully trained modules.
         train_patterns: the regexes that chose these.
@@ -83,7 +85,7 @@ class Adapter:
 
     @property
     def live_layers(self) -> list[AdaptedLayer]:
-        """Layers whose own weights this adapter writes; none for adapters that stand beside them."""
+        """Layers whose own weights this adapter writes; empty for adapters that stand beside the weights."""
         return []
 
     @contextmanager
@@ -106,8 +108,10 @@ class Adapter:
             yield
 
     def checkpoint_contexts(self) -> Any:
-        """Give this as ``context_fn`` to torch.utils.checkpoint (use_reentrant=False): the recomputation in the backward
-        then runs with the adapters that were active in the forward, whatever is active by then."""
+        """Give this method as ``context_fn`` to torch.utils.checkpoint (use_reentrant=False).
+
+        The recomputation in the backward then runs with the adapters that were active in the forward, whatever is active by then.
+        """
         return self.site.checkpoint_contexts()
 
     def param_groups(
@@ -118,7 +122,7 @@ class Adapter:
         Args:
             lr: learning rate of A and B, or of APET's δ.
             weight_decay: decay of A, B, δ (which it pulls towards the base) and the weight matrices of trained modules; gates,
-                biases and norms have none.
+                biases and norms are not decayed.
             gate_lr: learning rate of the gates; default ``lr``.
             head_lr: learning rate of the fully trained modules; default ``lr``.
         """
@@ -154,25 +158,25 @@ class Adapter:
         return ("adapter", *(["merged"] if self.can_merge else []), *(["peft"] if self.fits_peft else []))
 
     def penalty(self) -> torch.Tensor | float:
-        """A term that the config adds to the loss; 0.0 where it has none."""
+        """The term that the configuration adds to the loss; 0.0 where it adds nothing."""
         return 0.0
 
     def sync(self) -> None:
-        """Bring what is kept in two places in line after δ was changed by hand (APET); other adapters keep nothing twice."""
+        """Call after δ was changed by hand (APET): writes base + δ into the weights. Other adapters keep nothing twice."""
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Called behind each optimizer step by :meth:`watch`; returns whether a rank was retired now."""
+        """Called after each optimizer step, by the hook of :meth:`watch`; returns whether a rank was retired now."""
         return False
 
     def watch(self, optimizer: torch.optim.Optimizer, shrink: bool = False, retire: bool = True) -> Any:
-        """Call :meth:`after_step` behind every step of ``optimizer``; returns the hook's handle (``.remove()``).
+        """Call :meth:`after_step` after every step of ``optimizer``; returns the hook's handle (``.remove()``).
 
         Args:
             optimizer: the one that trains this adapter.
-            shrink: cut ranks out of parameters and optimizer state as soon as they are retired. Parameters are then
-                replaced: only where nothing else (DDP, FSDP, a weight average, your own list) holds them.
-            retire: move ranks behind the others once their gates have been zero for ``patience`` steps. False where a weight
-                average (AveragedModel, SWA, EMA) runs beside, which would mix ranks that changed places; :meth:`prune` afterwards.
+            shrink: cut ranks out of parameters and optimizer state as soon as they are retired. This replaces Parameters, so
+                give it only where nothing else (DDP, FSDP, a weight average, your own list) holds them.
+            retire: move ranks behind the live ones once their gates have been zero for ``patience`` steps. Give False where a
+                weight average (AveragedModel, SWA, EMA) runs, which would mix ranks that changed places; :meth:`prune` afterwards.
         """
 
         def count(stepped: Any, args: Any, kwargs: Any) -> None:
@@ -183,7 +187,7 @@ class Adapter:
         return optimizer.register_step_post_hook(count)
 
     def shrink(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Cut retired ranks out of parameters and optimizer state; nothing to do for adapters without ranks."""
+        """Cut retired ranks out of parameters and optimizer state; does nothing for adapters without ranks."""
 
     def prune(self, optimizer: torch.optim.Optimizer | None = None) -> int:
         """Retire every rank whose gate is zero, now, and cut it out; returns how many ranks left."""
@@ -227,7 +231,7 @@ class Adapter:
         write_adapter(Path(folder), whole, {**self.stored_tensors(), **self._head_tensors()})
 
     def load(self, folder: str | Path) -> None:
-        """Load what :meth:`save` wrote, into this adapter of the same shape.
+        """Load the values that :meth:`save` wrote; this adapter must have the same layers and shapes.
 
         Raises:
             FileNotFoundError, ValueError: missing or truncated files, other layers, other shapes.
@@ -278,7 +282,7 @@ class Adapter:
         return {key for key, p in self.model.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
     def detach(self) -> None:
-        """Take the adapter off: classes, keys and requires_grad flags are what they were; trained heads stay trained.
+        """Take the adapter off: classes, keys and requires_grad flags are what they were before; trained heads stay trained.
 
         Raises:
             RuntimeError: it is merged; unmerge it first, or keep the merged model and drop the handle.
@@ -297,7 +301,7 @@ class Adapter:
             site.close(self.model)
 
     def prepare_load(self, state_dict: Mapping[str, Any], prefix: str) -> None:
-        """Call with a checkpoint's state dict before its keys are compared with the model's (APET: are the positions the same?).
+        """Call with a checkpoint's state dict before its keys are compared with the model's; APET compares positions here.
 
         Args:
             state_dict: of the model or a module around it.
@@ -305,7 +309,7 @@ class Adapter:
         """
 
     def before_loading(self, state_dict: Mapping[str, Any], prefix: str) -> None:
-        """Called when a state dict is about to be loaded into the model or a module around it; arguments as above."""
+        """Called when a state dict is about to be loaded; the arguments are those of :meth:`prepare_load`."""
 
     def on_attached(self, check_forward: bool) -> None:
         """Called once, when the adapter stands in its model and is active.
@@ -318,11 +322,11 @@ class Adapter:
         """Called when the active adapters have changed."""
 
     def description(self) -> dict[str, Any]:
-        """What ``adapter.json`` says about the layers beside the configuration."""
+        """What ``adapter.json`` says about the layers, beside the configuration."""
         raise NotImplementedError
 
     def stored_tensors(self) -> dict[str, torch.Tensor]:
-        """What ``adapter.safetensors`` holds beside the trained modules: the branches' state by layer name."""
+        """What ``adapter.safetensors`` holds, without the trained modules: the branches' state by layer name."""
         return {f"{name}.{key}": value for name, b in self.branches.items() for key, value in b.state_dict().items()}
 
     def check_description(self, description: dict[str, Any], folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""The trainable part beside one linear layer: A (r, K), gate (r) or none, B (N, r), and which of its ranks are live.
+"""The trainable part beside one linear layer: A (r, K), perhaps a gate (r,), B (N, r), and which of its ranks are live.
 
-Live ranks stand in front: retiring a rank permutes it behind the live ones, and the forward takes the leading slice.
-Parameters keep their size while somebody (DDP, say) may hold them; :meth:`LowRankBranch.shrink` cuts them physically.
+Live ranks stand in front: retiring a rank moves it behind the live ones, and the forward takes the leading slice.
+Parameters keep their size while something else (DDP, say) may hold them; :meth:`LowRankBranch.shrink` makes them smaller.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ class LowRankBranch(nn.Module):
 
     @torch.no_grad()
     def retire(self, dead: list[int], optimizer: torch.optim.Optimizer | None) -> None:
-        """Move the live ranks with these indices behind the others, optimizer state alike, and stop using them.
+        """Stop using the live ranks with these indices, and move them behind the ones that stay, with their optimizer state.
 
-        What is retired is zeroed, gate and moments too, so that no optimizer revives or drags it.
+        Retired ranks are zeroed, their gates and moments too, so that no optimizer revives or drags them.
         """
         gone = set(dead)
         keep = [i for i in range(self.live) if i not in gone]
@@ -106,7 +106,7 @@ class LowRankBranch(nn.Module):
 
     @torch.no_grad()
     def shrink(self, optimizer: torch.optim.Optimizer | None) -> None:
-        """Cut the parameters (and optimizer state) down to the live ranks. Not under DDP, which holds their old size."""
+        """Cut parameters and optimizer state down to the live ranks. Not for use under DDP, which holds the old sizes."""
         if self.live == self.lora_a.shape[0]:
             return
         for name, dim in (("lora_a", 0), ("lora_b", 1), ("gate", 0)):
@@ -181,7 +181,16 @@ def _resize_to(branch: nn.Module, state_dict: dict[str, Any], prefix: str, *_: A
 
 
 class RankRow(NamedTuple):
-    """One adapted module: ranks at the start, not yet retired, with a gate away from zero; parameters at the start and kept."""
+    """One adapted module.
+
+    Attributes:
+        module: its qualified name.
+        rank: ranks at the start.
+        live: ranks that are not retired.
+        nonzero: live ranks whose gate is not zero.
+        parameters: scalars at the start.
+        parameters_kept: scalars of the ``nonzero`` ranks.
+    """
 
     module: str
     rank: int

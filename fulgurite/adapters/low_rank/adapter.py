@@ -1,4 +1,4 @@
-"""Handle of LoRA and SoRA: gates, retiring of ranks, merging of W + s·B diag(g) A, and PEFT's LoRA layout."""
+"""Handle of LoRA and SoRA: gates, retired ranks, merging into W + s·B diag(g) A, and PEFT's LoRA layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["LowRankAdapter"]
 
 
 class LowRankAdapter(Adapter):
-    """See :class:`fulgurite.adapters.Adapter`."""
+    """Handle of LoRA and SoRA; see :class:`fulgurite.adapters.Adapter`."""
 
     config: LoRA | SoRA
     _described_as = "input features, output features, rank"
@@ -51,12 +51,12 @@ class LowRankAdapter(Adapter):
         return [branch.gate for branch in self.branches.values() if branch.gate is not None]
 
     def penalty(self) -> torch.Tensor | float:
-        """l1 · mean|g| over all gates: the released code's extra term; 0.0 where the config has no l1."""
+        """l1 · mean|g| over all gates, which SoRA's released code adds to the loss; 0.0 where the configuration has no l1."""
         l1 = getattr(self.config, "l1", 0.0)
         return l1 * torch.cat([*self.gates]).abs().mean() if l1 else 0.0
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Call once behind each optimizer step: counts, and looks for dead ranks every ``look_every`` steps.
+        """Call once after each optimizer step: counts it, and looks for dead ranks every ``look_every`` steps.
 
         Returns:
             Whether a rank was retired now.
@@ -122,7 +122,7 @@ class LowRankAdapter(Adapter):
         base_model: str | None = None,
         task_type: str | None = None,
     ) -> None:
-        """Write a folder that stock PEFT (and vLLM) loads: gates folded in, dead ranks gone.
+        """Write a folder that stock PEFT (and vLLM) loads: gates are folded into A, dead ranks are left out. Needs no merge.
 
         Args:
             folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
@@ -138,7 +138,7 @@ class LowRankAdapter(Adapter):
         write_folder(Path(folder), self.model, layers, self.heads, layout, base_model, task_type)
 
     def summary(self) -> list[tuple[str, str]]:
-        """(what, figure) for people: modules, ranks and parameters kept."""
+        """(what, figure) for people: adapted modules, ranks, and parameters kept."""
         rows = self.rank_table()
         parameters, kept = sum(row.parameters for row in rows), sum(row.parameters_kept for row in rows)
         return [

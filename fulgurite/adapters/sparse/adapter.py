@@ -1,9 +1,9 @@
 """Handle of APET (arXiv 2306.02320): n trained scalars δ at any positions, live in the weights, exact to undo.
 
-W at the positions holds base + δ, rounded once to W's dtype; δ and its optimizer state are float32. A hook that every optimizer of
-torch calls behind its step (fused, foreach and custom ones) writes the new values; after changing δ in any other way call
-:meth:`SparseAdapter.sync`. A model's ``state_dict()`` holds the live weights (so that it is the tuned model for whoever ignores
-the ``branches`` keys), δ, and a hash of the positions or the positions themselves.
+W at the positions holds base + δ, rounded once to W's dtype; δ and its optimizer state are float32. Every optimizer of torch
+(fused, foreach and custom ones) calls a hook after its step, which writes the new values; after changing δ in any other way call
+:meth:`SparseAdapter.sync`. A model's ``state_dict()`` holds the live weights (whoever ignores the ``branches`` keys has the tuned
+model), δ, and the positions or a hash of them.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _log = logging.getLogger(__name__)
 
 
 class SparseAdapter(Adapter):
-    """See :class:`fulgurite.adapters.Adapter`.
+    """Handle of APET and BitFit; see :class:`fulgurite.adapters.Adapter`.
 
-    ``merge()`` only stops training: the weights hold base + δ already. ``unmerge()`` goes on training; ``disabled()`` and
-    ``detach()`` put the n base values back, bit for bit. Weights that a backward needs are those of its forward, also inside
-    ``disabled()`` and with activation checkpointing; under torch.compile, and for weights that code reads without calling their
-    layer, the backward has to run with the adapters of the forward active.
+    ``merge()`` only stops training, because the weights hold base + δ already; after ``unmerge()`` training goes on. ``disabled()``
+    and ``detach()`` put the n base values back, bit for bit. A backward finds the weights of its forward, also inside
+    ``disabled()`` and with activation checkpointing. There are two exceptions, in which the adapters of the forward must still be
+    active in the backward: under torch.compile, and for weights that code reads without calling their layer.
     """
 
     config: APET
@@ -130,12 +130,12 @@ class SparseAdapter(Adapter):
         self._first_look = FirstLook(self.name, self.model, self._modules)
 
     def look(self) -> None:
-        """Read the base values again if nothing has been computed or written since they were read; then never again."""
+        """Read the base values once more, if nothing has been computed or written since the scalars were placed."""
         if self._first_look is not None:
             self._first_look.take()
 
     def sync(self) -> None:
-        """Write base + δ into the weights; the optimizer hook does it behind every step."""
+        """Write base + δ into the weights; the optimizer hook does it after every step."""
         self.look()
         for layer in self._modules:
             layer.write(layer.wanted())
@@ -200,7 +200,7 @@ class SparseAdapter(Adapter):
 
         Args:
             folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
-            rank_pattern: of no meaning here.
+            rank_pattern: has no meaning here.
             base_model: hub id or path of the base, for ``base_model_name_or_path``.
             task_type: PEFT's task type, such as "SEQ_CLS" or "CAUSAL_LM"; None leaves it open.
         """
@@ -256,7 +256,7 @@ class SparseAdapter(Adapter):
         self.sync()
 
     def prepare_load(self, state_dict: Mapping[str, Any], prefix: str) -> None:
-        """Compare the positions that a state dict's values belong to; adopt them where only data could give them again.
+        """Compare the positions that a state dict's values belong to; take them over where only data could give them again.
 
         Args:
             state_dict: of the model or a module around it.
@@ -312,7 +312,7 @@ class SparseAdapter(Adapter):
         site.active, self._modules = before, []
 
     def _listen(self) -> None:
-        """Hear of every optimizer's steps, without keeping the model alive."""
+        """Hear of the steps of every optimizer, without keeping the model alive."""
         me = weakref.ref(self)
 
         def stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
