@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from fulgurite.adapters.config import AdapterConfig, config_to_dict
 from fulgurite.adapters.layers.layer import AdaptedLayer, take_branch
 from fulgurite.adapters.layers.low_rank_branch import RankRow
 from fulgurite.adapters.layers.site import Site, site_of
-from fulgurite.adapters.storage import check_tensors, read_adapter_config, read_tensors, write_adapter
+from fulgurite.adapters.storage import check_layers, check_tensors, read_adapter_config, read_tensors, write_adapter
 
 __all__ = ["Adapter", "adapters_of"]
 
@@ -54,6 +54,7 @@ class Adapter:
         self.layer_names, self.head_names, self.train_patterns = layer_names, head_names, train
         self.hooks: list[Any] = []
         self._watched: weakref.ref[torch.optim.Optimizer] | None = None
+        self._step_hooks: list[Any] = []
 
     @property
     def site(self) -> Site:
@@ -94,16 +95,24 @@ class Adapter:
 
         Fully trained modules (``train=``) keep their trained weights.
         """
-        if any(self.name in layer.merged for layer in self.layers.values()):
-            raise RuntimeError(
-                f"Adapter {self.name!r} is merged into the base weights; call unmerge() before disabled()."
-            )
+        if self.merged:
+            raise RuntimeError(f"Adapter {self.name!r} is merged into the base weights; unmerge() before disabled().")
         with self.site.using(tuple(n for n in self.site.active if n != self.name)):
             yield
 
     @contextmanager
     def only(self) -> Iterator[None]:
-        """Within the block this adapter is the only active one."""
+        """Within the block this adapter is the only active one.
+
+        Raises:
+            RuntimeError: another adapter is merged, whose part of the weights cannot be switched off.
+        """
+        for adapter in adapters_of(self.model):
+            if adapter is not self and adapter.merged:
+                raise RuntimeError(
+                    f"Adapter.only: adapter {adapter.name!r} is merged into the base weights and would take part; call its "
+                    "unmerge() first."
+                )
         with self.site.using((self.name,)):
             yield
 
@@ -111,8 +120,10 @@ class Adapter:
         """Give this method as ``context_fn`` to torch.utils.checkpoint (use_reentrant=False).
 
         The recomputation in the backward then runs with the adapters that were active in the forward, whatever is active by then.
+        A model may keep it after :meth:`detach`: then it does nothing.
         """
-        return self.site.checkpoint_contexts()
+        site = site_of(self.model)
+        return (nullcontext(), nullcontext()) if site is None else site.checkpoint_contexts()
 
     def param_groups(
         self, lr: float, weight_decay: float = 0.0, *, gate_lr: float | None = None, head_lr: float | None = None
@@ -132,10 +143,14 @@ class Adapter:
             ("heads", [p for p in heads if p.dim() >= 2], weight_decay),
             ("heads_no_decay", [p for p in heads if p.dim() < 2], 0.0),
         ):
-            if params:
-                rate = lr if head_lr is None else head_lr
-                groups.append({"name": label, "params": params, "lr": rate, "weight_decay": decay})
+            rate = lr if head_lr is None else head_lr
+            groups += [{"name": label, "params": params, "lr": rate, "weight_decay": decay}] if params else []
         return groups
+
+    @property
+    def merged(self) -> bool:
+        """Whether it is merged into the base weights."""
+        return any(self.name in layer.merged for layer in self.layers.values())
 
     @property
     def kind(self) -> str:
@@ -184,7 +199,9 @@ class Adapter:
                 self.shrink(optimizer)
 
         self._watched = weakref.ref(optimizer)
-        return optimizer.register_step_post_hook(count)
+        hook = optimizer.register_step_post_hook(count)
+        self._step_hooks.append(hook)
+        return hook
 
     def shrink(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Cut retired ranks out of parameters and optimizer state; does nothing for adapters without ranks."""
@@ -235,7 +252,12 @@ class Adapter:
 
         Raises:
             FileNotFoundError, ValueError: missing or truncated files, other layers, other shapes.
+            RuntimeError: it is merged, so that the values would not be computed with.
         """
+        if self.merged:
+            raise RuntimeError(
+                f"Adapter.load: adapter {self.name!r} is merged into the base weights; call unmerge() first."
+            )
         folder = Path(folder)
         self.check_description(read_adapter_config(folder), folder)
         tensors = read_tensors(folder)
@@ -285,14 +307,12 @@ class Adapter:
         """Take the adapter off: classes, keys and requires_grad flags are what they were before; trained heads stay trained.
 
         Raises:
-            RuntimeError: it is merged; unmerge it first, or keep the merged model and drop the handle.
+            RuntimeError: it is merged with ``reversible=True``; unmerge it first. After a merge for good the model stays merged.
         """
         site = self.site
-        if any(self.name in layer.merged and layer.merged[self.name] is not None for layer in self.layers.values()):
-            raise RuntimeError(
-                f"Adapter {self.name!r} is merged with a copy of the base; call unmerge() before detach()."
-            )
-        for hook in self.hooks:
+        if any(layer.merged.get(self.name) is not None for layer in self.layers.values()):
+            raise RuntimeError(f"Adapter {self.name!r} is merged with a copy of the base; unmerge() before detach().")
+        for hook in (*self.hooks, *self._step_hooks):
             hook.remove()
         self._take_off()
         del site.adapters[self.name]
@@ -332,14 +352,7 @@ class Adapter:
     def check_description(self, description: dict[str, Any], folder: Path) -> None:
         """Raise a ValueError if the folder was made for other layers."""
         ((what, mine),) = self.description().items()
-        saved = description.get(what, {})
-        differing = [name for name in {**mine, **saved} if mine.get(name) != saved.get(name)]
-        if differing:
-            raise ValueError(
-                f"load_adapter: {folder} was made for other layers than this model's; {len(differing)} differ, the first is "
-                f"{differing[0]!r}: saved {saved.get(differing[0])}, here {mine.get(differing[0])} ({self._described_as}). Load "
-                "it onto the base that it was trained on."
-            )
+        check_layers(folder, mine, description.get(what, {}), self._described_as)
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take the values that :meth:`stored_tensors` gave."""
@@ -365,16 +378,14 @@ class Adapter:
             take_branch(layer, self.name)
 
     def _without_ranks(self, call: str) -> RuntimeError:
-        return RuntimeError(
-            f"Adapter.{call}: {self.kind} has no ranks; this is for LoRA and SoRA. See summary() and "
-            "trainable_parameters()."
-        )
+        words = "this is for LoRA and SoRA. See summary() and trainable_parameters()."
+        return RuntimeError(f"Adapter.{call}: {self.kind} has no ranks; {words}")
 
     def _watching(self) -> torch.optim.Optimizer | None:
         return None if self._watched is None else self._watched()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_watched": None}
+        return {**self.__dict__, "_watched": None, "_step_hooks": []}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.config}, {len(self.layer_names)} layers of {type(self.model).__name__})"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from fulgurite.adapters.files import write_files
 
-__all__ = ["check_tensors", "read_adapter_config", "read_tensors", "write_adapter"]
+__all__ = ["check_layers", "check_tensors", "read_adapter_config", "read_tensors", "write_adapter"]
 
 _WEIGHTS, _DESCRIPTION = "adapter.safetensors", "adapter.json"
 _FORMAT, _VERSION = "fulgurite-adapter", 1
@@ -77,6 +77,27 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         raise ValueError(
             f"load_adapter: {path} cannot be read, it is truncated or damaged ({error}). Save it again."
         ) from None
+
+
+def check_layers(folder: Path, mine: Mapping[str, Any], saved: Mapping[str, Any], words: str) -> None:
+    """Check that the folder was made for the adapter's layers.
+
+    Args:
+        folder: where it was read, for the message.
+        mine: what the adapter's description says of each layer.
+        saved: what ``adapter.json`` says.
+        words: what that is, for the message.
+
+    Raises:
+        ValueError: a layer that differs, or that only one of them has.
+    """
+    differing = [name for name in {**mine, **saved} if mine.get(name) != saved.get(name)]
+    if differing:
+        first = differing[0]
+        raise ValueError(
+            f"load_adapter: {folder} was made for other layers than this model's; {len(differing)} differ, the first is {first!r}: "
+            f"saved {saved.get(first)}, here {mine.get(first)} ({words}). Load it onto the base that it was trained on."
+        )
 
 
 def check_tensors(

@@ -225,9 +225,18 @@ def tie(layer: nn.Module, key: str, owner: AdaptedLayer, owner_key: str, site: S
 
 
 def take_branch(layer: AdaptedLayer, name: str) -> None:
-    """Undo :func:`put_branch`; once the last branch has gone, the layer has its old class again."""
-    if isinstance(layer.branches[name], SparseBranch):
-        layer.merged.pop(name, None)
+    """Undo :func:`put_branch`; once the last branch has gone, the layer has its old class again.
+
+    An adapter that is merged stays in the weights for good. Copies of the weights from before that merge would undo it too, so
+    they are given up.
+    """
+    sparse = isinstance(layer.branches[name], SparseBranch)
+    if name in layer.merged:
+        for earlier in list(layer.merged)[: list(layer.merged).index(name)]:
+            if not isinstance(layer.branches[earlier], SparseBranch):
+                layer.merged[earlier] = None
+        del layer.merged[name]
+    if sparse:
         layer.site.live_factors -= layer.fused_as is None
     del layer.branches[name]
     release(layer)

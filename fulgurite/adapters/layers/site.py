@@ -95,22 +95,30 @@ class Site:
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """``context_fn`` for torch.utils.checkpoint: recompute with the adapters that were active in the forward."""
-        return nullcontext(), self._recomputing(self.active)
+        return nullcontext(), _Recomputing(self, self.active)
 
-    @contextmanager
-    def _recomputing(self, names: tuple[str, ...]) -> Iterator[None]:
-        """As :meth:`using` inside a backward, which may have put single layers into another state than the active adapters'."""
-        layers = [layer for adapter in self.adapters.values() for layer in adapter.live_layers]
-        held = [(layer, layer.live) for layer in layers]
-        before = self.active
-        self.activate(names)
-        try:
-            yield
-        finally:
-            self.active = before
-            for layer, live in held:
-                if layer.live != live:
-                    layer.write(live)
+
+class _Recomputing(AbstractContextManager[None]):
+    """Makes adapters active for a recomputation in the backward; may be entered any number of times.
+
+    torch enters it once for each backward through the graph (``retain_graph=True``), so that a generator would be used up. The
+    backward may have put single layers into another state than that of the active adapters; leaving puts them back into it.
+    """
+
+    def __init__(self, site: Site, names: tuple[str, ...]) -> None:
+        self.site, self.names = site, names
+        self._before: list[tuple[tuple[str, ...], list[tuple[LiveLayer, tuple[str, ...]]]]] = []
+
+    def __enter__(self) -> None:
+        layers = [layer for adapter in self.site.adapters.values() for layer in adapter.live_layers]
+        self._before.append((self.site.active, [(layer, layer.live) for layer in layers]))
+        self.site.activate(self.names)
+
+    def __exit__(self, *error: object) -> None:
+        self.site.active, held = self._before.pop()
+        for layer, live in held:
+            if layer.live != live:
+                layer.write(live)
 
 
 def site_of(model: nn.Module) -> Site | None:

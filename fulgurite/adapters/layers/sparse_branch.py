@@ -110,6 +110,12 @@ class SparseBranch(nn.Module):
                 came = (delta != 0) & torch.isclose(values, live, rtol=4 * torch.finfo(values.dtype).eps, atol=1e-7)
                 self.base[key] = torch.where(came, kept, values)
 
+    @torch.no_grad()
+    def rebase(self, tensors: Mapping[str, nn.Parameter | None]) -> None:
+        """From here on the values that the tensors hold now are the base."""
+        for key, index in self.index.items():
+            self.base[key] = self._whole(tensors, key).data.view(-1)[index]
+
     def _whole(self, tensors: Mapping[str, nn.Parameter | None], key: str) -> nn.Parameter:
         tensor = tensors[key]
         assert tensor is not None

@@ -90,8 +90,8 @@ def unmerge(adapter: str, layers: Mapping[str, AdaptedLayer]) -> None:
             raise RuntimeError(f"unmerge: adapter {adapter!r} is not merged (at {name}).")
         if layer.merged[adapter] is None:
             raise RuntimeError(
-                f"unmerge: adapter {adapter!r} was merged without reversible=True: no copy of the base "
-                "was kept. Load the base again."
+                f"unmerge: no copy of the base is left for adapter {adapter!r}: it was merged without reversible=True, or an "
+                "adapter that was merged after it has been detached. Load the base again."
             )
         if sparse := _sparse(name, layer):
             raise RuntimeError(f"unmerge: {sparse}.")

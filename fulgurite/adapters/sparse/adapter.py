@@ -299,7 +299,9 @@ class SparseAdapter(Adapter):
     def _take_branches(self) -> None:
         site, tied = self.site, self.tied_layers
         before = site.active
-        if not any(self.name in layer.merged for layer in self._modules):
+        if self.merged:
+            self._stay_for_good()
+        else:
             site.activate(tuple(n for n in site.active if n != self.name))
         if self._first_look is not None:
             self._first_look.close()
@@ -310,6 +312,17 @@ class SparseAdapter(Adapter):
             if isinstance(layer, AdaptedLayer):
                 release(layer)
         site.active, self._modules = before, []
+
+    def _stay_for_good(self) -> None:
+        """Merged and about to be detached: base + δ becomes the base of the other sparse adapters."""
+        for layer in self._modules:
+            layer.write((self.name,))
+            others = [branch for name, branch in layer.branches.items() if name != self.name]
+            for branch in others:
+                if isinstance(branch, SparseBranch):
+                    branch.rebase(layer._parameters)
+            layer.live = ()
+            layer.write(tuple(name for name in layer.wanted() if name != self.name))
 
     def _listen(self) -> None:
         """Hear of the steps of every optimizer, without keeping the model alive."""
