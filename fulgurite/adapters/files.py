@@ -1,4 +1,4 @@
-"""Writes all files of a folder under temporary names and renames them once every one has been written."""
+"""Writes the files of a folder under temporary names and renames them once all of them have been written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ __all__ = ["write_files"]
 
 
 def write_files(folder: Path, writers: dict[str, Callable[[Path], Any]]) -> None:
-    """Write each file of ``folder`` under a temporary name, and rename them once all have been written."""
+    """Write the files of ``folder``: all of them, or, if one cannot be written, none.
+
+    Args:
+        folder: made if it does not exist.
+        writers: by a file's name, a function that writes its content to the path that it is given.
+
+    Raises:
+        ValueError: ``folder`` is a file.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder to write to.")
     folder.mkdir(parents=True, exist_ok=True)
