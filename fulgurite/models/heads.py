@@ -21,6 +21,7 @@ from torch import nn
 
 from fulgurite.adapters.layers.layer import AdaptedLayer
 from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
+from fulgurite.models.modes import evaluation_mode
 
 __all__ = [
     "HeadBranch",
@@ -213,14 +214,8 @@ def head_options(head: OutputHead) -> dict[str, Any]:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Within the block every module is in evaluation mode and autocast is off; afterwards each is in its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.autocast(next(model.parameters()).device.type, enabled=False):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluation_mode(model), torch.autocast(next(model.parameters()).device.type, enabled=False):
+        yield
 
 
 def rounding(weight: torch.Tensor) -> float:
