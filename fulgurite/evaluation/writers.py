@@ -15,6 +15,7 @@ from fulgurite.data.encoding.answer_spans import AnswerFinder, end_tokens
 from fulgurite.data.encoding.prompts import encode_prompt, encode_source
 from fulgurite.data.records.conversation import Turn
 from fulgurite.models.fusion.decoding import as_list
+from fulgurite.models.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,20 +105,16 @@ def prompt_name(turns: Sequence[Turn]) -> str:
 @contextlib.contextmanager
 def _undisturbed(model: nn.Module, seed: int | None) -> Iterator[None]:
     """Evaluation mode without gradients; modes of all modules, generation settings and seeded random numbers come back."""
-    modes = [(module, module.training) for module in model.modules()]
     kept = getattr(model, "generation_config", None)
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
-    model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices, enabled=seed is not None):
+        with evaluation_mode(model), torch.no_grad(), torch.random.fork_rng(devices, enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
             yield
     finally:
         model.generation_config = kept  # type: ignore[assignment]
-        for module, training in modes:
-            module.training = training
 
 
 class Writer:
