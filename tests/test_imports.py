@@ -16,16 +16,17 @@ ROOT = PACKAGE.parent
 
 ALLOWED: dict[str, set[str]] = {
     "console": set(),
+    "whole_files": set(),
     "kernels": set(),
     "losses": set(),
-    "data": set(),
-    "optim": {"kernels"},
-    "adapters": {"kernels"},
-    "models": {"adapters", "kernels"},
-    "evaluation": {"models", "adapters", "kernels", "data"},
-    "lightning_modules": {"models", "adapters", "losses", "optim", "kernels", "data", "evaluation"},
-    "datamodules": {"data"},
-    "callbacks": {"adapters", "data", "console"},
+    "data": {"whole_files"},
+    "optim": {"kernels", "whole_files"},
+    "adapters": {"kernels", "whole_files"},
+    "models": {"adapters", "kernels", "whole_files"},
+    "evaluation": {"models", "adapters", "kernels", "data", "whole_files"},
+    "lightning_modules": {"models", "adapters", "losses", "optim", "kernels", "data", "evaluation", "whole_files"},
+    "datamodules": {"data", "whole_files"},
+    "callbacks": {"adapters", "data", "console", "whole_files"},
 }
 ALLOWED["commands"] = {*ALLOWED, "commands"}
 ALLOWED["cli"] = {*ALLOWED, "commands", "cli"}

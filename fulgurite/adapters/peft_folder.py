@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from fulgurite.adapters.files import write_files
+from fulgurite.whole_files import whole_files
 
 if TYPE_CHECKING:
     from fulgurite.adapters.handle import Adapter
@@ -34,13 +34,9 @@ def write_folder(adapter: Adapter, folder: Path, tensors: dict[str, torch.Tensor
                 )
         for key, value in head.state_dict().items():
             tensors[f"base_model.model.{name}.{key}"] = value.detach().cpu().clone()
-    write_files(
-        folder,
-        {
-            "adapter_model.safetensors": lambda path: save_file(tensors, path, metadata={"format": "pt"}),
-            "adapter_config.json": lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"),
-        },
-    )
+    with whole_files(folder, ["adapter_model.safetensors", "adapter_config.json"]) as (weights, described):
+        save_file(tensors, weights, metadata={"format": "pt"})
+        described.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def target_names(adapter: Adapter, names: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fulgurite.adapters.config import config_to_dict
-from fulgurite.adapters.files import write_files
+from fulgurite.whole_files import whole_files
 
 if TYPE_CHECKING:
     from fulgurite.adapters.handle import Adapter
@@ -56,13 +56,9 @@ def save(adapter: Adapter, folder: Path) -> None:
         **adapter.description(),
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in _tensors(adapter).items()}
-    write_files(
-        folder,
-        {
-            WEIGHTS: lambda path: save_file(tensors, path, metadata={"format": "pt"}),
-            CONFIG: lambda path: path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8"),
-        },
-    )
+    with whole_files(folder, [WEIGHTS, CONFIG]) as (weights, config):
+        save_file(tensors, weights, metadata={"format": "pt"})
+        config.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def load(adapter: Adapter, folder: Path) -> None:

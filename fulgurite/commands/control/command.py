@@ -10,7 +10,6 @@ Who rates is a Python function `(instruction, answer) -> {objective: level}`: th
 import importlib
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from fulgurite.data.sources.tables import read_lines, read_table
 from fulgurite.evaluation.controllability import ControlReport, ask, conditions_to_ask
 from fulgurite.evaluation.generation import generate_text
 from fulgurite.evaluation.writers import GenerationSettings
+from fulgurite.whole_files import write_text
 
 __all__ = ["control", "control_tables"]
 
@@ -164,7 +164,6 @@ def _prompts(file: str | None, column: str, rate: str) -> list[str]:
 
 
 def _write(report: ControlReport, prompts: list[str], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     content = {
         **report.objectives.to_dict(),
         "rows": report.rows(),
@@ -175,9 +174,7 @@ def _write(report: ControlReport, prompts: list[str], file: Path) -> None:
             for i, a in enumerate(report.answers)
         ],
     }
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
-    unfinished.write_text(json.dumps(_null_for_nan(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, file)
+    write_text(file, json.dumps(_null_for_nan(content), indent=1, allow_nan=False) + "\n")
 
 
 def _null_for_nan(value: Any) -> Any:

@@ -20,7 +20,7 @@ from torch import nn
 
 from fulgurite.adapters import Adapter
 from fulgurite.commands.export.checks import compare, in_fp32, logits_of, merge_checked, no_progress_bar, probe
-from fulgurite.commands.export.folder import check_target, refuse_around, whole_or_nothing
+from fulgurite.commands.export.folder import check_target, refuse_around
 from fulgurite.commands.export.reward import write_reward_model
 from fulgurite.commands.shared.checkpoint_files import load_module
 from fulgurite.console import say, shortest
@@ -28,6 +28,7 @@ from fulgurite.data.conditions.objectives import CONDITION_FILE
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.models import RewardModel, load_backbone
+from fulgurite.whole_files import whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,7 +102,7 @@ def export(
     if module.chat_template is not None:
         tokenizer.chat_template = module.chat_template  # what was trained with is what has to be served with
     table = _summary(adapter, module)  # before a merge takes the adapter off
-    with whole_or_nothing(target) as folder:
+    with whole_folder(target) as folder:
         if format == "merged" and isinstance(module.network, RewardModel):
             write_reward_model(module, tokenizer, folder, layout, tolerance)
         elif format == "merged":

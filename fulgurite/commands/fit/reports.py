@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from fulgurite.console import metrics_table, say, shortest
 from fulgurite.lightning_modules import RewardModule
+from fulgurite.whole_files import whole_file
 
 __all__ = ["report_fit", "write_predictions"]
 
 
 def write_predictions(batches: list[Any], names: list[str] | None, file: Path) -> int:
     """Writes rows of dicts of tensors (rows, ...) or lists of texts as lines of JSON; returns their number."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.part")
     count = 0
-    with open(unfinished, "w", encoding="utf-8") as stream:
+    with whole_file(file) as scratch, open(scratch, "w", encoding="utf-8") as stream:
         for batch in batches:
             columns = {k: value if isinstance(value, list) else value.tolist() for k, value in batch.items()}
             for values in zip(*columns.values(), strict=True):
@@ -33,7 +31,6 @@ def write_predictions(batches: list[Any], names: list[str] | None, file: Path) -
                     row["label"] = names[index]
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
-    os.replace(unfinished, file)
     return count
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from fulgurite.commands.fit.lock import RunLock
+from fulgurite.whole_files import whole_file
 
 __all__ = ["RunConfig"]
 
@@ -62,14 +62,11 @@ class RunConfig(SaveConfigCallback):
         """
         if not trainer.is_global_zero:
             return
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / ".config.yaml.part"
         config = self.config.clone()
         config["ckpt_path"] = None  # where this fit was resumed from is no option of the next command
         # jsonargparse 4.49 renamed the option; an explicit null must not fall back to a default that is none.
         major, minor = (int(part) for part in version("jsonargparse").split(".")[:2])
         keep_null = "skip_unset" if (major, minor) >= (4, 49) else "skip_none"
         options = {keep_null: False, "overwrite": True, "multifile": False}
-        self.parser.save(config, str(unfinished), **options)
-        os.replace(unfinished, folder / self.config_filename)
+        with whole_file(Path(trainer.default_root_dir) / self.config_filename) as scratch:
+            self.parser.save(config, str(scratch), **options)

@@ -8,7 +8,6 @@ carries a hash of its text, the model and the template.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +29,7 @@ from fulgurite.data.sources.tables import read_table
 from fulgurite.evaluation.reward_bench import benchmark_items, score_benchmark
 from fulgurite.evaluation.reward_scoring import RewardScorer
 from fulgurite.models.loading import check_folder
+from fulgurite.whole_files import whole_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -134,14 +134,9 @@ def _rewards(
     _score_waiting(asked, scorer, waiting, found, hashes, part)
     done = [values for values in found if values is not None]
     if target is not None and part is not None:
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with open(scratch, "w", encoding="utf-8") as stream:
-                for a, (values, lengths), key in zip(asked, done, hashes, strict=True):
-                    stream.write(_line(a, values, lengths, key))
-            os.replace(scratch, target)
-        finally:
-            scratch.unlink(missing_ok=True)
+        with whole_file(target) as scratch, open(scratch, "w", encoding="utf-8") as stream:
+            for a, (values, lengths), key in zip(asked, done, hashes, strict=True):
+                stream.write(_line(a, values, lengths, key))
         part.unlink(missing_ok=True)
     return [values for values, _ in done], [lengths for _, lengths in done]
 
