@@ -46,6 +46,7 @@ def control(
     batch_size: int = 64,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Measures how closely answers follow requested levels.
 
@@ -62,13 +63,14 @@ def control(
         batch_size: answers that are generated at once.
         dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
         device: cpu, cuda, mps; none takes a GPU if there is one.
+        trust_remote_code: run code that came with the backbone; only as it is typed here, whatever a checkpoint says.
     """
     if count < 1:
         raise ValueError(f"control: count {count}; one instruction at least is needed; raise it")
     judge = _judge(rate)
     prompts = _prompts(file, column, rate)[:count]
     settings = GenerationSettings(max_new_tokens=max_new_tokens, batch_size=batch_size)
-    loaded = load_model("control", model, adapter, None, dtype, device)
+    loaded = load_model("control", model, adapter, None, dtype, device, trust_remote_code)
     if loaded.conditions is None:
         raise ValueError(
             f"control: {shortest(model or adapter or '')} was trained without conditions; give a checkpoint of CPOModule "

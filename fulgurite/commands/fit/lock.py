@@ -72,5 +72,7 @@ def write_probe(folder: Path) -> None:
     Raises:
         OSError: it cannot be made or written, in one sentence.
     """
-    with scratch_folder(folder / "checkpoint", "the run", "give --trainer.default_root_dir a folder that can be written"):
+    with scratch_folder(
+        folder / "checkpoint", "the run", "give --trainer.default_root_dir a folder that can be written"
+    ):
         pass
