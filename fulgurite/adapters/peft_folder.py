@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fulgurite.adapters.files import write_files
+from fulgurite.whole_files import whole_files
 
 __all__ = ["write_folder"]
 
@@ -54,13 +54,9 @@ def write_folder(
         "modules_to_save": sorted(heads) or None,
         **config,
     }
-    write_files(
-        folder,
-        {
-            "adapter_model.safetensors": lambda path: save_file(tensors, path, metadata={"format": "pt"}),
-            "adapter_config.json": lambda path: path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8"),
-        },
-    )
+    with whole_files(folder, ["adapter_model.safetensors", "adapter_config.json"]) as (weights, described):
+        save_file(tensors, weights, metadata={"format": "pt"})
+        described.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 def _refuse_tied(model: nn.Module, heads: Mapping[str, nn.Module]) -> None:

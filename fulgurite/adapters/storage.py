@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fulgurite.adapters.files import write_files
+from fulgurite.whole_files import whole_files
 
 __all__ = ["check_layers", "check_tensors", "read_adapter_config", "read_tensors", "write_adapter"]
 
@@ -32,13 +32,9 @@ def write_adapter(folder: Path, description: dict[str, Any], tensors: Mapping[st
     """
     stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     whole = {"format": _FORMAT, "version": _VERSION, **description}
-    write_files(
-        folder,
-        {
-            _WEIGHTS: lambda path: save_file(stored, path, metadata={"format": "pt"}),
-            _DESCRIPTION: lambda path: path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8"),
-        },
-    )
+    with whole_files(folder, [_WEIGHTS, _DESCRIPTION]) as (weights, described):
+        save_file(stored, weights, metadata={"format": "pt"})
+        described.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 def read_adapter_config(folder: str | Path) -> dict[str, Any]:

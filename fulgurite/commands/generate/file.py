@@ -6,7 +6,6 @@ A row that stands in OUT or OUT.part already, with the same hash of prompt, temp
 
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from fulgurite.data.records.findings import place
 from fulgurite.data.sources.tables import read_lines, read_table
 from fulgurite.evaluation.generation import LoadedModel, check_prompts, generate_text
 from fulgurite.evaluation.writers import GenerationSettings
+from fulgurite.whole_files import whole_file
 
 __all__ = ["run_file"]
 
@@ -89,15 +89,10 @@ def run_file(
             answers[i] = texts
             stream.write(_line(rows[i], texts, hashes[i], settings))
             stream.flush()
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(scratch, "w", encoding="utf-8") as stream:
-            for row, answer, key in zip(rows, answers, hashes, strict=True):
-                assert answer is not None
-                stream.write(_line(row, answer, key, settings))
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with whole_file(target) as scratch, open(scratch, "w", encoding="utf-8") as stream:
+        for row, answer, key in zip(rows, answers, hashes, strict=True):
+            assert answer is not None
+            stream.write(_line(row, answer, key, settings))
     part.unlink(missing_ok=True)
     say(f"written: {shortest(target)}, {len(rows)} rows")
 

@@ -7,12 +7,13 @@ another key; the file says of which weights the figures are. What does not fit i
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from fulgurite.whole_files import whole_file
 
 __all__ = ["ReferenceCache", "weights_fingerprint"]
 
@@ -76,10 +77,8 @@ class ReferenceCache:
         """Write a safetensors file, whole or not at all."""
         from safetensors.torch import save_file
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-        save_file({"keys": self.keys, "values": self.values}, unfinished, metadata={"weights": self.fingerprint})
-        os.replace(unfinished, path)
+        with whole_file(path) as scratch:
+            save_file({"keys": self.keys, "values": self.values}, scratch, metadata={"weights": self.fingerprint})
 
     @classmethod
     def load(cls, path: Path, fingerprint: str) -> ReferenceCache:
