@@ -61,6 +61,18 @@ class Tally:
         if len(places) < _SHOWN:
             places.append(f"{where}: {detail}" if detail else where)
 
+    def merge(self, more: Tally) -> None:
+        """Adds the findings of another tally; rows and kept conversations stay.
+
+        Args:
+            more: of the same rows, such as what an encoder found after their reader.
+        """
+        for counts, add in ((self.counts, more.counts), (self.notes, more.notes)):
+            for reason, number in add.items():
+                counts[reason] = counts.get(reason, 0) + number
+        for reason, places in more.first.items():
+            self.first[reason] = (self.first.get(reason, []) + places)[:_SHOWN]
+
     @property
     def lost(self) -> int:
         """Conversations left out."""

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fulgurite.data.sources import json_list as streaming_json
-from fulgurite.data.sources.formats import stream_rows
 from fulgurite.data.sources.folders import split_files
+from fulgurite.data.sources.formats import stream_rows
 from fulgurite.data.sources.locate import file_source, list_source
 from fulgurite.data.sources.tables import read_table
 
