@@ -21,7 +21,7 @@ from fulgurite.commands.control.picture import draw_control
 from fulgurite.commands.generate.command import load_model
 from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.console import say, shortest
-from fulgurite.data.records.findings import place
+from fulgurite.data.sources.formats import ending_of
 from fulgurite.data.sources.tables import read_lines, read_table
 from fulgurite.evaluation.controllability import ControlReport, ask, conditions_to_ask
 from fulgurite.evaluation.generation import generate_text
@@ -151,13 +151,13 @@ def _prompts(file: str | None, column: str, rate: str) -> list[str]:
 
         return list(dict.fromkeys(str(row["instruction"]) for row in builtin_rows("cpo", "test")))
     path = Path(file)
-    if path.suffix.lower() == ".txt":
+    if ending_of(path) == ".txt":
         numbered = [(line, f"{path}, line {i}") for i, line in enumerate(read_lines(path), 1) if line.strip()]
     else:
-        table = read_table(path)
+        table = read_table(path, owner="control: --file")
         table.require(column)
-        rows = zip(table.rows, table.lines, strict=True)
-        numbered = [(str(row[column]), place(table.source, line)) for row, line in rows if row[column]]
+        rows = zip(table.rows, table.places, strict=True)
+        numbered = [(str(row[column]), str(place)) for row, place in rows if row[column]]
     if not numbered:
         raise ValueError(f"control: {path} holds no instruction; give a file with one at least")
     for text, where in numbered:

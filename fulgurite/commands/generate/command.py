@@ -56,7 +56,8 @@ def generate(
         model: hub id, folder, playground, or a .ckpt file of `fulgurite fit`.
         adapter: folder of adapter.save() or of PEFT, or a .ckpt file, which knows its model.
         prompt: the text to answer.
-        file: prompts to answer: .txt (one a line), or .jsonl, .json, .csv, .tsv, .parquet with a column of prompts or messages.
+        file: prompts to answer: .txt (one a line), or a column of prompts or messages in .jsonl, .json, .csv, .tsv (also .gz),
+            .parquet or .arrow, or in a folder of datasets.
         output: the .jsonl file for the rows of --file with their answers.
         chat: talk to the model in the terminal.
         system: the system's turn before everything.
@@ -91,7 +92,7 @@ def generate(
     settings = GenerationSettings(
         max_new_tokens, temperature, top_p, top_k, repetition_penalty, num_samples, batch_size, seed
     )
-    if file is not None and not Path(file).is_file():
+    if file is not None and not Path(file).exists():
         raise FileNotFoundError(f"generate: --file {file}: no such file; check the path")
     loaded = load_model("generate", model, adapter, template, dtype, device, trust_remote_code)
     if (system is not None or chat) and not loaded.tokenizer.chat_template:

@@ -16,7 +16,7 @@ from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.commands.shared.written_rows import json_line, written_rows
 from fulgurite.console import say, shortest
 from fulgurite.data.records.conversation import CHAT_ROLES, Turn
-from fulgurite.data.records.findings import place
+from fulgurite.data.sources.formats import ending_of
 from fulgurite.data.sources.tables import read_lines, read_table
 from fulgurite.evaluation.generation import LoadedModel, check_prompts, generate_text
 from fulgurite.evaluation.writers import GenerationSettings
@@ -117,13 +117,13 @@ def _read(
     source: Path, start: tuple[Turn, ...], column: str | None, chat: bool
 ) -> tuple[list[Row], list[tuple[Turn, ...]], list[str]]:
     """The rows of a file, their prompts and their places."""
-    if source.suffix.lower() == ".txt":
+    if ending_of(source) == ".txt":
         numbered = [(i, line) for i, line in enumerate(read_lines(source), 1) if line.strip()]
         rows: list[Row] = [{"prompt": line} for _, line in numbered]
         places, column = [f"{source}, line {i}" for i, _ in numbered], "prompt"
     else:
-        table = read_table(source)
-        rows, places = table.rows, [place(table.source, line) for line in table.lines]
+        table = read_table(source, owner="generate: --file")
+        rows, places = table.rows, [str(place) for place in table.places]
         if column is not None:
             table.require(column)
         else:

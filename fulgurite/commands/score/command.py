@@ -24,7 +24,6 @@ from fulgurite.data.encoding.templates import apply_template
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.records.conversation import Conversation
-from fulgurite.data.records.findings import place
 from fulgurite.data.sources.tables import read_table
 from fulgurite.evaluation.reward_bench import benchmark_items, score_benchmark
 from fulgurite.evaluation.reward_scoring import RewardScorer
@@ -57,7 +56,8 @@ def score(
 
     Args:
         model: a .ckpt file of `fulgurite fit` (RewardModule), or a reward model's folder or hub id in either layout.
-        file: .jsonl, .json, .csv, .tsv or .parquet with messages; or prompt and chosen and rejected, completion, or completions.
+        file: .jsonl, .json, .csv, .tsv (also .gz), .parquet or .arrow, or a folder of datasets, with messages; or with prompt and
+            chosen and rejected, completion, or completions.
         output: the .jsonl file for the rows with their rewards; may be left out with --benchmark.
         benchmark: the file holds rows of RewardBench 1 or 2; print the section scores.
         as_chat: lay the chat template over prompts and answers that are plain texts, instead of joining them as they are.
@@ -70,7 +70,7 @@ def score(
         trust_remote_code: run code that came with the backbone; only as it is typed here, whatever a checkpoint says.
     """
     source = Path(file)
-    if not source.is_file():
+    if not source.exists():
         raise FileNotFoundError(f"score: --file {file}: no such file; check the path")
     if output is None and benchmark is None:
         raise ValueError("score: no --output was given; give the .jsonl file that the rewards go to")
@@ -80,17 +80,17 @@ def score(
         raise ValueError(f"score: --output {output} is the input itself; give another name")
     if output is not None and Path(output).is_dir():
         raise IsADirectoryError(f"score: --output {output} is a folder; give the name of a file")
-    table = read_table(source)
-    rows = list(zip(table.rows, table.lines, strict=True))
+    table = read_table(source, owner="score: --file")
+    rows = list(zip(table.rows, table.places, strict=True))
     items = []
     if benchmark is not None:
-        items = benchmark_items([(row, place(table.source, line)) for row, line in rows], benchmark)
+        items = benchmark_items([(row, str(place)) for row, place in rows], benchmark)
         asked = [
-            read_item(row, item.prompt, item.answers, table.source, line, as_chat)
-            for (row, line), item in zip(rows, items, strict=True)
+            read_item(row, item.prompt, item.answers, place.source, place.row, as_chat)
+            for (row, place), item in zip(rows, items, strict=True)
         ]
     else:
-        asked = [read_asked(row, table.source, line, as_chat) for row, line in rows]
+        asked = [read_asked(row, place.source, place.row, as_chat) for row, place in rows]
     if not model.endswith(".ckpt"):
         check_folder(resolve_backbone(model))
     scorer = _load(model, template, max_length, batch_size, dtype, device, trust_remote_code)

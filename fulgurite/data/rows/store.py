@@ -258,11 +258,7 @@ def write_conversations(
                     omitted.add(conversation.where, row[3], lost=False)
         writer.add(rows)
     total = tally()
-    for counts, add in ((total.counts, omitted.counts), (total.notes, omitted.notes)):
-        for reason, number in add.items():
-            counts[reason] = counts.get(reason, 0) + number
-    for reason, places in omitted.first.items():
-        total.first[reason] = (total.first.get(reason, []) + places)[:3]
+    total.merge(omitted)
     total.kept = writer.rows
     return total
 
