@@ -40,6 +40,7 @@ setup(
         "datasets>=3.0",
         "safetensors>=0.4.3",
         "einops>=0.7",
+        "xxhash>=3.0",
         "numpy>=2.0",
         "jsonargparse[signatures]>=4.48,<5",
         "torchmetrics>=1.4",
