@@ -84,6 +84,11 @@ class FusedEncoder:
         """
         if not is_chat(turns):
             return [text.begun(text.ids([turns[0].content])[0]) for text in self._texts]
+        if unused := [key for finder in self._finders for key in finder.renderer.unused(turns)]:
+            raise ValueError(
+                f"FusedEncoder: the messages hold {', '.join(dict.fromkeys(unused))}, which a specialist's chat template never "
+                "writes; take them out"
+            )
         return [
             text.ids([finder.renderer.prompt(turns) + lead])[0]
             for finder, text, lead in zip(self._finders, self._texts, self._prompt_leads, strict=True)
