@@ -95,7 +95,7 @@ class ComparisonEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, spool: Spool, tally: Tally) -> None:
-        self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop")
+        self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop", plain=True)
         self.spool = spool
         self.tally = tally
 
