@@ -35,11 +35,14 @@ setup(
     },
     install_requires=[
         "torch>=2.9",
-        "lightning>=2.6.0",
+        # 2.6.2 and 2.6.3 were malicious releases; 2.6.6 closes a hole through which load_from_checkpoint ran code.
+        "lightning>=2.6.0,!=2.6.2,!=2.6.3",
         "transformers>=4.57",
         "datasets>=3.0",
         "safetensors>=0.4.3",
         "einops>=0.7",
+        "filelock>=3.12",
+        "xxhash>=3.0",
         "numpy>=2.0",
         "jsonargparse[signatures]>=4.48,<5",
         "torchmetrics>=1.4",

@@ -8,9 +8,10 @@ some workloads alone, ``--only``, the others come from older files and say so); 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from fulgurite.whole_files import whole_file, write_text
 
 __all__ = ["main", "newest", "page"]
 
@@ -116,10 +117,9 @@ def picture(figures: dict[str, Any], path: Path) -> None:
     axes.set_ylim(len(workloads) - 0.1, -0.2)
     axes.set_xlabel("time, times the floor's (bars: median, lines: p20 to p80)")
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    scratch = path.with_name("." + path.name)
-    figure.savefig(scratch, dpi=130, format="png")
+    with whole_file(path) as scratch:
+        figure.savefig(scratch, dpi=130, format="png")
     plt.close(figure)
-    os.replace(scratch, path)
 
 
 def main() -> None:
@@ -129,9 +129,7 @@ def main() -> None:
     for figures in results:
         if _drawable(figures):
             picture(figures, docs / f"benchmarks_{figures['benchmark']}_{figures['device']}.png")
-    scratch = docs / ".benchmarks.md"
-    scratch.write_text(page(results), encoding="utf-8")
-    os.replace(scratch, docs / "benchmarks.md")
+    write_text(docs / "benchmarks.md", page(results))
     print(f"written: docs/benchmarks.md from {len(results)} results")
 
 

@@ -26,6 +26,7 @@ from benchmarks.harness.sampling import MIN_SAMPLES, graph_of, interleave, summa
 from benchmarks.memory import peak_bytes
 from benchmarks.suite import all_benchmarks
 from fulgurite.console import say
+from fulgurite.whole_files import write_text
 
 __all__ = ["check", "main", "run_workload"]
 
@@ -206,9 +207,7 @@ def _destinations(options: argparse.Namespace, name: str, date: str, device: str
 
 
 def _write(figures: dict[str, Any], path: Path) -> None:
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_text(json.dumps(figures, indent=1) + "\n")
-    os.replace(scratch, path)
+    write_text(path, json.dumps(figures, indent=1) + "\n")
     say(f"written: {path} ({datetime.datetime.now():%H:%M})")
 
 

@@ -29,6 +29,7 @@ from benchmarks.studies import (
     thresholds,
     ultrafuser_playground,
 )
+from fulgurite.whole_files import write_text
 
 __all__ = ["main"]
 
@@ -114,9 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
         }
         device = "gpu" if torch.cuda.is_available() else "cpu"
         path = results / f"{name}_{device}_{figures['date']}.json"
-        scratch = path.with_suffix(".part")
-        scratch.write_text(json.dumps(figures, indent=1) + "\n")
-        os.replace(scratch, path)
+        write_text(path, json.dumps(figures, indent=1) + "\n")
         REPORTS[name](figures, ROOT / "docs")
         print(f"written: {path.relative_to(ROOT)}")
 

@@ -2,17 +2,21 @@
 
 This file imports nothing heavy, so that `fulgurite`, `--help` and `--version` answer at once. The four verbs of
 Lightning run in `fulgurite.commands.fit.trainer`; every other verb is a typed function of `fulgurite.commands`, whose
-signature is its parser. Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 130 interrupted.
+signature is its parser. Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 130 stopped by Ctrl-C,
+143 stopped by SIGTERM.
 """
 
+import contextlib
 import difflib
 import importlib
 import linecache
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +25,7 @@ from fulgurite import __version__
 __all__ = ["VERBS", "Verb", "main"]
 
 
+_INTERRUPTED, _TERMINATED = 130, 143  # 128 and the signal's number, as a shell has it
 _REFUSALS = re.compile(r"^ +- ([A-Z]\w+: .+)", re.MULTILINE)
 
 
@@ -113,7 +118,7 @@ def _dispatch(verb: str, rest: list[str]) -> None:
     if target is None:
         from fulgurite.commands.fit.trainer import run_trainer_verb
 
-        run_trainer_verb([verb, *rest])
+        run_trainer_verb([verb, *_with_values(rest, {"--overwrite"})])
         return
     from fulgurite.commands.shared.parser import CommandParser
 
@@ -121,13 +126,31 @@ def _dispatch(verb: str, rest: list[str]) -> None:
     function = getattr(importlib.import_module(module), name)
     parser = CommandParser(prog=f"fulgurite {verb}", description=VERBS[verb].summary)
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
-    values = parser.instantiate_classes(parser.parse_args(_with_values(rest, function)))
-    function(**values.as_dict())
-
-
-def _with_values(words: list[str], function: Callable[..., None]) -> list[str]:
-    """The words with `true` behind each yes-or-no option of the function that stands alone, such as `--chat`."""
     flags = {f"--{name}" for name, kind in function.__annotations__.items() if kind in (bool, "bool")}
+    values = parser.instantiate_classes(parser.parse_args(_with_values(rest, flags)))
+    with _ended_by_sigterm():
+        function(**values.as_dict())
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM ends the program as an error does, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # not ours to change
+        return
+
+    def stop(*_: object) -> None:
+        raise SystemExit(_TERMINATED)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _with_values(words: list[str], flags: set[str]) -> list[str]:
+    """The words with `true` behind each yes-or-no option that stands alone, such as `--chat`."""
     followers = [*words, "--"][1:]
     return [
         w
@@ -141,9 +164,13 @@ def _guarded(run: Callable[[], None]) -> int:
     try:
         run()
     except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns one into the other
+            return _fail("interrupted", _INTERRUPTED)
+        if type(stop).__name__ == "SIGTERMException":  # Lightning's, without a code
+            return _fail("terminated", _TERMINATED)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail("interrupted", _INTERRUPTED)
     except Exception as error:
         if os.environ.get("FULGURITE_DEBUG"):
             traceback.print_exc()

@@ -5,6 +5,7 @@ control codes.
 """
 
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import rich
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["metrics_table", "quiet_lightning", "say", "shortest"]
+__all__ = ["command_line", "metrics_table", "quiet_lightning", "say", "shortest"]
 
 _NOISE = (
     "💡",
@@ -120,6 +121,15 @@ def metrics_table(title: str, values: Mapping[str, float]) -> Table:
     for name, value in values.items():
         table.add_row(name, f"{value:.4f}")
     return table
+
+
+def command_line(*words: str) -> str:
+    """A command of this program as one can type it, with quotes where a word has spaces or signs that the shell reads.
+
+    Args:
+        words: what stands after `fulgurite`
+    """
+    return shlex.join(["fulgurite", *words])
 
 
 def shortest(path: str | Path) -> str:

@@ -81,7 +81,7 @@ def _pair_accuracy(module: Any, data: Any) -> list[float]:
     module.network.eval()
     with torch.no_grad():
         for batch in data.fixed_order_dataloader("val"):
-            reference = module.preferences.reference_log_probs(batch)
+            reference = module.preferences.reference_log_probs(module.network, batch)
             log_probs = module.preferences.log_probs(module.network, batch)
             rewards = loss.rewards(Completions(log_probs, batch["lengths"], reference))
             lead = rewards[batch["pairs"][:, 0]] - rewards[batch["pairs"][:, 1]]

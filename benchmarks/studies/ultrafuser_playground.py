@@ -216,7 +216,7 @@ def _measure_fused(module: Any, tasks: dict[str, list[Any]]) -> tuple[Any, dict[
             with torch.no_grad():
                 step = module.objective(network, batch)
             loss, count = loss + float(step.loss_sum), count + int(step.targets)
-            gates += module._last_weights.sum(0)
+            gates += step.details["gate_weights"].sum(0)
         losses[d], weights[d] = loss / count, (gates / count).tolist()
     return (right, losses), weights, shown
 

@@ -1,7 +1,7 @@
-"""Adapters for any nn.Module: attach, train, prune, merge, save, export. No Lightning and no transformers in here."""
+"""Adapters for any nn.Module: attach, train, prune, merge, save, export. Nothing here imports Lightning or transformers."""
 
 from fulgurite.adapters.attaching import attach, find_adapters
-from fulgurite.adapters.baselines import within_budget
+from fulgurite.adapters.budgets import within_budget
 from fulgurite.adapters.config import APET, AdapterConfig, BitFit, Bottleneck, LoRA, SoftPrompt, SoRA
 from fulgurite.adapters.handle import Adapter
 from fulgurite.adapters.layers.low_rank_branch import RankRow
@@ -12,6 +12,10 @@ from fulgurite.adapters.sparse.adapter import SparseAdapter
 from fulgurite.adapters.sparse.eligible import eligible_scalars
 from fulgurite.adapters.sparse.scores import fisher_scores
 from fulgurite.adapters.storage import read_adapter_config
+
+# isort: split
+# Each room registers its methods when it is imported.
+from fulgurite.adapters import inserted, low_rank, sparse
 
 __all__ = [
     "APET",

@@ -1,4 +1,4 @@
-"""attach(model, SoRA(...)): put branches beside layers, freeze the rest, and make sure that the layers really run."""
+"""attach(model, SoRA(...)): put an adapter's branches into a model, freeze the rest, and see to it that state dicts still load."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fulgurite.adapters.config import APET, AdapterConfig, BitFit, Bottleneck, LoRA, SoftPrompt, SoRA
-from fulgurite.adapters.handle import Adapter
-from fulgurite.adapters.inserted.adapter import inserted_layers, put_inserted
-from fulgurite.adapters.layers.site import Site
+from fulgurite.adapters.config import AdapterConfig
+from fulgurite.adapters.handle import Adapter, adapters_of
+from fulgurite.adapters.layers.site import Site, site_of
 from fulgurite.adapters.layers.targets import match_modules
-from fulgurite.adapters.low_rank.adapter import LowRankAdapter
-from fulgurite.adapters.low_rank.attaching import FirstForward, keep_fast_path_away, low_rank_targets, put_low_rank
-from fulgurite.adapters.sparse.adapter import SparseAdapter
-from fulgurite.adapters.sparse.attaching import SELECTED_BY_VALUES, plan_sparse
-from fulgurite.adapters.sparse.bitfit import bitfit_as_apet
-from fulgurite.adapters.sparse.loading import read_base
+from fulgurite.adapters.methods import Choice, Place, method_of
 
 __all__ = ["attach", "find_adapters"]
 
@@ -37,7 +31,8 @@ def attach(
 
     Args:
         model: any module; its base keys, Parameters and hooks stay as they are.
-        config: ``LoRA(...)``, ``SoRA(...)``, ``APET(...)``, or a baseline: ``BitFit()``, ``Bottleneck()``, ``SoftPrompt()``.
+        config: ``LoRA(...)``, ``SoRA(...)``, ``APET(...)``, a baseline (``BitFit()``, ``Bottleneck()``, ``SoftPrompt()``), or the
+            configuration of a method that was registered (:mod:`fulgurite.adapters.methods`).
         train: regexes (whole qualified names) of modules that are trained fully, such as a new head; saved with the adapter.
         name: several adapters may be attached under different names; all are active unless told otherwise.
         check_forward: after the first forward, raise if an adapted layer was never called. Switch it off for models that
@@ -53,74 +48,43 @@ def attach(
             tied or quantised layer that cannot carry the adapter; for APET a budget of 0 or above what is eligible, a mask that
             does not fit, a sharded parameter.
     """
-    site: Site = model.__dict__.get("_fulgurite_site") or Site()
+    site = site_of(model) or Site()
     if name in site.adapters:
         raise ValueError(f"attach: an adapter named {name!r} is attached already; detach it, or give another name=.")
-    if isinstance(config, BitFit):
-        config = bitfit_as_apet(model, config, tuple(train))
-    if not isinstance(config, (LoRA, SoRA, APET, Bottleneck, SoftPrompt)):
+    method = method_of(config)
+    choice = Choice(positions, scores)
+    if not method.takes_choice and choice != Choice():
         raise ValueError(
-            f"attach: config is {type(config).__name__}; allowed are LoRA, SoRA, APET, BitFit, Bottleneck and SoftPrompt."
+            f"attach: positions= and scores= were given; they choose APET's scalars, and {type(config).__name__} takes neither. "
+            "Leave them out."
         )
-    if not isinstance(config, APET) and (positions is not None or scores is not None):
-        raise ValueError(f"attach: positions= and scores= are APET's; {type(config).__name__} has none.")
     heads = match_modules(model, tuple(train))
-    if isinstance(config, APET):
-        plan = plan_sparse(model, config, tuple(train), positions, scores)
-    elif isinstance(config, (Bottleneck, SoftPrompt)):
-        layers = inserted_layers(model, config, tuple(train))
-    else:
-        found = low_rank_targets(model, config, tuple(train))
+    put = method.plan(model, config, tuple(train), choice)
     if not site.adapters:
-        site.required_grad = {key: p.requires_grad for key, p in model.named_parameters()}
-        for p in model.parameters():
-            p.requires_grad_(False)
-    model.__dict__["_fulgurite_site"] = site
-    adapter: Adapter
-    if isinstance(config, APET):
-        eligible, chosen = plan
-        stores = positions is not None or config.storage == "indices" or config.selection in SELECTED_BY_VALUES
-        adapter = SparseAdapter(model, name, config, eligible, list(heads), tuple(train), stores)
-    elif isinstance(config, (Bottleneck, SoftPrompt)):
-        adapter = put_inserted(model, config, name, site, layers, list(heads), tuple(train))
-    else:
-        adapter = put_low_rank(model, config, name, site, found, list(heads), tuple(train))
+        site.open(model)
+    adapter = put(Place(model, name, site, list(heads), tuple(train)))
     for head in heads.values():
         head.requires_grad_(True)
     site.adapters[name] = adapter
     site.active = (*site.active, name)
-    if isinstance(adapter, SparseAdapter):
-        adapter.place(chosen)
+    adapter.on_attached(check_forward)
     if len(site.adapters) == 1:
         site.load_hooks = [
             model.register_load_state_dict_pre_hook(_before_loading),
             model.register_load_state_dict_post_hook(_after_loading),
         ]
-    if isinstance(adapter, LowRankAdapter):
-        keep_fast_path_away(model, adapter.layer_names)
-        if check_forward:
-            FirstForward(adapter)
     return adapter
 
 
 def find_adapters(module: nn.Module) -> list[Adapter]:
     """Every adapter attached to ``module`` or to a module inside it, in order."""
-    found: list[Adapter] = []
-    for child in module.modules():
-        site = child.__dict__.get("_fulgurite_site")
-        if site is not None:
-            found += site.adapters.values()
-    return found
+    return [adapter for child in module.modules() for adapter in adapters_of(child)]
 
 
 def _before_loading(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Adapter checkpoints leave the frozen base out; with this they load strictly, and a missing adapter key still raises."""
-    for adapter in model.__dict__["_fulgurite_site"].adapters.values():
-        if isinstance(adapter, SparseAdapter):
-            adapter.look()
-            adapter.prepare_load(state_dict, prefix)
-            adapter.look()  # positions that came with the checkpoint begin with a look of their own
-            read_base(adapter, state_dict, prefix)
+    for adapter in adapters_of(model):
+        adapter.before_loading(state_dict, prefix)
     for key, p in model.named_parameters(remove_duplicate=False):
         if not p.requires_grad:
             state_dict.setdefault(prefix + key, p.detach())
@@ -128,5 +92,5 @@ def _before_loading(model: nn.Module, state_dict: dict[str, Any], prefix: str, *
 
 def _after_loading(model: nn.Module, incompatible_keys: Any) -> None:
     """δ has come back: write it into the weights."""
-    for adapter in model.__dict__["_fulgurite_site"].adapters.values():
+    for adapter in adapters_of(model):
         adapter.sync()

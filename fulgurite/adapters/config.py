@@ -1,4 +1,7 @@
-"""What an adapter is made of: LoRA (arXiv 2106.09685), SoRA (arXiv 2311.11696) and APET (arXiv 2306.02320).
+"""What an adapter is made of: one frozen dataclass for each method of this package.
+
+LoRA (arXiv 2106.09685), SoRA (arXiv 2311.11696), APET (arXiv 2306.02320), and what APET is compared with: BitFit (arXiv
+2106.10199), bottleneck adapters (arXiv 1902.00751) and soft prompts (arXiv 2104.08691).
 
 ``AdapterConfig`` is a plain class without fields: command-line parsers choose among its subclasses by class path, which a
 union of dataclasses would not allow.
@@ -6,6 +9,7 @@ union of dataclasses would not allow.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -19,11 +23,8 @@ __all__ = [
     "SELECTIONS",
     "SoRA",
     "SoftPrompt",
-    "config_from_dict",
     "config_to_dict",
 ]
-
-SELECTIONS = ("uniform_scalar", "tensor_greedy", "module_group", "per_module", "magnitude", "gradient", "mask")
 
 
 class AdapterConfig:
@@ -82,13 +83,16 @@ class SoRA(AdapterConfig):
 
     def __post_init__(self) -> None:
         _check_low_rank(self)
-        _check(self, "threshold", self.threshold >= 0, "a number >= 0")
-        _check(self, "l1", self.l1 >= 0, "a number >= 0")
-        _check(self, "patience", self.patience >= 0, "a number of steps >= 0 (0: never retire)")
-        _check(self, "look_every", self.look_every >= 1, "a number of steps >= 1")
+        _check(self, "threshold", 0 <= self.threshold < math.inf, "a number >= 0")
+        _check(self, "l1", 0 <= self.l1 < math.inf, "a number >= 0")
+        _check(self, "patience", _is_whole(self.patience, 0), "a number of steps >= 0 (0: never retire)")
+        _check(self, "look_every", _is_whole(self.look_every, 1), "a number of steps >= 1")
         _check(self, "threshold_scaling", self.threshold_scaling in ("constant", "lr"), "'constant' or 'lr'")
         _check(self, "prox", self.prox in ("soft", "reference"), "'soft' or 'reference'")
         _check(self, "gate_init", self.gate_init in ("normal", "absnormal", "ones"), "'normal', 'absnormal' or 'ones'")
+
+
+SELECTIONS = ("uniform_scalar", "tensor_greedy", "module_group", "per_module", "magnitude", "gradient", "mask")
 
 
 @dataclass(frozen=True)
@@ -118,59 +122,12 @@ class APET(AdapterConfig):
     storage: Literal["seed", "indices"] = "seed"
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.budget, int) and not isinstance(self.budget, bool)
-        _check(self, "budget", self.budget is None or (whole and self.budget >= 1), "a whole number of scalars >= 1")
+        _check(self, "budget", self.budget is None or _is_whole(self.budget, 1), "a whole number of scalars >= 1")
         _check(self, "selection", self.selection in SELECTIONS, f"one of {', '.join(SELECTIONS)}")
-        _check(self, "seed", isinstance(self.seed, int) and self.seed >= 0, "a whole number >= 0")
+        _check(self, "seed", _is_whole(self.seed, 0), "a whole number >= 0")
         _check(self, "storage", self.storage in ("seed", "indices"), "'seed' or 'indices'")
         _check(self, "mask", self.mask is None or self.selection == "mask", "left out unless selection is 'mask'")
-        _check_targets(self)
-
-
-def config_to_dict(config: AdapterConfig) -> dict[str, Any]:
-    """{"class_path": …, "init_args": {…}}: the form that JSON, YAML and checkpoints hold."""
-    cls = type(config)
-    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": asdict(config)}  # type: ignore[call-overload]
-
-
-def config_from_dict(data: dict[str, Any]) -> AdapterConfig:
-    """The inverse of :func:`config_to_dict`, for the classes of this package only.
-
-    Raises:
-        ValueError: an unknown class, or arguments that it does not have.
-    """
-    from fulgurite.adapters.config import BitFit, Bottleneck, SoftPrompt
-
-    name = str(data.get("class_path", "")).rpartition(".")[2]
-    known: dict[str, Any] = {cls.__name__: cls for cls in (LoRA, SoRA, APET, BitFit, Bottleneck, SoftPrompt)}
-    if name not in known:
-        raise ValueError(
-            f"adapter config: class {data.get('class_path')!r} is unknown; allowed are {', '.join(known)}."
-        )
-    try:
-        config: AdapterConfig = known[name](**data.get("init_args", {}))
-    except TypeError as error:
-        raise ValueError(f"adapter config: {name} cannot be made of {data.get('init_args')}: {error}") from None
-    return config
-
-
-def _check(config: AdapterConfig, field: str, good: bool, allowed: str) -> None:
-    if not good:
-        raise ValueError(f"{type(config).__name__}: {field}={getattr(config, field)!r}; it must be {allowed}.")
-
-
-def _check_low_rank(config: LoRA | SoRA) -> None:
-    _check(config, "rank", isinstance(config.rank, int) and config.rank >= 1, "a whole number >= 1")
-    _check(config, "alpha", config.alpha > 0, "a number > 0")
-    _check(config, "dropout", 0 <= config.dropout < 1, "at least 0 and below 1")
-    _check_targets(config)
-
-
-def _check_targets(config: LoRA | SoRA | APET) -> None:
-    try:
-        re.compile(config.targets)
-    except re.error as error:
-        _check(config, "targets", False, f"'all-linear' or a valid regular expression ({error})")
+        _check_targets(self, "'all', 'all-linear' or")
 
 
 @dataclass(frozen=True)
@@ -188,9 +145,10 @@ class BitFit(AdapterConfig):
     targets: str = r".*bias"
 
     def __post_init__(self) -> None:
-        if self.budget is not None and self.budget < 1:
-            raise ValueError(f"BitFit: budget={self.budget}; it must be at least 1, or left out for all biases.")
-        _check_regex(self, self.targets)
+        good = self.budget is None or _is_whole(self.budget, 1)
+        _check(self, "budget", good, "a whole number >= 1, or left out for all biases")
+        _check(self, "seed", _is_whole(self.seed, 0), "a whole number >= 0")
+        _check_targets(self, "none, or")
 
 
 @dataclass(frozen=True)
@@ -207,9 +165,8 @@ class Bottleneck(AdapterConfig):
     targets: str = "outputs"
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"Bottleneck: width={self.width}; it must be at least 1.")
-        _check_regex(self, self.targets)
+        _check(self, "width", _is_whole(self.width, 1), "a whole number >= 1")
+        _check_targets(self, "'outputs' or")
 
 
 @dataclass(frozen=True)
@@ -225,16 +182,37 @@ class SoftPrompt(AdapterConfig):
     init: Literal["normal", "tokens"] = "normal"
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError(f"SoftPrompt: length={self.length}; it must be at least 1.")
-        if self.init not in ("normal", "tokens"):
-            raise ValueError(f"SoftPrompt: init={self.init!r}; it must be 'normal' or 'tokens'.")
+        _check(self, "length", _is_whole(self.length, 1), "a whole number >= 1")
+        _check(self, "init", self.init in ("normal", "tokens"), "'normal' or 'tokens'")
 
 
-def _check_regex(config: AdapterConfig, pattern: str) -> None:
+def config_to_dict(config: AdapterConfig) -> dict[str, Any]:
+    """{"class_path": …, "init_args": {…}}: the form that JSON, YAML and checkpoints hold."""
+    cls = type(config)
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": asdict(config)}  # type: ignore[call-overload]
+
+
+def _check(config: AdapterConfig, field: str, good: bool, allowed: str) -> None:
+    if not good:
+        raise ValueError(f"{type(config).__name__}: {field}={getattr(config, field)!r}; it must be {allowed}.")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check_low_rank(config: LoRA | SoRA) -> None:
+    _check(config, "rank", _is_whole(config.rank, 1), "a whole number >= 1")
+    _check(config, "alpha", 0 < config.alpha < math.inf, "a number > 0")
+    _check(config, "dropout", 0 <= config.dropout < 1, "at least 0 and below 1")
+    _check_targets(config, "'all-linear' or")
+
+
+def _check_targets(config: LoRA | SoRA | APET | BitFit | Bottleneck, words: str) -> None:
     try:
-        re.compile(pattern)
+        re.compile(config.targets)
     except re.error as error:
         raise ValueError(
-            f"{type(config).__name__}: targets={pattern!r} is no valid regular expression ({error})."
+            f"{type(config).__name__}: targets={config.targets!r} is no valid regular expression ({error}); give {words} a regex "
+            "that matches whole names."
         ) from None

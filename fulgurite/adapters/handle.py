@@ -1,37 +1,42 @@
 """The handle that attach() returns: what all adapters have in common. It holds modules and names, never Parameters.
 
-:class:`fulgurite.adapters.low_rank.adapter.LowRankAdapter` (LoRA, SoRA) and
-:class:`fulgurite.adapters.sparse.adapter.SparseAdapter` (APET) add how they are trained, merged and stored.
+The handles of the methods' rooms derive from it and add how the adapter is trained, merged and stored:
+:class:`fulgurite.adapters.low_rank.adapter.LowRankAdapter` (LoRA, SoRA),
+:class:`fulgurite.adapters.sparse.adapter.SparseAdapter` (APET, BitFit) and
+:class:`fulgurite.adapters.inserted.adapter.InsertedAdapter` (bottlenecks, soft prompts).
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from fulgurite.adapters.config import AdapterConfig
+from fulgurite.adapters.config import AdapterConfig, config_to_dict
 from fulgurite.adapters.layers.layer import AdaptedLayer, take_branch
 from fulgurite.adapters.layers.low_rank_branch import RankRow
-from fulgurite.adapters.layers.site import Site
+from fulgurite.adapters.layers.site import Site, site_of
+from fulgurite.adapters.storage import check_layers, check_tensors, read_adapter_config, read_tensors, write_adapter
 
-__all__ = ["Adapter"]
+__all__ = ["Adapter", "adapters_of"]
 
 
 class Adapter:
     """Handle of one attached adapter; made by :func:`attach`.
 
     Attributes:
-        model: the module it is attached to.
+        model: the module that it is attached to.
         name: its name there.
-        config: what it was made of.
+        config: the configuration that it was made of.
         layer_names: qualified names of the adapted layers.
         head_names: qualified names of the fully trained modules.
+        train_patterns: the regexes that chose these.
+        hooks: handles (anything with ``remove()``) of what the adapter registered on modules; :meth:`detach` removes them.
     """
 
     _described_as = ""  # what description() says of each layer, for the error of a folder made for others
@@ -47,15 +52,16 @@ class Adapter:
     ) -> None:
         self.model, self.name, self.config = model, name, config
         self.layer_names, self.head_names, self.train_patterns = layer_names, head_names, train
+        self.hooks: list[Any] = []
         self._watched: weakref.ref[torch.optim.Optimizer] | None = None
+        self._step_hooks: list[Any] = []
 
     @property
     def site(self) -> Site:
         """What the adapters of the model share."""
-        site = self.model.__dict__.get("_fulgurite_site")
+        site = site_of(self.model)
         if site is None or site.adapters.get(self.name) is not self:
             raise RuntimeError(f"Adapter {self.name!r} is not attached any more; call attach() again.")
-        assert isinstance(site, Site)
         return site
 
     @property
@@ -80,7 +86,7 @@ class Adapter:
 
     @property
     def live_layers(self) -> list[AdaptedLayer]:
-        """Layers whose own weights this adapter writes; none for adapters that stand beside them."""
+        """Layers whose own weights this adapter writes; empty for adapters that stand beside the weights."""
         return []
 
     @contextmanager
@@ -89,23 +95,35 @@ class Adapter:
 
         Fully trained modules (``train=``) keep their trained weights.
         """
-        if any(self.name in layer.merged for layer in self.layers.values()):
-            raise RuntimeError(
-                f"Adapter {self.name!r} is merged into the base weights; call unmerge() before disabled()."
-            )
+        if self.merged:
+            raise RuntimeError(f"Adapter {self.name!r} is merged into the base weights; unmerge() before disabled().")
         with self.site.using(tuple(n for n in self.site.active if n != self.name)):
             yield
 
     @contextmanager
     def only(self) -> Iterator[None]:
-        """Within the block this adapter is the only active one."""
+        """Within the block this adapter is the only active one.
+
+        Raises:
+            RuntimeError: another adapter is merged, whose part of the weights cannot be switched off.
+        """
+        for adapter in adapters_of(self.model):
+            if adapter is not self and adapter.merged:
+                raise RuntimeError(
+                    f"Adapter.only: adapter {adapter.name!r} is merged into the base weights and would take part; call its "
+                    "unmerge() first."
+                )
         with self.site.using((self.name,)):
             yield
 
     def checkpoint_contexts(self) -> Any:
-        """Give this as ``context_fn`` to torch.utils.checkpoint (use_reentrant=False): the recomputation in the backward
-        then runs with the adapters that were active in the forward, whatever is active by then."""
-        return self.site.checkpoint_contexts()
+        """Give this method as ``context_fn`` to torch.utils.checkpoint (use_reentrant=False).
+
+        The recomputation in the backward then runs with the adapters that were active in the forward, whatever is active by then.
+        A model may keep it after :meth:`detach`: then it does nothing.
+        """
+        site = site_of(self.model)
+        return (nullcontext(), nullcontext()) if site is None else site.checkpoint_contexts()
 
     def param_groups(
         self, lr: float, weight_decay: float = 0.0, *, gate_lr: float | None = None, head_lr: float | None = None
@@ -115,7 +133,7 @@ class Adapter:
         Args:
             lr: learning rate of A and B, or of APET's δ.
             weight_decay: decay of A, B, δ (which it pulls towards the base) and the weight matrices of trained modules; gates,
-                biases and norms have none.
+                biases and norms are not decayed.
             gate_lr: learning rate of the gates; default ``lr``.
             head_lr: learning rate of the fully trained modules; default ``lr``.
         """
@@ -125,36 +143,55 @@ class Adapter:
             ("heads", [p for p in heads if p.dim() >= 2], weight_decay),
             ("heads_no_decay", [p for p in heads if p.dim() < 2], 0.0),
         ):
-            if params:
-                rate = lr if head_lr is None else head_lr
-                groups.append({"name": label, "params": params, "lr": rate, "weight_decay": decay})
+            rate = lr if head_lr is None else head_lr
+            groups += [{"name": label, "params": params, "lr": rate, "weight_decay": decay}] if params else []
         return groups
+
+    @property
+    def merged(self) -> bool:
+        """Whether it is merged into the base weights."""
+        return any(self.name in layer.merged for layer in self.layers.values())
+
+    @property
+    def kind(self) -> str:
+        """Name of the method, such as "LoRA": that of the configuration's class."""
+        return type(self.config).__name__
+
+    @property
+    def can_merge(self) -> bool:
+        """Whether :meth:`merge` can fold it into this model's weights."""
+        return True
 
     @property
     def fits_peft(self) -> bool:
         """Whether :meth:`export_peft` has a layout for it."""
         return True
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The forms in which it can leave: "adapter" (:meth:`save`), "merged" (:meth:`merge`) and "peft" (:meth:`export_peft`)."""
+        return ("adapter", *(["merged"] if self.can_merge else []), *(["peft"] if self.fits_peft else []))
+
     def penalty(self) -> torch.Tensor | float:
-        """A term that the config adds to the loss; 0.0 where it has none."""
+        """The term that the configuration adds to the loss; 0.0 where it adds nothing."""
         return 0.0
 
     def sync(self) -> None:
-        """Bring what is kept in two places in line after δ was changed by hand (APET); other adapters keep nothing twice."""
+        """Call after δ was changed by hand (APET): writes base + δ into the weights. Other adapters keep nothing twice."""
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Called behind each optimizer step by :meth:`watch`; returns whether a rank was retired now."""
+        """Called after each optimizer step, by the hook of :meth:`watch`; returns whether a rank was retired now."""
         return False
 
     def watch(self, optimizer: torch.optim.Optimizer, shrink: bool = False, retire: bool = True) -> Any:
-        """Call :meth:`after_step` behind every step of ``optimizer``; returns the hook's handle (``.remove()``).
+        """Call :meth:`after_step` after every step of ``optimizer``; returns the hook's handle (``.remove()``).
 
         Args:
             optimizer: the one that trains this adapter.
-            shrink: cut ranks out of parameters and optimizer state as soon as they are retired. Parameters are then
-                replaced: only where nothing else (DDP, FSDP, a weight average, your own list) holds them.
-            retire: move ranks behind the others once their gates have been zero for ``patience`` steps. False where a weight
-                average (AveragedModel, SWA, EMA) runs beside, which would mix ranks that changed places; :meth:`prune` afterwards.
+            shrink: cut ranks out of parameters and optimizer state as soon as they are retired. This replaces Parameters, so
+                give it only where nothing else (DDP, FSDP, a weight average, your own list) holds them.
+            retire: move ranks behind the live ones once their gates have been zero for ``patience`` steps. Give False where a
+                weight average (AveragedModel, SWA, EMA) runs, which would mix ranks that changed places; :meth:`prune` afterwards.
         """
 
         def count(stepped: Any, args: Any, kwargs: Any) -> None:
@@ -162,10 +199,12 @@ class Adapter:
                 self.shrink(optimizer)
 
         self._watched = weakref.ref(optimizer)
-        return optimizer.register_step_post_hook(count)
+        hook = optimizer.register_step_post_hook(count)
+        self._step_hooks.append(hook)
+        return hook
 
     def shrink(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Cut retired ranks out of parameters and optimizer state; nothing to do for adapters without ranks."""
+        """Cut retired ranks out of parameters and optimizer state; does nothing for adapters without ranks."""
 
     def prune(self, optimizer: torch.optim.Optimizer | None = None) -> int:
         """Retire every rank whose gate is zero, now, and cut it out; returns how many ranks left."""
@@ -199,19 +238,33 @@ class Adapter:
 
     def save(self, folder: str | Path) -> None:
         """Write ``adapter.safetensors`` and ``adapter.json``; :func:`fulgurite.adapters.load_adapter` reads them."""
-        from fulgurite.adapters import storage
-
-        storage.save(self, Path(folder))
+        whole = {
+            "name": self.name,
+            "model": type(self.model).__name__,
+            "adapter": config_to_dict(self.config),
+            "train": list(self.train_patterns),
+            **self.description(),
+        }
+        write_adapter(Path(folder), whole, {**self.stored_tensors(), **self._head_tensors()})
 
     def load(self, folder: str | Path) -> None:
-        """Load what :meth:`save` wrote, into this adapter of the same shape.
+        """Load the values that :meth:`save` wrote; this adapter must have the same layers and shapes.
 
         Raises:
             FileNotFoundError, ValueError: missing or truncated files, other layers, other shapes.
+            RuntimeError: it is merged, so that the values would not be computed with.
         """
-        from fulgurite.adapters import storage
-
-        storage.load(self, Path(folder))
+        if self.merged:
+            raise RuntimeError(
+                f"Adapter.load: adapter {self.name!r} is merged into the base weights; call unmerge() first."
+            )
+        folder = Path(folder)
+        self.check_description(read_adapter_config(folder), folder)
+        tensors = read_tensors(folder)
+        check_tensors(folder, tensors, self.stored_tensors(), self._head_tensors())
+        self.load_tensors(tensors)
+        for name, head in self.heads.items():
+            head.load_state_dict({key: tensors[f"{name}.{key}"] for key in head.state_dict()})
 
     def export_peft(
         self,
@@ -251,61 +304,63 @@ class Adapter:
         return {key for key, p in self.model.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
     def detach(self) -> None:
-        """Take the adapter off: classes, keys and requires_grad flags are what they were; trained heads stay trained.
+        """Take the adapter off: classes, keys and requires_grad flags are what they were before; trained heads stay trained.
 
         Raises:
-            RuntimeError: it is merged; unmerge it first, or keep the merged model and drop the handle.
+            RuntimeError: it is merged with ``reversible=True``; unmerge it first. After a merge for good the model stays merged.
         """
         site = self.site
-        if any(self.name in layer.merged and layer.merged[self.name] is not None for layer in self.layers.values()):
-            raise RuntimeError(
-                f"Adapter {self.name!r} is merged with a copy of the base; call unmerge() before detach()."
-            )
+        if any(layer.merged.get(self.name) is not None for layer in self.layers.values()):
+            raise RuntimeError(f"Adapter {self.name!r} is merged with a copy of the base; unmerge() before detach().")
+        for hook in (*self.hooks, *self._step_hooks):
+            hook.remove()
         self._take_off()
         del site.adapters[self.name]
         site.active = tuple(n for n in site.active if n != self.name)
         if not site.adapters:
-            for key, p in self.model.named_parameters():
-                p.requires_grad_(site.required_grad.get(key, p.requires_grad))
-            for hook in site.load_hooks:
-                hook.remove()
-            del self.model.__dict__["_fulgurite_site"]
+            site.close(self.model)
 
     def prepare_load(self, state_dict: Mapping[str, Any], prefix: str) -> None:
-        """Call with a checkpoint's state dict before its keys are compared with the model's (APET: are the positions the same?).
+        """Call with a checkpoint's state dict before its keys are compared with the model's; APET compares positions here.
 
         Args:
             state_dict: of the model or a module around it.
             prefix: of the model's keys in it.
         """
 
+    def before_loading(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Called when a state dict is about to be loaded; the arguments are those of :meth:`prepare_load`."""
+
+    def on_attached(self, check_forward: bool) -> None:
+        """Called once, when the adapter stands in its model and is active.
+
+        Args:
+            check_forward: of :func:`attach`.
+        """
+
     def settle(self) -> None:
         """Called when the active adapters have changed."""
 
     def description(self) -> dict[str, Any]:
-        """What ``adapter.json`` says about the layers beside the configuration."""
+        """What ``adapter.json`` says about the layers, beside the configuration."""
         raise NotImplementedError
 
     def stored_tensors(self) -> dict[str, torch.Tensor]:
-        """What ``adapter.safetensors`` holds beside the trained modules: the branches' state by layer name."""
+        """What ``adapter.safetensors`` holds, without the trained modules: the branches' state by layer name."""
         return {f"{name}.{key}": value for name, b in self.branches.items() for key, value in b.state_dict().items()}
 
     def check_description(self, description: dict[str, Any], folder: Path) -> None:
         """Raise a ValueError if the folder was made for other layers."""
         ((what, mine),) = self.description().items()
-        saved = description.get(what, {})
-        differing = [name for name in {**mine, **saved} if mine.get(name) != saved.get(name)]
-        if differing:
-            raise ValueError(
-                f"load_adapter: {folder} was made for other layers than this model's; {len(differing)} differ, the first is "
-                f"{differing[0]!r}: saved {saved.get(differing[0])}, here {mine.get(differing[0])} ({self._described_as}). Load "
-                "it onto the base that it was trained on."
-            )
+        check_layers(folder, mine, description.get(what, {}), self._described_as)
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take the values that :meth:`stored_tensors` gave."""
         for name, branch in self.branches.items():
             branch.load_state_dict({key: tensors[f"{name}.{key}"] for key in branch.state_dict()})
+
+    def _head_tensors(self) -> dict[str, torch.Tensor]:
+        return {f"{name}.{key}": v for name, head in self.heads.items() for key, v in head.state_dict().items()}
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         raise NotImplementedError
@@ -323,16 +378,20 @@ class Adapter:
             take_branch(layer, self.name)
 
     def _without_ranks(self, call: str) -> RuntimeError:
-        return RuntimeError(
-            f"Adapter.{call}: {type(self.config).__name__} has no ranks; this is for LoRA and SoRA. See summary() and "
-            "trainable_parameters()."
-        )
+        words = "this is for LoRA and SoRA. See summary() and trainable_parameters()."
+        return RuntimeError(f"Adapter.{call}: {self.kind} has no ranks; {words}")
 
     def _watching(self) -> torch.optim.Optimizer | None:
         return None if self._watched is None else self._watched()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_watched": None}
+        return {**self.__dict__, "_watched": None, "_step_hooks": []}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.config}, {len(self.layer_names)} layers of {type(self.model).__name__})"
+
+
+def adapters_of(model: nn.Module) -> list[Adapter]:
+    """The adapters attached to this very module, in the order of attaching."""
+    site = site_of(model)
+    return [] if site is None else [cast(Adapter, adapter) for adapter in site.adapters.values()]

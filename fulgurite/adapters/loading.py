@@ -1,18 +1,15 @@
-"""Attaches to a model what an adapter's `save` wrote."""
+"""Attaches to a model what an adapter's ``save`` wrote."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-from fulgurite.adapters.config import APET, config_from_dict
-from fulgurite.adapters.sparse import storage as sparse_storage
-from fulgurite.adapters.storage import WEIGHTS, read_adapter_config, read_weights
-
-if TYPE_CHECKING:
-    from fulgurite.adapters.handle import Adapter
+from fulgurite.adapters.attaching import attach
+from fulgurite.adapters.handle import Adapter
+from fulgurite.adapters.methods import config_from_dict, method_of
+from fulgurite.adapters.storage import read_adapter_config
 
 __all__ = ["load_adapter"]
 
@@ -28,16 +25,16 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str | None = Non
     Raises:
         FileNotFoundError, ValueError: missing, truncated or foreign files; a model whose layers differ.
     """
-    from fulgurite.adapters.attaching import attach
-
     description = read_adapter_config(folder)
     config = config_from_dict(description["adapter"])
-    positions = None
-    if isinstance(config, APET):
-        sparse_storage.check_model(model, description, Path(folder))
-        positions = sparse_storage.saved_positions(read_weights(Path(folder) / WEIGHTS))
+    choice = method_of(config).restore(model, description, Path(folder))
     adapter = attach(
-        model, config, train=tuple(description["train"]), name=name or description["name"], positions=positions
+        model,
+        config,
+        train=tuple(description["train"]),
+        name=name or description["name"],
+        positions=choice.positions,
+        scores=choice.scores,
     )
     try:
         adapter.load(folder)

@@ -1,53 +1,81 @@
-"""The folder that PEFT reads: adapter_model.safetensors and adapter_config.json, with the names that PEFT gives to layers."""
+"""The folder that PEFT reads: ``adapter_model.safetensors`` and ``adapter_config.json``, with PEFT's names of layers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from fulgurite.adapters.files import write_files
+from fulgurite.whole_files import whole_files
 
-if TYPE_CHECKING:
-    from fulgurite.adapters.handle import Adapter
+__all__ = ["write_folder"]
 
-__all__ = ["target_names", "write_folder"]
+_PREFIX = "base_model.model."  # where PEFT's own model holds the base
 
 
-def write_folder(adapter: Adapter, folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
-    """Write PEFT's two files: the branches' tensors with those of the fully trained modules, and the configuration.
+def write_folder(
+    folder: Path,
+    model: nn.Module,
+    layers: Mapping[str, Mapping[str, torch.Tensor]],
+    heads: Mapping[str, nn.Module],
+    config: Mapping[str, Any],
+    base_model: str | None,
+    task_type: str | None,
+) -> None:
+    """Write PEFT's two files: the tensors of the adapted layers with those of the fully trained modules, and the configuration.
+
+    Args:
+        folder: made if it does not exist.
+        model: the adapted model.
+        layers: by a layer's name in the model, its tensors by PEFT's names, such as "lora_A.weight".
+        heads: the fully trained modules by name.
+        config: what PEFT's configuration says of the method; keys common to all methods are added.
+        base_model: hub id or path of the base, or None.
+        task_type: PEFT's task type, or None.
 
     Raises:
-        ValueError: a fully trained module shares a parameter with another one, which PEFT would leave as it was.
+        ValueError: a fully trained module shares a parameter with another module, which PEFT would leave as it was.
     """
-    for name, head in adapter.heads.items():
+    _refuse_tied(model, heads)
+    tensors = {f"{_PREFIX}{name}.{key}": value for name, named in layers.items() for key, value in named.items()}
+    for name, head in heads.items():
+        for key, value in head.state_dict().items():
+            tensors[f"{_PREFIX}{name}.{key}"] = value.detach().cpu().clone()
+    whole = {
+        "task_type": task_type,
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "target_modules": _target_names(model, list(layers)),
+        "modules_to_save": sorted(heads) or None,
+        **config,
+    }
+    with whole_files(folder, ["adapter_model.safetensors", "adapter_config.json"]) as (weights, described):
+        save_file(tensors, weights, metadata={"format": "pt"})
+        described.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_tied(model: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+    for name, head in heads.items():
         mine, inside = {id(p) for p in head.parameters()}, set(head.modules())
-        for other, module in adapter.model.named_modules():
+        for other, module in model.named_modules():
             if module not in inside and any(id(p) in mine for p in module.parameters(recurse=False)):
                 raise ValueError(
-                    f"export_peft: {name} was trained whole and is tied to {other}, which was trained with it; PEFT keeps "
-                    f"{name} alone and would give another model. Merge the adapter and save the whole model "
+                    f"export_peft: {name} was trained whole and is tied to {other}, which was trained with it; PEFT would load "
+                    f"{name} alone and compute with another model. Merge the adapter and save the whole model "
                     "(`fulgurite export --format merged`)."
                 )
-        for key, value in head.state_dict().items():
-            tensors[f"base_model.model.{name}.{key}"] = value.detach().cpu().clone()
-    write_files(
-        folder,
-        {
-            "adapter_model.safetensors": lambda path: save_file(tensors, path, metadata={"format": "pt"}),
-            "adapter_config.json": lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"),
-        },
-    )
 
 
-def target_names(adapter: Adapter, names: list[str]) -> list[str]:
-    """``target_modules``: last parts of the names (what readers expect) if they select exactly these modules, else whole names."""
+def _target_names(model: nn.Module, names: list[str]) -> list[str]:
+    """The last parts of the names ("query"), as readers expect, if they select exactly these modules; else the whole names."""
     short = sorted({name.rpartition(".")[2] for name in names})
     chosen = set(names)
-    for name, _ in adapter.model.named_modules():
+    for name, _ in model.named_modules():
         if name.rpartition(".")[2] in short and name not in chosen:
             return sorted(names)
     return short

@@ -4,12 +4,12 @@ A token's colour is the specialists' colours mixed by their weights, so that a t
 colour and one that several share is grey.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from fulgurite.callbacks.picture import save
+from fulgurite.whole_files import write_text
 
 __all__ = ["GateTokens", "draw_gate_text", "draw_gate_weights", "gate_colour", "write_gate_html"]
 
@@ -59,10 +59,7 @@ def write_gate_html(answers: Sequence[GateTokens], names: Sequence[str], file: P
             parts.append(f"{escape(text)}</span>")
         parts.append("</pre>\n")
     parts.append("</body></html>\n")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.part")
-    unfinished.write_text("".join(parts), encoding="utf-8")
-    os.replace(unfinished, file)
+    write_text(file, "".join(parts))
 
 
 def draw_gate_text(answers: Sequence[GateTokens], names: Sequence[str], file: Path) -> None:

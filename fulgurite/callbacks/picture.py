@@ -1,8 +1,9 @@
 """A row of curves as a PNG that is written whole or not at all."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fulgurite.whole_files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,13 +30,11 @@ def panels(count: int) -> "tuple[Figure, list[Axes]]":
 
 
 def save(figure: "Figure", file: Path) -> None:
-    """Writes the figure under another name first.
+    """Writes the figure, whole or not at all.
 
     Args:
         figure: what to write
         file: where to; its folder is made
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.part")
-    figure.savefig(unfinished, format="png")
-    os.replace(unfinished, file)
+    with whole_file(file) as scratch:
+        figure.savefig(scratch, format="png")

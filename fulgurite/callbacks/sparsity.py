@@ -8,7 +8,6 @@ threshold, nonzero, parameters_kept, memorization and generalization; they becom
 """
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from rich.table import Table
 from fulgurite.adapters import Adapter, RankRow, find_adapters
 from fulgurite.callbacks.sparsity_layout import Grid, arrange
 from fulgurite.console import say, shortest
+from fulgurite.whole_files import whole_file
 
 __all__ = ["SparsityReport"]
 
@@ -131,9 +131,8 @@ class SparsityReport(Callback):
     def _draw(self, rows: Sequence[RankRow], stages: Sequence[Mapping[str, Any]], file: Path) -> None:
         from fulgurite.callbacks.sparsity_picture import draw
 
-        unfinished = file.with_name(f".{file.name}.part")
-        draw(arrange(rows), self.history, sum(row.rank for row in rows), stages, unfinished)
-        os.replace(unfinished, file)
+        with whole_file(file) as scratch:
+            draw(arrange(rows), self.history, sum(row.rank for row in rows), stages, scratch)
 
 
 def _gates(adapter: Adapter) -> list[torch.nn.Parameter]:
@@ -184,9 +183,7 @@ def _percent(value: float | None) -> str:
 
 
 def _write_csv(rows: Sequence[RankRow], file: Path) -> None:
-    unfinished = file.with_name(f".{file.name}.part")
-    with open(unfinished, "w", newline="", encoding="utf-8") as stream:
+    with whole_file(file) as scratch, open(scratch, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(RankRow._fields)
         writer.writerows(rows)
-    os.replace(unfinished, file)

@@ -248,6 +248,12 @@ class TextDataModule(LightningDataModule):
         """Batches of test rows, which must have labels."""
         return self._evaluation_loader(self._need("test", "test"), "test")
 
+    def has_test_split(self) -> bool:
+        """Whether there are test rows that can be scored; nothing is tokenised for the answer."""
+        examples = self._read("test")
+        self._forget_rows()
+        return examples is not None and (examples.labels is None or any(label is not None for label in examples.labels))
+
     def predict_dataloader(self) -> DataLoader[Any]:
         """Batches of test rows, labelled or not; of validation rows where there is no test split."""
         encoded = self._rows("test")

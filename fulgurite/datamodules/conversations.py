@@ -226,6 +226,10 @@ class ConversationDataModule(TextDataModule):
             self._splits[split] = None if not sources else self._tagged(self._load_or_encode(split, sources, part))
         return self._splits[split]
 
+    def has_test_split(self) -> bool:
+        """Whether there are test rows; none is read for the answer."""
+        return bool(self._split("test")[0])
+
     def _split(self, split: str) -> tuple[list[RowSource], str]:
         """The sources of a split, and which part of their rows belongs to it: "all", "train" or "held out"."""
         if split == "test":

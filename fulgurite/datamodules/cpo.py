@@ -220,6 +220,10 @@ class CPODataModule(LightningDataModule):
         """Batches of test rows."""
         return self.rows.test_dataloader()
 
+    def has_test_split(self) -> bool:
+        """Whether there are test rows; none is read for the answer."""
+        return bool(self.rows.has_test_split())
+
     def predict_dataloader(self) -> Any:
         """Batches of test rows; of validation rows where there is no test split."""
         return self.rows.predict_dataloader()

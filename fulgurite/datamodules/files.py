@@ -1,19 +1,19 @@
-"""A user's own files: json, jsonl, csv, tsv or parquet, with the names of their columns.
+"""A user's own rows, in files of any format that fulgurite.data.sources reads, with the names of their columns.
 
-String labels become class indices in sorted order of the labels in the training file. An empty field, null and NaN are
-no label: rows to test or predict may have none, others must have one. For language modelling the texts are joined, an end
-token after each, and cut into blocks.
+Labels that are strings become class indices, in the sorted order of the labels of the training rows. An empty field, null
+and NaN mean that a row has no label: rows to test or predict may have no label, rows to train or validate on need one each.
+For language modelling the texts are joined, with an end token after each, and cut into blocks.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fulgurite.data.records.examples import Examples, checked_text, number_in_range, whole_number
 from fulgurite.data.sampling.splits import held_out_indices
-from fulgurite.data.sources.tables import Table, read_table
+from fulgurite.data.sources.locate import find_sources
+from fulgurite.data.sources.tables import Table, read_sources
 from fulgurite.datamodules.base import TextDataModule
 
 __all__ = ["FilesDataModule"]
@@ -29,9 +29,10 @@ class FilesDataModule(TextDataModule):
     """Rows of a user's own files.
 
     Args:
-        train_path: file of the training rows; "builtin" takes documents of the playground for causal_lm.
-        val_path: file of the validation rows; None cuts val_fraction from the training rows.
-        test_path: file of the test rows; rows to predict may come without the label column.
+        train_path: file; folder with files named after their split, or saved by datasets; or hub id; "builtin" takes documents
+            of the playground for causal_lm.
+        val_path: file or folder of the validation rows; None takes those of train_path, or cuts val_fraction.
+        test_path: file or folder of the test rows, where the label column may be missing; None takes those of train_path.
         text: name of the text column.
         text_pair: name of the second text column, for pairs.
         label: name of the label column.
@@ -98,7 +99,7 @@ class FilesDataModule(TextDataModule):
         self.metric_names = _TASK_TYPES[task_type]
         self.val_fraction = val_fraction
         self.documents = documents
-        self._files: dict[str, Examples] = {}
+        self._tables: dict[str, Table | None] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the stage's splits, and the training file's labels where they are not given."""
@@ -108,12 +109,18 @@ class FilesDataModule(TextDataModule):
     def _read(self, split: str) -> Examples | None:
         self._find_labels()
         if split == "test":
-            return None if self.test_path is None else self._file(self.test_path, labelled=False)
-        if split == "val" and self.val_path is not None:
-            return self._file(self.val_path)
-        train = self._file(self.train_path)
-        if self.val_path is not None or self.val_fraction == 0.0:
-            return train if split == "train" else None
+            rows = self._table("test")
+            return None if rows is None else self._examples(rows, labelled=False)
+        validation = self._table("val")
+        if split == "val" and validation is not None:
+            return self._examples(validation)
+        whole = validation is not None or self.val_fraction == 0.0
+        if split == "val" and whole:
+            return None
+        table = self._table("train")
+        train = self._builtin() if table is None else self._examples(table)
+        if whole:
+            return train
         if len(train) < 2:
             raise ValueError(
                 f"{train.source}: one row cannot be split into training and validation rows; give val_path, or set "
@@ -123,15 +130,28 @@ class FilesDataModule(TextDataModule):
         held_out, rest = held_out_indices(len(train), size)
         return train.take(held_out if split == "val" else rest)
 
+    def _table(self, split: str) -> Table | None:
+        """The rows of a split, read once; None where there are no rows of their own for it."""
+        if split not in self._tables:
+            given = {"val": self.val_path, "test": self.test_path}.get(split)
+            path = self.train_path if given is None else given
+            sources = []
+            if path != "builtin":
+                owner = type(self).__name__
+                sources = find_sources(path, split, owner=owner, builtin="text", only_split=given is not None)
+            self._tables[split] = read_sources(sources) if sources else None
+        return self._tables[split]
+
     def _forget_rows(self) -> None:
-        self._files.clear()
+        self._tables.clear()
 
     def _find_labels(self) -> None:
         if self.task_type != "classification" or self.label_names is not None:
             return
-        table = read_table(Path(self.train_path).expanduser())
+        table = self._table("train")
+        assert table is not None
         table.require(self.text, *([self.text_pair] if self.text_pair else []), self.label)
-        found = (_name(row[self.label], where) for row, where in _placed(table))
+        found = (_name(row[self.label], str(where)) for row, where in zip(table.rows, table.places, strict=True))
         names = {name for name in found if name is not None}
         if len(names) < 2:
             raise ValueError(
@@ -143,21 +163,13 @@ class FilesDataModule(TextDataModule):
         self.label_names = sorted(names, key=int) if numeric else sorted(names)
         self.num_labels = len(self.label_names)
 
-    def _file(self, name: str, labelled: bool = True) -> Examples:
-        if name not in self._files:
-            if name == "builtin":
-                self._files[name] = self._builtin()
-            else:
-                self._files[name] = self._examples(read_table(Path(name).expanduser()), labelled)
-        return self._files[name]
-
     def _builtin(self) -> Examples:
         from fulgurite.data.playground import builtin_rows
 
         texts = [str(row["text"]) for row in builtin_rows("text", "train", count=self.documents)]
         return Examples(texts, None, None, "builtin text", list(range(1, len(texts) + 1)))
 
-    def _examples(self, table: Table, labelled: bool) -> Examples:
+    def _examples(self, table: Table, labelled: bool = True) -> Examples:
         columns = [self.text] + ([self.text_pair] if self.text_pair else [])
         has_label = self.task_type != "causal_lm" and (labelled or self.label in table.columns)
         table.require(*columns, *([self.label] if has_label else []))
@@ -166,7 +178,7 @@ class FilesDataModule(TextDataModule):
         names = self.label_names or []
         # A name as it was given comes before what it means as a number.
         classes = {_plain(name): index for index, name in enumerate(names)} | {name: i for i, name in enumerate(names)}
-        for row, where in _placed(table):
+        for row, where in zip(table.rows, map(str, table.places), strict=True):
             for values, name in zip(texts, columns, strict=True):
                 values.append(checked_text(row[name], name, where))
             if has_label:
@@ -191,12 +203,6 @@ class FilesDataModule(TextDataModule):
             known = ", ".join(map(repr, self.label_names[:20]))
             raise ValueError(f"{where}: the label is {value!r}; allowed are {known}; correct it or give label_names")
         return index
-
-
-def _placed(table: Table) -> Iterator[tuple[dict[str, Any], str]]:
-    """The rows, each with its place for messages."""
-    unit = "row" if table.source.endswith((".json", ".parquet")) else "line"
-    return ((row, f"{table.source}, {unit} {line}") for row, line in zip(table.rows, table.lines, strict=True))
 
 
 def _name(value: object, where: str) -> str | None:

@@ -1,10 +1,13 @@
 """GLUE (Wang et al., arXiv 1804.07461): nine tasks and the diagnostic set, from the hub, from files or built in."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fulgurite.data.records.examples import Examples
 from fulgurite.data.sampling.splits import held_out_indices, paper_validation_rows
+from fulgurite.data.sources.formats import is_row_source
+from fulgurite.data.sources.hub import hub_rows
+from fulgurite.data.sources.locate import check_hub_id
 from fulgurite.data.tasks.glue import examples_from_rows, task_named
 from fulgurite.data.tasks.glue_files import read_glue_file, read_glue_split, task_folder
 from fulgurite.datamodules.base import TextDataModule
@@ -93,7 +96,7 @@ class GLUEDataModule(TextDataModule):
             halves = held_out_indices(len(validation), len(validation) // 2)
             return validation.take(halves[0 if split == "val" else 1])
         if split == "test":
-            return self._source("validation", needed=not Path(self.path).is_file())
+            return self._source("validation", needed=not (Path(self.path).is_file() or is_row_source(Path(self.path))))
         train = self._source("train")
         assert train is not None
         if len(train) < 2:
@@ -131,15 +134,14 @@ class GLUEDataModule(TextDataModule):
         if self.path == "builtin":
             return self._fetch_builtin(name)
         path = Path(self.path).expanduser()
-        if path.is_file():
+        if path.is_file() or is_row_source(path):
             return read_glue_file(self.task, path) if name == "train" else None
         if path.is_dir():
             folder = task_folder(self.task, path)
             found = read_glue_split(self.task, folder, name)
             # A user's own copy of MNLI may have one validation file of no particular genres.
             return found if found or "_" not in name else read_glue_split(self.task, folder, name.split("_")[0])
-        if path.is_absolute() or self.path.startswith((".", "~")) or self.path.count("/") > 1 or path.suffix:
-            raise FileNotFoundError(f"GLUEDataModule: path {self.path!r} is no file and no folder; check it")
+        check_hub_id(self.path, "GLUEDataModule", endings=True)
         return self._fetch_hub(name)
 
     def _fetch_builtin(self, name: str) -> Examples | None:
@@ -149,14 +151,8 @@ class GLUEDataModule(TextDataModule):
         return examples_from_rows(self.task, builtin_rows(source, name), f"builtin {source} {name}")
 
     def _fetch_hub(self, name: str) -> Examples | None:
-        from datasets import load_dataset
-
-        try:
-            rows: Any = load_dataset(self.path, self.task.name, split=name, revision=self.revision)
-        except Exception as error:  # the hub's client raises a dozen kinds of its own
-            raise ValueError(
-                f"GLUEDataModule: {name} of {self.path!r} ({self.task.name}, revision {self.revision}) cannot be "
-                f"loaded from the hub: {error}; check the name and the network, or set path to a folder of GLUE's "
-                "files or to 'builtin'"
-            ) from error
+        advice = "a folder of GLUE's files or to 'builtin'"
+        rows = hub_rows(
+            self.path, name, owner="GLUEDataModule", revision=self.revision, config=self.task.name, advice=advice
+        )
         return examples_from_rows(self.task, rows, f"{self.path} {self.task.name} {name}")

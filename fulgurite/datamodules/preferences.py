@@ -308,7 +308,8 @@ class PreferenceDataModule(ConversationDataModule):
                 partners=partners,
                 progress=lambda families: self._shown(families, f"growing trees of {split}"),  # type: ignore[arg-type, return-value]
             )
-            total = _added(reader.tally, tally)
+            total = reader.tally
+            total.merge(tally)
             if writer.trees == 0:
                 found = "\n  ".join(total.lines())
                 raise ValueError(
@@ -423,13 +424,3 @@ def _tree_tags(rows: Any) -> Tensor | None:
     """The tag of each tree, (trees,) int64: its first completion's."""
     tag = rows.tensors.get("tag")
     return None if tag is None else tag[rows.tensors["tree_completions"][:-1]].long()
-
-
-def _added(total: Tally, more: Tally) -> Tally:
-    """The counts of the reading with those of the encoding."""
-    for counts, add in ((total.counts, more.counts), (total.notes, more.notes)):
-        for reason, number in add.items():
-            counts[reason] = counts.get(reason, 0) + number
-    for reason, places in more.first.items():
-        total.first[reason] = (total.first.get(reason, []) + places)[:3]
-    return total

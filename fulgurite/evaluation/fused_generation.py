@@ -131,11 +131,8 @@ class FusedWriter(Writer):
     ) -> list[list[tuple[list[int], torch.Tensor]]]:
         """New tokens and weights (N, E) of each sample of each row."""
         views = [self.padded(own) for own in zip(*rows, strict=True)]
-        room = self.settings.max_new_tokens
-        if self.window is not None:
-            room = min(room, *(self.window - ids.shape[1] for ids, _ in views))
         config = copy.deepcopy(self.config)
-        config.max_new_tokens, config.return_dict_in_generate = room, True
+        config.max_new_tokens, config.return_dict_in_generate = min(map(self.room, rows)), True
         ids, masks = [part[0] for part in views], [part[1] for part in views]
         found = self.model.generate(ids, masks, config, streamer=self.streamer(write))
         new, weights = found.sequences[:, ids[0].shape[1] :].tolist(), found.gate_weights.float().cpu()

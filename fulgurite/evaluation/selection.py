@@ -16,6 +16,7 @@ from fulgurite.data.encoding.conversations import ConversationEncoder, Omission
 from fulgurite.data.records.conversation import Conversation, Turn
 from fulgurite.kernels import linear_log_probs
 from fulgurite.models import find_decoder, head_options, output_head
+from fulgurite.models.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,16 +54,11 @@ def answer_log_probs(
         Conversation((Turn("user", prompts[i]), Turn("assistant", answers[i])), "answers", i + 1) for i in places
     ]
     rows = [(i, row[0]) for i, row in zip(places, encoder.encode(conversations), strict=True)]
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for at in range(0, len(rows), batch_size):
             part = [(i, row) for i, row in rows[at : at + batch_size] if not isinstance(row, Omission)]
             if part:
                 found[[i for i, _ in part]] = _means(model, [row for _, row in part])
-    finally:
-        for module, training in modes:
-            module.training = training
     return found
 
 

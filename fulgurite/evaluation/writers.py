@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from fulgurite.data.encoding.answer_spans import AnswerFinder, end_tokens
 from fulgurite.data.encoding.prompts import encode_prompt, encode_source
 from fulgurite.data.records.conversation import Turn
 from fulgurite.models.fusion.decoding import as_list
+from fulgurite.models.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,6 +80,9 @@ def in_batches(
 ) -> list[list[Answer]]:
     """The answers to every prompt, in order; batches hold prompts of like length, the longest first.
 
+    Prompts behind which the window leaves less room than was asked for stand only with others of the same room, so that none
+    shortens the answers of its neighbours.
+
     Args:
         writer: knows the prompts' lengths, batch size, samples and seed.
         model: what writes; its mode and generation settings come back.
@@ -89,10 +94,11 @@ def in_batches(
     order = sorted(range(len(ids)), key=lambda i: (-writer.length(ids[i]), i))
     step = max(1, settings.batch_size // settings.num_samples)
     with _undisturbed(model, settings.seed):
-        for at in range(0, len(order), step):
-            places = order[at : at + step]
-            for i, answers in zip(places, answer([ids[i] for i in places]), strict=True):
-                found[i] = answers
+        for _, alike in groupby(order, key=lambda i: writer.room(ids[i])):
+            places = list(alike)
+            for batch in (places[at : at + step] for at in range(0, len(places), step)):
+                for i, answers in zip(batch, answer([ids[i] for i in batch]), strict=True):
+                    found[i] = answers
     return found
 
 
@@ -104,20 +110,16 @@ def prompt_name(turns: Sequence[Turn]) -> str:
 @contextlib.contextmanager
 def _undisturbed(model: nn.Module, seed: int | None) -> Iterator[None]:
     """Evaluation mode without gradients; modes of all modules, generation settings and seeded random numbers come back."""
-    modes = [(module, module.training) for module in model.modules()]
     kept = getattr(model, "generation_config", None)
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
-    model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices, enabled=seed is not None):
+        with evaluation_mode(model), torch.no_grad(), torch.random.fork_rng(devices, enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
             yield
     finally:
         model.generation_config = kept  # type: ignore[assignment]
-        for module, training in modes:
-            module.training = training
 
 
 class Writer:
@@ -177,6 +179,11 @@ class Writer:
         """Tokens of an encoded prompt."""
         return len(ids)
 
+    def room(self, ids: Any) -> int:
+        """Tokens that the answer to an encoded prompt may have."""
+        asked = self.settings.max_new_tokens
+        return asked if self.window is None or self.encoder_decoder else min(asked, self.window - self.length(ids))
+
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask of a batch, (B, T) on the model's device."""
         width = max(map(len, rows))
@@ -192,11 +199,8 @@ class Writer:
         """Texts for one batch of prompts."""
         ids, mask = self.padded(rows)
         width = ids.shape[1]
-        room = self.settings.max_new_tokens
-        if self.window is not None and not self.encoder_decoder:
-            room = min(room, self.window - width)
         config = copy.deepcopy(self.config)
-        config.max_new_tokens = room
+        config.max_new_tokens = min(map(self.room, rows))
         self.model.generation_config = config
         streamer = self.streamer(write)
         out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config, streamer=streamer)

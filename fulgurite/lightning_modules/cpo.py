@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
@@ -24,10 +23,11 @@ from fulgurite.data.conditions.objectives import Objectives
 from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.checks.initial_weights import merge_adapter, stored_conditions
 from fulgurite.lightning_modules.finetune import FinetuneModule
+from fulgurite.lightning_modules.metrics.measures import Measures
 from fulgurite.lightning_modules.metrics.preference import PreferenceMetrics
 from fulgurite.lightning_modules.objectives.preference import PreferenceObjective
-from fulgurite.lightning_modules.objectives.step import Batch
 from fulgurite.lightning_modules.reference.cache import weights_fingerprint
+from fulgurite.lightning_modules.reference.model import Reference
 from fulgurite.losses import PreferenceLoss
 from fulgurite.models.dropout import switch_dropout_off
 
@@ -99,10 +99,9 @@ class CPOModule(FinetuneModule):
         self._begun_with: str | None = None
         if stage == "cdpo":
             self.data_task = "preference"
-            self.preferences = PreferenceObjective(
-                self, PreferenceLoss("dpo", beta=beta), cache=cache_reference, cache_file=reference_cache
+            self.preferences = self.objective = PreferenceObjective(
+                PreferenceLoss("dpo", beta=beta), Reference(self), cache=cache_reference, cache_file=reference_cache
             )
-            self.objective = self.preferences
 
     def setup(self, stage: str) -> None:
         """Take the objectives from the datamodule; stage and tokens must be those that were trained with."""
@@ -121,12 +120,7 @@ class CPOModule(FinetuneModule):
             before.check_same(found, "the weights that this run begins with", "the data")
         # What an earlier stage saw is still known to the model.
         self.conditions = before or found
-        if self.preferences is None:
-            return
-        self.preferences.check_data()
-        if not isinstance(getattr(self, "val_preferences", None), PreferenceMetrics):
-            self.val_preferences, self.test_preferences = PreferenceMetrics(), PreferenceMetrics()
-        if self.init_adapter is None and stage == "fit":
+        if self.preferences is not None and self.init_adapter is None and stage == "fit":
             rank_zero_warn(
                 "CPOModule: stage cdpo without init_adapter: the reference is the backbone as it stands. That is right where the "
                 "backbone is a CPSFT model itself; else give init_adapter the .ckpt file of stage cpsft."
@@ -143,34 +137,6 @@ class CPOModule(FinetuneModule):
         """Merge the earlier stage's adapter before the new one is attached."""
         if self.init_adapter is not None:
             merge_adapter(model, self.init_adapter)
-
-    def on_fit_start(self) -> None:
-        """Have cdpo's reference ready: log-probabilities of every completion from disk, or computed now."""
-        if self.preferences is not None:
-            self.preferences.prepare()
-
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """The scaled loss of one batch; in cdpo rewards are logged as they come."""
-        loss = super().training_step(batch, batch_idx)
-        if self.preferences is not None:
-            self.preferences.note_step()
-        return loss
-
-    def _evaluate(self, batch: Batch, prefix: str) -> None:
-        if self.preferences is None:
-            super()._evaluate(batch, prefix)
-        else:
-            self.preferences.evaluate(batch, prefix, getattr(self, prefix + "preferences"))
-
-    def on_validation_epoch_end(self) -> None:
-        """In cdpo rewards, margins and accuracy of the whole validation."""
-        if self.preferences is not None:
-            self.preferences.report("val_", self.val_preferences)
-
-    def on_test_epoch_end(self) -> None:
-        """The same of the test rows."""
-        if self.preferences is not None:
-            self.preferences.report("test_", self.test_preferences)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The objectives travel with the checkpoint, and which weights the adapter stands on."""
@@ -191,5 +157,6 @@ class CPOModule(FinetuneModule):
                 "give the old file as init_adapter, or train this stage again"
             )
 
-    def _default_metrics(self) -> tuple[str, ...]:
-        return ("rewards/accuracies",) if self.preferences is not None else super()._default_metrics()
+    def _measures(self, labels: int, groups: tuple[str, ...], prefix: str) -> Measures:
+        """In cdpo rewards, margins and accuracy; in cpsft those of language modelling."""
+        return PreferenceMetrics() if self.preferences is not None else super()._measures(labels, groups, prefix)

@@ -6,35 +6,30 @@ divide by accumulate and world size again, so uneven batches weigh as one large 
 
 from __future__ import annotations
 
-import inspect
-import logging
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, callbacks
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from fulgurite.adapters import Adapter, AdapterConfig, attach
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
-from fulgurite.lightning_modules.checks.classes import agreed_names, name_classes
+from fulgurite.lightning_modules.checks.checkpoint_keys import check_keys
+from fulgurite.lightning_modules.checks.classes import agreed_labels, agreed_names, check_task, name_classes
 from fulgurite.lightning_modules.checks.non_finite import FirstNonFinite
-from fulgurite.lightning_modules.metrics.answering import AnswerMetrics, Answers, answer
-from fulgurite.lightning_modules.metrics.by_name import MeanLoss, TokenMetrics, make_metrics
+from fulgurite.lightning_modules.checks.sharing import averages_weights, holds_parameters_alone
+from fulgurite.lightning_modules.metrics.answering import Answers, answer
+from fulgurite.lightning_modules.metrics.by_name import MeanLoss
+from fulgurite.lightning_modules.metrics.measures import Measures, NamedMeasures
 from fulgurite.lightning_modules.objectives.by_task import make_objective
-from fulgurite.lightning_modules.objectives.step import Batch, Step, forward_inputs
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step, forward_inputs
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
+from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 
 __all__ = ["FinetuneModule"]
-
-_log = logging.getLogger(__name__)
-# Lightning 2.6 has the second one; both keep parameters of their own.
-_AVERAGES = tuple(
-    getattr(callbacks, name) for name in ("StochasticWeightAveraging", "WeightAveraging") if hasattr(callbacks, name)
-)
 
 
 class FinetuneModule(LightningModule):
@@ -97,7 +92,7 @@ class FinetuneModule(LightningModule):
         self.num_labels, self.dtype_name, self.from_scratch = num_labels, dtype, from_scratch
         self.gradient_checkpointing, self.kernels = gradient_checkpointing, kernels
         self.trust_remote_code = trust_remote_code
-        self.objective = make_objective(task)
+        self.objective: Objective = make_objective(task)
         self.network: nn.Module | None = None
         self.adapter: Adapter | None = None
         self.metric_names: tuple[str, ...] = ()
@@ -110,40 +105,33 @@ class FinetuneModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Take the number of labels and the metrics from the datamodule, if there is one."""
         data = getattr(self.trainer, "datamodule", None)
-        wanted = getattr(data, "task_type", None)
-        mine = self.data_task or self.task
-        if wanted is not None and wanted != mine:
-            offered = inspect.signature(type(self).__init__).parameters.get("task")
-            fits = offered is not None and repr(wanted) in str(offered.annotation)
-            way = f"--model.task {wanted}, or " if fits else ""
-            raise ValueError(
-                f"{type(self).__name__}: its task is {mine!r}, but {type(data).__name__} holds a {wanted} task. "
-                f"Give {way}other data, or another module."
-            )
-        found = getattr(data, "num_labels", None)
-        if self.task == "classification" and found:
-            if self.num_labels is None:
-                self.num_labels = found
-                if "num_labels" in self.hparams:
-                    self.hparams["num_labels"] = found
-            elif self.num_labels != found:
-                raise ValueError(
-                    f"{type(self).__name__}: num_labels={self.num_labels}, but {type(data).__name__} has {found} classes "
-                    f"({', '.join(map(str, getattr(data, 'label_names', None) or []))}). Drop num_labels, or give other data."
-                )
-        if self.task == "classification" and (names := getattr(data, "label_names", None)):
-            self.label_names = agreed_names(type(self).__name__, self.label_names, [str(name) for name in names])
+        owner = type(self).__name__
+        check_task(type(self), self.data_task or self.task, data)
+        if self.task == "classification":
+            self.num_labels = agreed_labels(owner, self.num_labels, data)
+            if "num_labels" in self.hparams:
+                self.hparams["num_labels"] = self.num_labels
+            if names := getattr(data, "label_names", None):
+                self.label_names = agreed_names(owner, self.label_names, [str(name) for name in names])
         self.chat_template = getattr(data, "chat_template", None) or self.chat_template
-        names = getattr(data, "metric_names", None) or self._default_metrics()
-        if tuple(names) != self.metric_names or not hasattr(self, "val_loss"):
-            self.metric_names = tuple(names)
-            labels = self.num_labels or found or 1
-            self.val_metrics = make_metrics(names, labels, "val_")
-            self.test_metrics = make_metrics(names, labels, "test_")
-            self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
+        self.objective.check_data(owner, data)
+        names = tuple(getattr(data, "metric_names", None) or self.objective.metric_names)
+        if names != self.metric_names or not hasattr(self, "val_loss"):
+            self.metric_names = names
+            labels = self.num_labels or getattr(data, "num_labels", None) or 1
             groups = tuple(getattr(data, "tag_names", None) or ())
-            self.val_tokens, self.test_tokens = (TokenMetrics(names, groups, part) for part in ("val_", "test_"))
-            self.val_answers, self.test_answers = (AnswerMetrics(tuple(names), part) for part in ("val_", "test_"))
+            self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
+            self.val_measures, self.test_measures = (self._measures(labels, groups, p) for p in ("val_", "test_"))
+
+    def _measures(self, labels: int, groups: tuple[str, ...], prefix: str) -> Measures:
+        """What a validation or test measures beside the loss.
+
+        Args:
+            labels: number of classes.
+            groups: names of the datamodule's groups.
+            prefix: "val_" or "test_", put before each name.
+        """
+        return NamedMeasures(self.metric_names, labels, groups, prefix)
 
     def configure_model(self) -> None:
         """Load the backbone, put the adapter in, and choose what is trained; once."""
@@ -189,6 +177,23 @@ class FinetuneModule(LightningModule):
         """The folder or hub id that a playground name stands for."""
         return resolve_backbone(self.backbone)
 
+    def second_copy(self, name: str | None = None) -> nn.Module:
+        """A frozen copy of the base as the run finds it, without the adapter and without dropout, on this module's device.
+
+        Args:
+            name: hub id or folder of another model, which is loaded in the base's place.
+        """
+        loaded = load_backbone(
+            resolve_backbone(name or self.backbone),
+            self.task,
+            dtype=self.dtype_name,
+            trust_remote_code=self.trust_remote_code,
+        )
+        if name is None:
+            self._prepare_base(loaded.model)
+        switch_dropout_off(loaded.model)
+        return loaded.model.requires_grad_(False).eval().to(self.device)
+
     def _prepare_base(self, model: nn.Module) -> None:
         """A method may change the loaded base before the adapter is attached."""
 
@@ -203,6 +208,8 @@ class FinetuneModule(LightningModule):
         loss = step.loss_sum * self._scale(batch, step)
         mean = step.loss_sum.detach() / step.targets.clamp(min=1)
         self._note("train_loss", mean, prog_bar=True)
+        for name, value in self.objective.logged(step).items():
+            self._note(f"train_{name}", value, prog_bar=name == self.objective.main)
         return loss + self.adapter.penalty() if self.adapter is not None else loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -224,6 +231,22 @@ class FinetuneModule(LightningModule):
         if self.task == "regression":
             return {"prediction": logits.squeeze(-1)}
         return {"prediction": logits.argmax(-1), "probability": logits.softmax(-1)}
+
+    def on_fit_start(self) -> None:
+        """Have ready what the objective needs before the first step."""
+        self.objective.prepare(self._network(), self.trainer)
+
+    def on_train_epoch_end(self) -> None:
+        """The objective says what was wrong with the epoch."""
+        self.objective.end_epoch()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of the whole validation."""
+        self._log_figures("val_")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures of all test rows."""
+        self._log_figures("test_")
 
     def on_train_start(self) -> None:
         """Say what is trained; from here on the weights are not those of an untrained model."""
@@ -258,22 +281,11 @@ class FinetuneModule(LightningModule):
         self.num_labels = self.num_labels or checkpoint.get("num_labels")
         self.label_names = agreed_names(type(self).__name__, checkpoint.get("label_names"), self.label_names)
         self.chat_template = self.chat_template or checkpoint.get("chat_template")
-        network = self._network()
+        network, state = self._network(), checkpoint["state_dict"]
         if self.adapter is not None:
-            self.adapter.prepare_load(checkpoint["state_dict"], "network.")
-        saved = set(checkpoint["state_dict"])
-        mine = {f"network.{key}" for key in network.state_dict()}
-        required = mine
-        if self.adapter is not None:
-            required = mine - {f"network.{key}" for key in self.adapter.frozen_keys()}
-            required -= {f"network.{key}" for key, _ in network.named_buffers()}
-        foreign = {key for key in saved if ".branches." in key} - mine
-        if missing := sorted(required - saved) or sorted(foreign):
-            raise ValueError(
-                f"{type(self).__name__}: the checkpoint does not fit: {len(required - saved)} tensors are missing in it and "
-                f"{len(foreign)} belong to another adapter, the first is {missing[0]!r}. "
-                f"Load it with the adapter and backbone it was trained with (here {self.adapter_config} on {self.backbone!r})."
-            )
+            self.adapter.prepare_load(state, "network.")
+        made_of = f"{self.adapter_config} on {self.backbone!r}"
+        check_keys(type(self).__name__, network, self.adapter, state, made_of)
         name_classes(self.network, self.label_names)
         self._trained = True
 
@@ -281,21 +293,13 @@ class FinetuneModule(LightningModule):
         """ProximalAdamW, with a warm-up and decay over the run's optimizer steps."""
         optimizer = ProximalAdamW(self._param_groups(), lr=self.learning_rate)
         if self.adapter is not None:
-            self.adapter.watch(optimizer, shrink=self._holds_parameters_alone(), retire=not self._averaged())
+            self.adapter.watch(
+                optimizer, shrink=holds_parameters_alone(self, self.trainer), retire=not averages_weights(self.trainer)
+            )
         schedule = self._schedule()
         # A lambda, not the schedule itself: LambdaLR would save its fields and bring old ones back into a longer run.
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _holds_parameters_alone(self) -> bool:
-        """Whether replaced parameters are noticed by all who use them: no wrapper, no module around, no weight average."""
-        trainer = self.trainer
-        alone = isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.lightning_module is self
-        return alone and not self._averaged()
-
-    def _averaged(self) -> bool:
-        """Whether a callback averages the weights over time, whose ranks must then keep their places."""
-        return any(isinstance(c, _AVERAGES) for c in getattr(self.trainer, "callbacks", ()))
 
     def _param_groups(self) -> list[dict[str, Any]]:
         if self.adapter is not None:
@@ -350,40 +354,26 @@ class FinetuneModule(LightningModule):
             )
 
     def _evaluate(self, batch: Batch, prefix: str) -> None:
-        metrics, loss, tokens = (getattr(self, prefix + part) for part in ("metrics", "loss", "tokens"))
+        loss, measures = getattr(self, prefix + "loss"), getattr(self, prefix + "measures")
         step = self.objective(self._network(), batch)
         loss.update(step.loss_sum, step.targets)
-        if step.predictions.numel():
-            metrics.update(step.predictions, step.labels)
-        self._evaluate_answers(batch, prefix)
-        self._note(f"{prefix}loss", loss, on_step=False, on_epoch=True)
-        for name, metric in metrics.items():
-            self._note(name, metric, on_step=False, on_epoch=True, prog_bar=True)
-        tokens.update(step)
-        for name, metric in tokens.named().items():
+        measures.take(step, batch)
+        if (found := self._answer(batch)) is not None:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            measures.take_answers(found, batch, data, prefix.rstrip("_"))
+        named = measures.named()
+        self._note(f"{prefix}loss", loss, on_step=False, on_epoch=True, prog_bar=not named)
+        for name, metric in named.items():
             self._note(name, metric, on_step=False, on_epoch=True, prog_bar="/" not in name)
+
+    def _log_figures(self, prefix: str) -> None:
+        for name, value in getattr(self, prefix + "measures").figures().items():
+            shown = name == self.objective.main
+            self._note(prefix + name, value, prog_bar=shown, on_step=False, on_epoch=True)
 
     def _answer(self, batch: Batch) -> Answers | None:
         data = getattr(self._trainer, "datamodule", None)
         return answer(self._network(), self.objective, batch, data, self.task == "seq2seq")
-
-    def _evaluate_answers(self, batch: Batch, prefix: str) -> None:
-        """Score a text-to-text batch by its answers; rows that only fill a batch up have no target and do not count."""
-        found = self._answer(batch)
-        if found is None:
-            return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        counted = (batch["labels"] != -100).any(1).tolist()
-        right = data.references(prefix.rstrip("_"), batch["row"].tolist())
-        right = [texts if real else () for texts, real in zip(right, counted, strict=True)]
-        if found.texts is not None:
-            getattr(self, prefix + "answers").update(found.texts, right)
-        elif found.classes is not None:
-            known = [i for i, texts in enumerate(right) if texts]
-            labels = torch.tensor([data.label_names.index(right[i][0]) for i in known], device=self.device)
-            getattr(self, prefix + "metrics").update(found.classes.to(self.device)[known], labels)
-        for name, metric in getattr(self, prefix + "answers").named().items():
-            self._note(name, metric, on_step=False, on_epoch=True, prog_bar=True)
 
     def _note(
         self, name: str, value: Any, *, prog_bar: bool = False, on_step: bool = True, on_epoch: bool = False
@@ -391,8 +381,3 @@ class FinetuneModule(LightningModule):
         """Log, unless this module sits inside another LightningModule: then logging is that module's affair."""
         if self._current_fx_name is not None:
             self.log(name, value, prog_bar=prog_bar, on_step=on_step, on_epoch=on_epoch)
-
-    def _default_metrics(self) -> tuple[str, ...]:
-        if self.task in ("causal_lm", "seq2seq"):
-            return ("perplexity", "token_accuracy")
-        return ("pearson", "spearman") if self.task == "regression" else ("accuracy",)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import nn
 
 from fulgurite.adapters import AdapterConfig
@@ -21,7 +20,7 @@ from fulgurite.lightning_modules.checks.initial_weights import merge_adapter
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.metrics.preference import PreferenceMetrics
 from fulgurite.lightning_modules.objectives.preference import PreferenceObjective
-from fulgurite.lightning_modules.objectives.step import Batch
+from fulgurite.lightning_modules.reference.model import Reference
 from fulgurite.losses import PreferenceLoss
 from fulgurite.models.dropout import switch_dropout_off
 
@@ -118,21 +117,13 @@ class PreferenceModule(FinetuneModule):
         )
         self.init_adapter = init_adapter
         self.preferences = PreferenceObjective(
-            self,
             self.loss,
-            reference_model=reference_model,
+            Reference(self, reference_model),
             cache=cache_reference,
             cache_file=reference_cache,
             use_margin=use_margin,
         )
         self.objective = self.preferences
-
-    def setup(self, stage: str) -> None:
-        """Metrics of preference learning; the data must offer what the loss reads."""
-        super().setup(stage)
-        self.preferences.check_data()
-        if not isinstance(getattr(self, "val_preferences", None), PreferenceMetrics):
-            self.val_preferences, self.test_preferences = PreferenceMetrics(), PreferenceMetrics()
 
     def _build(self) -> None:
         super()._build()
@@ -143,26 +134,6 @@ class PreferenceModule(FinetuneModule):
         if self.init_adapter is not None:
             merge_adapter(model, self.init_adapter)
 
-    def on_fit_start(self) -> None:
-        """Have the reference ready: log-probabilities of every completion from disk, or computed now."""
-        self.preferences.prepare()
-
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """The scaled loss of one batch of trees; rewards are logged as they come."""
-        loss = super().training_step(batch, batch_idx)
-        self.preferences.note_step()
-        return loss
-
-    def _evaluate(self, batch: Batch, prefix: str) -> None:
-        self.preferences.evaluate(batch, prefix, getattr(self, prefix + "preferences"))
-
-    def on_validation_epoch_end(self) -> None:
-        """Rewards, margins and accuracy of the whole validation, with the accuracy's 95 % interval."""
-        self.preferences.report("val_", self.val_preferences)
-
-    def on_test_epoch_end(self) -> None:
-        """The same of the test rows."""
-        self.preferences.report("test_", self.test_preferences)
-
-    def _default_metrics(self) -> tuple[str, ...]:
-        return ("rewards/accuracies",)
+    def _measures(self, labels: int, groups: tuple[str, ...], prefix: str) -> PreferenceMetrics:
+        """Rewards, margins and accuracy, with the accuracy's 95 % interval."""
+        return PreferenceMetrics()

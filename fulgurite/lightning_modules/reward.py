@@ -24,16 +24,14 @@ from fulgurite.adapters import AdapterConfig
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.finetune import FinetuneModule
-from fulgurite.lightning_modules.metrics.reward import RewardMetrics, reliability
-from fulgurite.lightning_modules.objectives.completions import CompletionRewards
-from fulgurite.lightning_modules.objectives.step import Batch, Step
-from fulgurite.losses import RewardLoss, kway_loss
+from fulgurite.lightning_modules.metrics.reward import RewardMetrics
+from fulgurite.lightning_modules.objectives.reward import REWARD_LOSSES, RewardObjective
+from fulgurite.lightning_modules.objectives.step import Batch
+from fulgurite.losses import RewardLoss
 from fulgurite.models import Backbone, RewardModel, load_reward_model
 from fulgurite.models.dropout import switch_dropout_off
 
 __all__ = ["RewardModule"]
-
-_KINDS = {"bradley_terry": "pairs", "infonca": "groups", "nca_kway": "groups"}
 
 
 class RewardModule(FinetuneModule):
@@ -102,33 +100,18 @@ class RewardModule(FinetuneModule):
             trust_remote_code=trust_remote_code,
         )
         remember(self, arguments, RewardModule)
-        if loss not in _KINDS:
-            raise ValueError(f"RewardModule: loss={loss!r}; allowed are {', '.join(map(repr, _KINDS))}.")
+        if loss not in REWARD_LOSSES:
+            raise ValueError(f"RewardModule: loss={loss!r}; allowed are {', '.join(map(repr, REWARD_LOSSES))}.")
         if temperature <= 0:
             raise ValueError(f"RewardModule: temperature={temperature}; it must be above 0.")
         if ranking_weight == 0 and direct_weight == 0:
             raise ValueError(
                 "RewardModule: ranking_weight and direct_weight are both 0, so nothing is learnt; raise one."
             )
-        self.loss_name, self.kind, self.temperature = loss, _KINDS[loss], temperature
-        self.loss = RewardLoss(ranking_weight, direct_weight, centring)
-        self.use_margin, self.head = use_margin, head
-        self._margins: torch.Tensor | None = None
-        self.rewards = CompletionRewards()
-        self.objective = self._reward_step
+        self.loss, self.head = RewardLoss(ranking_weight, direct_weight, centring), head
+        objective = RewardObjective(loss, self.loss, use_margin=use_margin, temperature=temperature)
+        self.objective, self.rewards = objective, objective.rewards
         self.reward_values: dict[str, torch.Tensor] = {}
-
-    def setup(self, stage: str) -> None:
-        """Metrics of rewards; the data must offer what the loss reads."""
-        super().setup(stage)
-        kind = getattr(getattr(self.trainer, "datamodule", None), "objective_kind", None)
-        if kind is not None and kind != self.kind:
-            raise ValueError(
-                f"RewardModule: {self.loss_name} reads {self.kind}, but the datamodule gives {kind}. "
-                f"Give --data.objective_kind {self.kind}, or another loss."
-            )
-        if not isinstance(getattr(self, "val_rewards", None), RewardMetrics):
-            self.val_rewards, self.test_rewards = RewardMetrics(), RewardMetrics()
 
     def configure_model(self) -> None:
         """Load the model once; rows must fit into its positions."""
@@ -171,82 +154,19 @@ class RewardModule(FinetuneModule):
                 )
         super().on_load_checkpoint(checkpoint)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """The scaled loss of one batch; rewards are logged as they come."""
-        loss = super().training_step(batch, batch_idx)
-        rewards, pairs = self._last
-        if len(pairs):
-            chosen, rejected = rewards[pairs[:, 0]], rewards[pairs[:, 1]]
-            lead = chosen - rejected
-            self._note("train_rewards/chosen", chosen.mean())
-            self._note("train_rewards/rejected", rejected.mean())
-            self._note("train_rewards/margins", lead.mean())
-            self._note("train_rewards/accuracies", ((lead > 0).float() + 0.5 * (lead == 0)).mean(), prog_bar=True)
-        return loss
-
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """``reward`` and answer tokens ``length`` of each completion, (C,) each."""
         return {"reward": self.rewards(self._network(), batch), "length": batch["lengths"]}
 
-    def _reward_step(self, network: nn.Module, batch: Batch) -> Step:
-        rewards = self.rewards(network, batch)
-        if self.kind == "groups":
-            parts = kway_loss(self.loss_name, rewards, batch["group"], batch["score"], self.temperature)
-            same = (batch["group"][:, None] == batch["group"][None]) & (batch["group"] >= 0)[:, None]
-            pairs = (same & (batch["score"][:, None] > batch["score"][None])).nonzero()
-        else:
-            pairs = batch["pairs"]
-            if self.use_margin and torch.is_grad_enabled():
-                found = (batch["pair_margin"] != 0).any()
-                self._margins = found if self._margins is None else self._margins | found
-            parts = self.loss(
-                rewards,
-                pairs,
-                margin=batch["pair_margin"] if self.use_margin else None,
-                direct=batch.get("pair_direct"),
-                weight=batch["pair_weight"],
-            )
-        self._last = (rewards.detach(), pairs)
-        empty = batch["input_ids"].flatten()[:0]
-        return Step(parts.loss_sum, parts.units, empty, empty)
+    def _measures(self, labels: int, groups: tuple[str, ...], prefix: str) -> RewardMetrics:
+        """Accuracy with its interval, margin, calibration, length correlation and signs."""
+        return RewardMetrics()
 
-    def _evaluate(self, batch: Batch, prefix: str) -> None:
-        step = self.objective(self._network(), batch)
-        loss = getattr(self, prefix + "loss")
-        loss.update(step.loss_sum, step.targets)
-        self._note(f"{prefix}loss", loss, on_step=False, on_epoch=True, prog_bar=True)
-        rewards, pairs = self._last
-        getattr(self, prefix + "rewards").update(rewards, batch["lengths"], pairs)
-
-    def on_train_epoch_end(self) -> None:
-        """Say so if no pair of the epoch had the margin that use_margin asks for."""
-        if self._margins is not None and not bool(self._margins):
-            rank_zero_warn(
-                "RewardModule: use_margin is set, but no pair of this epoch has a margin other than 0: the rows need scores, or a "
-                "column 'margin'; it trained as without use_margin."
-            )
-        self._margins = None
-
-    def on_validation_epoch_end(self) -> None:
-        """Accuracy with its interval, margin, calibration, length correlation and signs over the whole validation."""
-        self._report("val_")
-
-    def on_test_epoch_end(self) -> None:
-        """The same of the test rows; a reward that is constant is refused."""
-        self._report("test_")
-
-    def _report(self, prefix: str) -> None:
-        metrics = getattr(self, prefix + "rewards")
-        figures = metrics.compute()
-        constant = metrics.constant()
-        # Kept for pictures; under DDP the rank's own share.
-        self.reward_values = {name: value.cpu() for name, value in metrics.values().items()}
-        if len(self.reward_values["chosen"]):
-            bins = reliability(self.reward_values["chosen"] - self.reward_values["rejected"])
-            self.reward_values |= bins._asdict()
-        metrics.reset()
-        for name, value in figures.items():
-            self._note(prefix + name, value, prog_bar=name == "rewards/accuracies", on_step=False, on_epoch=True)
+    def _log_figures(self, prefix: str) -> None:
+        """Log the figures and keep what pictures show; a reward that is constant is told, and refused in a test."""
+        measures: RewardMetrics = getattr(self, prefix + "measures")
+        constant, self.reward_values = measures.constant(), measures.drawn()  # under DDP the rank's own share
+        super()._log_figures(prefix)
         if constant:
             message = (
                 f"RewardModule: all {len(self.reward_values['rewards'])} completions have the same reward, so it orders nothing; "
@@ -255,9 +175,6 @@ class RewardModule(FinetuneModule):
             if prefix == "test_":
                 raise ValueError(message)
             rank_zero_warn(message)
-
-    def _default_metrics(self) -> tuple[str, ...]:
-        return ("rewards/accuracies",)
 
 
 def _positions(network: nn.Module) -> int | None:

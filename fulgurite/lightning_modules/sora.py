@@ -8,7 +8,6 @@ the non-zero parameters, in per cent of stage 0, as section 4.4 of the paper plo
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal
 
 import torch
@@ -17,11 +16,10 @@ from fulgurite.adapters import SoRA
 from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.metrics.by_name import Perplexity, make_metrics
+from fulgurite.models.modes import evaluation_mode
 from fulgurite.optim import StagedSchedule, threshold_stages
 
 __all__ = ["SoRAModule"]
-
-_log = logging.getLogger(__name__)
 
 
 class SoRAModule(FinetuneModule):
@@ -138,6 +136,7 @@ class SoRAModule(FinetuneModule):
 
     def on_train_epoch_end(self) -> None:
         """At the end of a stage: report it, and cut retired ranks out where no wrapper holds the parameters."""
+        super().on_train_epoch_end()
         if len(self.thresholds) == 1 or self.current_epoch + 1 not in self._stage_ends():
             return
         stage = self._stage_ends().index(self.current_epoch + 1)
@@ -209,8 +208,7 @@ class SoRAModule(FinetuneModule):
         network = self._network()
         metric: Any = Perplexity() if name == "perplexity" else make_metrics([name], self.num_labels or 1, "")
         metric = metric.to(self.device)
-        network.eval()
-        try:
+        with evaluation_mode(network):
             for batch in data.train_subset_dataloader(count=1000, seed=42):
                 with self.trainer.precision_plugin.forward_context():
                     step = self.objective(network, self.trainer.strategy.batch_to_device(batch))
@@ -218,6 +216,4 @@ class SoRAModule(FinetuneModule):
                     metric.update(step.loss_sum, step.targets)
                 else:
                     metric.update(step.predictions, step.labels)
-        finally:
-            network.train()
         return float(metric.compute()) if name == "perplexity" else float(metric.compute()[name])

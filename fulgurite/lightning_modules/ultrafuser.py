@@ -26,15 +26,16 @@ from fulgurite.data.encoding.specialists import same_vocabulary
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.evaluation import GenerationSettings
 from fulgurite.evaluation.fused_generation import FusedWriter
-from fulgurite.kernels import fused_log_probs, fused_token_scores, use_backend
+from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients
-from fulgurite.lightning_modules.metrics.fusion import FusionMetrics
-from fulgurite.lightning_modules.objectives.step import Batch, Step
-from fulgurite.models import FusedNetwork, enable_activation_checkpointing, head_options
+from fulgurite.lightning_modules.metrics.fusion import FusionMeasures
+from fulgurite.lightning_modules.objectives.fusion import FusionObjective
+from fulgurite.models import FusedNetwork, enable_activation_checkpointing
 from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.models.fusion.specialists import adapter_base, load_specialists
+from fulgurite.models.modes import evaluation_mode
 from fulgurite.optim import ProximalAdamW
 
 __all__ = ["UltraFuserModule"]
@@ -125,7 +126,7 @@ class UltraFuserModule(FinetuneModule):
             lr_schedule,
         )
         self.chat_templates: list[str] | None = None
-        self.objective = self._fused_step
+        self.objective = FusionObjective()
         self._joined: list[nn.Parameter] = []
 
     @property
@@ -143,11 +144,6 @@ class UltraFuserModule(FinetuneModule):
             self.chat_templates = [str(tokenizer.chat_template) for tokenizer in tokenizers]
             if self.network is not None:
                 self._fused.chat_templates = self.chat_templates
-        if not isinstance(getattr(self, "val_fusion", None), FusionMetrics):
-            domains = tuple(getattr(data, "tag_names", None) or ())
-            self.val_fusion, self.test_fusion = (
-                FusionMetrics(domains, self.specialist_names, prefix) for prefix in ("val_", "test_")
-            )
 
     def on_train_start(self) -> None:
         """Say what each stage trains."""
@@ -166,6 +162,7 @@ class UltraFuserModule(FinetuneModule):
                 "UltraFuserModule: stage 2 on several processes with precision 16-mixed: a process whose gradients overflow skips "
                 "its step while the others take theirs. Give --trainer.precision bf16-mixed, or one process."
             )
+        super().on_fit_start()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Begin stage 2 at its first batch; keep frozen specialists in evaluation mode."""
@@ -241,26 +238,17 @@ class UltraFuserModule(FinetuneModule):
             views: prompts as text and as ids for each specialist.
             max_new_tokens: tokens of an answer at most.
         """
-        modes = [(module, module.training) for module in self._fused.modules()]
-        self._fused.eval()
-        try:
+        with evaluation_mode(self._fused), torch.no_grad():
             writer = FusedWriter(self._fused, tokenizer, GenerationSettings(max_new_tokens=max_new_tokens))
-            with torch.no_grad():
-                answers = [samples[0] for samples in writer.detailed([prompts for _, prompts in views])]
-        finally:
-            for module, training in modes:
-                module.training = training
+            answers = [samples[0] for samples in writer.detailed([prompts for _, prompts in views])]
         return [
             (text, list(zip(answer.pieces, answer.weights.tolist(), strict=True)))
             for (text, _), answer in zip(views, answers, strict=True)
         ]
 
-    def _evaluate(self, batch: Batch, prefix: str) -> None:
-        super()._evaluate(batch, prefix)
-        metrics = getattr(self, prefix + "fusion")
-        metrics.update(self._last_step, self._last_weights)
-        for name, metric in metrics.named().items():
-            self._note(name, metric, on_step=False, on_epoch=True)
+    def _measures(self, labels: int, groups: tuple[str, ...], prefix: str) -> FusionMeasures:
+        """Perplexity, token accuracy and gate weights, over all domains and by domain."""
+        return FusionMeasures(self.metric_names, groups, self.specialist_names, prefix)
 
     def _build(self) -> None:
         if self.kernels is not None:
@@ -304,33 +292,6 @@ class UltraFuserModule(FinetuneModule):
                         f"UltraFuserModule: the {what} of {name} has {part.weight.shape[0]} rows, but the specialists' tokenizers "
                         f"share {shared} tokens; give the tokenizer that this model was trained with, or another specialist"
                     )
-
-    def _fused_step(self, network: Any, batch: Any) -> Step:
-        """Loss of the answers' tokens under the blend; in evaluation also each token's, and the gate's weights."""
-        if "sources" not in batch:
-            raise ValueError(
-                f"UltraFuserModule: the batch holds {', '.join(sorted(batch))}, and no views of the specialists. Give --data "
-                "UltraChat2DataModule, which lays each specialist's template over the prompts."
-            )
-        targets = batch["targets"]
-        # In stage 1 no parameter of a specialist requires a gradient, so that none of them keeps activations.
-        hiddens, scores = network(batch["input_ids"], batch["attention_mask"], batch["sources"])
-        try:
-            heads = network.heads()
-        except ValueError:
-            _refuse_non_finite(hiddens, self.specialist_names)
-            raise
-        weights, options = [head.weight for head in heads], [head_options(head) for head in heads]
-        given = (hiddens, weights, scores, targets)
-        more: dict[str, Any] = {"blend": self.blend, "options": options, "names": self.specialist_names}
-        count, empty = torch.tensor(len(targets), device=targets.device), targets[:0]
-        if torch.is_grad_enabled():
-            return Step(-fused_log_probs(*given, **more).sum(), count, empty, empty)
-        found = fused_token_scores(*given, **more)
-        groups = batch["tag"][batch["row"]] if "tag" in batch else None
-        self._last_weights = scores.softmax(-1)
-        self._last_step = Step(-found.log_probs.sum(), count, empty, empty, -found.log_probs, found.correct, groups)
-        return self._last_step
 
     @property
     def _fused(self) -> FusedNetwork:
@@ -376,12 +337,3 @@ class UltraFuserModule(FinetuneModule):
     def _freeze_modes(self) -> None:
         if self._fused.models.training:
             self._fused.models.eval()
-
-
-def _refuse_non_finite(hiddens: Sequence[torch.Tensor], names: Sequence[str]) -> None:
-    """A head cannot be proved on a model whose states are NaN: that is then what is wrong with it."""
-    for hidden, name in zip(hiddens, names, strict=True):
-        if not bool(hidden.isfinite().all()):
-            raise ValueError(
-                f"UltraFuserModule: the hidden states of {name} are not finite; look at that model alone, in float32 or bfloat16"
-            )

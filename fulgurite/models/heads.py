@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from torch import nn
 
 from fulgurite.adapters.layers.layer import AdaptedLayer
 from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
+from fulgurite.kernels.output_head import HeadBranch, OutputHead, options_of
+from fulgurite.models.modes import evaluation_mode
 
 __all__ = [
     "HeadBranch",
@@ -36,34 +38,6 @@ __all__ = [
 
 _T5_FAMILY = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 _PROOF_TOKENS = 4
-
-
-class HeadBranch(NamedTuple):
-    """The active low-rank branch of an adapted head: A (r, H), gate (r,) or None, B (V, r), its scale and dropout."""
-
-    lora_a: torch.Tensor
-    gate: torch.Tensor | None
-    lora_b: torch.Tensor
-    scaling: float
-    dropout: float
-
-
-class OutputHead(NamedTuple):
-    """What turns hidden states (…, H) into logits (…, V).
-
-    Attributes:
-        weight: (V, H).
-        bias: (V,) or None; added before scaling.
-        logit_scale: factor of the logits.
-        softcap: cap of the scaled logits, or None.
-        lora: branch beside the weight, or None.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    logit_scale: float
-    softcap: float | None
-    lora: HeadBranch | None
 
 
 class _EncoderDecoder(nn.Module):
@@ -203,24 +177,14 @@ def usable_head(model: nn.Module, proved: MutableMapping[nn.Module, bool]) -> Ou
 
 def head_options(head: OutputHead) -> dict[str, Any]:
     """The head as keyword arguments of :func:`fulgurite.kernels.linear_log_probs` and its kin (all but the weight)."""
-    options: dict[str, Any] = {"bias": head.bias, "logit_scale": head.logit_scale, "softcap": head.softcap}
-    if head.lora is not None:
-        lora = head.lora
-        options |= {"lora_a": lora.lora_a, "gate": lora.gate, "lora_b": lora.lora_b, "scaling": lora.scaling}
-    return options
+    return options_of(head)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Within the block every module is in evaluation mode and autocast is off; afterwards each is in its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.autocast(next(model.parameters()).device.type, enabled=False):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluation_mode(model), torch.autocast(next(model.parameters()).device.type, enabled=False):
+        yield
 
 
 def rounding(weight: torch.Tensor) -> float:

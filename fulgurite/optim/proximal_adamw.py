@@ -14,7 +14,8 @@ All proximal parameters of a group lie in flat arenas (values, gradients, both m
 thousands of gates instead of some twenty small operations per module. Parameters and gradients stay what users expect
 (views into the arenas); where something replaced a gradient, it is gathered.
 
-Other groups are torch.optim.AdamW's, unchanged. Deviation from the released SparseAdamW: eps is added to the
+Other groups are torch.optim.AdamW's; parameters in half precision are stepped through float32 masters
+(:mod:`fulgurite.optim.masters`). Deviation from the released SparseAdamW: eps is added to the
 bias-corrected √v̂ (PyTorch's AdamW), not to √v before correction (transformers' old AdamW).
 """
 
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 
 from fulgurite.kernels.steps.proximal import PROX_RULES, proximal_adamw_step_
+from fulgurite.optim.masters import keep_master, needs_master, restore_masters, to_masters, write_back
 
 __all__ = ["ProximalAdamW"]
 
@@ -134,6 +136,7 @@ class ProximalAdamW(torch.optim.AdamW):
     ) -> None:
         self._arenas: dict[int, list[_Arena]] = {}
         self._packed: dict[int, tuple[list[torch.nn.Parameter], int]] = {}
+        self._rounded: list[tuple[torch.Tensor, torch.Tensor]] = []
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=foreach, fused=fused)
         self._leave_scaling_to_the_scaler()
 
@@ -166,6 +169,8 @@ class ProximalAdamW(torch.optim.AdamW):
                 loss = closure()
         if any(group["threshold"] is None for group in self.param_groups):
             _plain_adamw_step(self)
+            write_back(self._rounded)
+            self._rounded = []
         for index, group in enumerate(self.param_groups):
             if group["threshold"] is not None:
                 self._proximal_step(index, group)
@@ -189,18 +194,26 @@ class ProximalAdamW(torch.optim.AdamW):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in PyTorch; the arenas are packed anew at the next step."""
         super().load_state_dict(state_dict)
+        restore_masters(self, state_dict)
         self._arenas.clear()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._arenas, self._packed = {}, {}
+        self._arenas, self._packed, self._rounded = {}, {}, []
         for group in self.param_groups:
             group.setdefault("threshold", None)
 
     def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
         if group["threshold"] is not None:
             return False
-        return bool(super()._init_group(group, *lists))
+        for p in group["params"]:
+            if p.grad is not None and needs_master(p):
+                on_device = bool(group["capturable"] or group["fused"])
+                step = torch.zeros((), dtype=torch.float32, device=p.device if on_device else "cpu")
+                keep_master(p, self.state[p], step=step, amsgrad=group["amsgrad"])
+        complex_ = bool(super()._init_group(group, *lists))
+        self._rounded += to_masters(lists[0], lists[1], self.state)
+        return complex_
 
     def _proximal_step(self, index: int, group: dict[str, Any]) -> None:
         arenas = self._arenas.get(index)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fulgurite.data.playground import documents
+from fulgurite.data.records.conversation import Turn
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
@@ -134,3 +136,10 @@ def real(folder: Path, name: str) -> Any:
 
 REAL = ("gpt2", "torchtune", "torchtitan", "aidreams260K")
 BUILT = {"byte_level": byte_level, "sentencepiece": sentencepiece, "playground": playground}
+
+
+def unopened(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
+    """The ids of a generation prompt without the <think> at its end."""
+    history = [{"role": turn.role, "content": turn.content} for turn in turns]
+    text = tokenizer.apply_chat_template(history, add_generation_prompt=True, tokenize=False)
+    return tokenizer(text.removesuffix("<think>\n"), add_special_tokens=False)["input_ids"]

@@ -281,3 +281,15 @@ def test_a_model_without_a_language_models_head_is_refused(tmp_path: Path) -> No
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="hold no lm_head"):
         load_for_generation(str(tmp_path))
+
+
+def test_a_long_prompt_does_not_cut_the_answers_of_its_neighbours(raw: LoadedModel) -> None:
+    """The window holds 512 tokens: behind the long prompt is room for few, behind the short one for all 100."""
+    settings = GenerationSettings(max_new_tokens=100, batch_size=8)
+    tokenizer = raw.tokenizer
+    long = "the film " * 235
+    assert 440 < len(tokenizer(long)["input_ids"]) < 500
+    together = generate_text(*raw, [long, "the", long + "is"], settings)
+    assert together == [generate_text(*raw, [prompt], settings)[0] for prompt in (long, "the", long + "is")]
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for (text,) in together]
+    assert lengths[0] < 50 < lengths[1]  # the short one goes on to its own end

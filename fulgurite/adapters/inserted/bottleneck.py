@@ -1,4 +1,8 @@
-"""A bottleneck behind a layer: h' = h + gelu(h W_down + b_down) W_up + b_up (arXiv 1902.00751)."""
+"""A bottleneck behind a layer: h' = h + gelu(h W_down + b_down) W_up + b_up (arXiv 1902.00751).
+
+It stands behind the output layers of attention and feed-forward in each block. W_up and b_up start at zero, so that the model
+starts as the base.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,15 @@ __all__ = ["BottleneckBranch", "put_behind"]
 
 
 class BottleneckBranch(nn.Module):
-    """W_up gelu(W_down h + b_down) + b_up; down from N(0, 0.01²), up zero: float32."""
+    """What is added to a layer's output h: gelu(h W_down + b_down) W_up + b_up.
+
+    Parameters are float32; W_down is drawn from N(0, 0.01²), everything else is zero.
+
+    Args:
+        features: N, the size of h.
+        width: of the hidden layer.
+        device: of the parameters.
+    """
 
     def __init__(self, features: int, width: int, device: torch.device) -> None:
         super().__init__()
@@ -23,10 +35,19 @@ class BottleneckBranch(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        """(…, N) -> (…, N), what is added to h."""
+        """h (…, N) -> (…, N), what is added to it, in its dtype."""
         x = h if torch.is_autocast_enabled(h.device.type) else h.to(self.down.weight.dtype)
         return cast(torch.Tensor, self.up(F.gelu(self.down(x), approximate="tanh"))).to(h.dtype)
 
 
 def put_behind(branch: nn.Module, name: str, layer: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+    """Forward hook of a layer: its output with the bottleneck's added, if the adapter is active.
+
+    Args:
+        branch: the bottleneck.
+        name: of the adapter.
+        layer: the adapted layer.
+        args: its inputs.
+        output: h, (…, N).
+    """
     return output + branch(output) if name in layer.site.active else output

@@ -1,4 +1,4 @@
-"""Where inserted modules go: the output layers of a block, and the input embedding."""
+"""Where inserted modules go: behind the output layers of each block, or beside the input embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from fulgurite.adapters.config import Bottleneck
 from fulgurite.adapters.layers.targets import find_targets
 
-__all__ = ["bottleneck_layers"]
+__all__ = ["bottleneck_layers", "embedding_of"]
 
 # The last linear layer of attention and of the feed-forward part, as the families of transformers call them.
 _OUTPUTS = (
@@ -22,6 +22,11 @@ _OUTPUTS = (
 
 def bottleneck_layers(model: nn.Module, config: Bottleneck, train: tuple[str, ...] = ()) -> dict[str, nn.Module]:
     """The layers that a bottleneck follows, by qualified name.
+
+    Args:
+        model: any module; "outputs" knows the names that transformers gives to the layers.
+        config: whose targets are looked for.
+        train: regexes of modules that are trained fully and therefore left out.
 
     Raises:
         ValueError: none was found.

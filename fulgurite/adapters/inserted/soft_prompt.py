@@ -1,4 +1,9 @@
-"""Trained vectors before the embedded input (arXiv 2104.08691), and the masks, positions and outputs that follow from them."""
+"""Trained vectors before the embedded input (arXiv 2104.08691), and the masks, positions and outputs that follow from them.
+
+The vectors stand behind the first token of an encoder, so that [CLS] stays the token that is pooled, and at the very front
+elsewhere. PEFT's prompt tuning gives the same outputs for a decoder (tested). Of an encoder-decoder only the encoder sees the
+vectors; the decoder attends to the real tokens alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from fulgurite.adapters.config import SoftPrompt
 from fulgurite.adapters.inserted.places import embedding_of
 from fulgurite.adapters.layers.site import Site
 
@@ -16,15 +20,25 @@ __all__ = ["PromptBranch", "host_of", "lay_over", "lengthen", "shorten"]
 
 
 class PromptBranch(nn.Module):
-    """The vectors, (length, H) float32, and where a call stands: how many dummy tokens lie at which place, None outside one."""
+    """The vectors, (length, H) float32.
 
-    def __init__(self, embedding: nn.Embedding, config: SoftPrompt, at: int) -> None:
+    Args:
+        embedding: the model's input embedding.
+        length: number of vectors.
+        init: "normal" or "tokens"; see :class:`fulgurite.adapters.SoftPrompt`.
+        at: number of tokens that stay in front of them.
+
+    Attributes:
+        inserting: whether the model is in a call whose ids were lengthened by dummy tokens.
+    """
+
+    def __init__(self, embedding: nn.Embedding, length: int, init: str, at: int) -> None:
         super().__init__()
         weight = embedding.weight
-        if config.init == "tokens":
-            vectors = weight.detach()[torch.randint(weight.shape[0], (config.length,), device=weight.device)].float()
+        if init == "tokens":
+            vectors = weight.detach()[torch.randint(weight.shape[0], (length,), device=weight.device)].float()
         else:
-            vectors = 0.1 * torch.randn(config.length, weight.shape[1], device=weight.device)
+            vectors = 0.1 * torch.randn(length, weight.shape[1], device=weight.device)
         self.vectors = nn.Parameter(vectors)
         self.at, self.inserting = at, False
 
@@ -35,7 +49,14 @@ class PromptBranch(nn.Module):
 
 
 def host_of(model: nn.Module) -> tuple[nn.Module, int]:
-    """The module that takes the ids into the embedding, and the place of the prompt: 1 in an encoder, behind [CLS]; else 0."""
+    """The module whose input is lengthened, and the place of the prompt: 1 in an encoder, behind [CLS]; else 0.
+
+    Args:
+        model: a transformers model.
+
+    Raises:
+        ValueError: it has no input embedding, or takes no token ids.
+    """
     embedding_of(model)
     config: Any = getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
@@ -59,7 +80,19 @@ def host_of(model: nn.Module) -> tuple[nn.Module, int]:
 
 
 def lengthen(branch: PromptBranch, site: Site, name: str, host: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Before the base model: dummy tokens for the vectors, and a mask that shows them."""
+    """Hook before the base model: puts in dummy tokens for the vectors, and ones for them into the mask.
+
+    Args:
+        branch: the vectors.
+        site: tells whether the adapter is active.
+        name: of the adapter.
+        host: the module of :func:`host_of`.
+        args: its inputs.
+        kwargs: its inputs by name.
+
+    Raises:
+        ValueError: a call without ids, a mask of more than two dimensions, or a row and prompt longer than the model's window.
+    """
     if name not in site.active:
         return None
     if args:
@@ -100,6 +133,14 @@ def lengthen(branch: PromptBranch, site: Site, name: str, host: nn.Module, args:
 
 
 def lay_over(branch: PromptBranch, embedding: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    """Hook behind the embedding: the vectors in place of the dummy tokens' embeddings.
+
+    Args:
+        branch: the vectors.
+        embedding: the input embedding.
+        args: its inputs.
+        output: (B, S, H).
+    """
     if not branch.inserting:
         return output
     vectors = branch.vectors.to(output.dtype).expand(output.shape[0], -1, -1)
@@ -107,7 +148,14 @@ def lay_over(branch: PromptBranch, embedding: nn.Module, args: Any, output: torc
 
 
 def shorten(branch: PromptBranch, host: nn.Module, args: Any, output: Any) -> Any:
-    """Behind the base model: the hidden states of the given tokens alone."""
+    """Hook behind the base model: the hidden states of the given tokens alone.
+
+    Args:
+        branch: the vectors.
+        host: the module of :func:`host_of`.
+        args: its inputs.
+        output: a tuple that begins with the last hidden states, or a transformers output; None if the forward raised.
+    """
     if not branch.inserting:
         return output
     branch.inserting = False

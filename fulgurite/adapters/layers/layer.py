@@ -1,12 +1,13 @@
-"""Layers that carry branches: an adapted layer is an instance of a subclass of what it was, with the same weight Parameter.
+"""Layers that carry branches: the layer's class is replaced by a subclass of it, and the weight Parameter stays the same.
 
-The swap is done in place (``layer.__class__``), so hooks, references and every key of the base stay as they are and
+The class is swapped in place (``layer.__class__``), so that hooks, references and every key of the base stay as they are, and
 taking the adapter off gives back the very same object. Linear layers and transformers' Conv1D go through the fused kernel; a
-subclass with a forward of its own (a quantised layer, say) keeps that forward and gets the branch added to its output.
+subclass with a forward of its own (a quantised layer, say) keeps that forward, and the branch is added to its output.
 
 A sparse branch (APET) lies *in* the weights: W holds base + δ at its positions. Linear layers and embeddings have an operator
-that samples δ's gradient. For every other module the attribute (``layer.weight``) is a property that gives the same tensor
-with a gradient to δ while gradients are recorded, so that any forward, and code that reads the weight from outside, is right.
+that samples δ's gradient. In every other module the attribute (``layer.weight``) becomes a property. While gradients are
+recorded it gives the same tensor with a gradient to δ, so that any forward is right, and so is code that reads the weight from
+outside.
 """
 
 from __future__ import annotations
@@ -36,17 +37,19 @@ __all__ = [
     "weight_is_transposed",
 ]
 
-_classes: dict[Any, Any] = {}
-
 
 class AdaptedLayer(nn.Module):
-    """Mixed in front of the class of the layer that carries branches.
+    """Base class that is put before the class of a layer that carries branches.
 
     Attributes:
-        branches: name of adapter -> its branch here.
-        merged: name of adapter -> copy of what was there before merging, or None if none was kept.
+        base_class: the class that the layer had.
+        fused_as: "linear", "conv1d" or "embedding" where the layer has an operator of ours, else None.
+        branches: the branch of each adapter here, by the adapter's name.
+        merged: by the name of each merged adapter, a copy of the values from before the merge, or None if no copy was kept.
+        site: what the adapters of the model share.
         live: names of the sparse adapters whose δ is in the weights now, in the order of attaching.
-        tied: attribute -> (layer, attribute) that owns a tensor tied to this one, and the branches for it.
+        live_attributes: the attributes that are properties.
+        tied: by attribute, the layer and its attribute that own the tensor to which this one is tied, and the branches for it.
     """
 
     base_class: type[Any]
@@ -75,7 +78,7 @@ class AdaptedLayer(nn.Module):
         return y
 
     def _active(self) -> tuple[list[LowRankBranch], bool]:
-        """Active low-rank branches that are not merged, and whether a sparse one stands here."""
+        """Active low-rank branches that are not merged, and whether the layer carries a sparse branch."""
         low_rank: list[LowRankBranch] = []
         sparse = False
         for name in self.site.active:
@@ -104,7 +107,7 @@ class AdaptedLayer(nn.Module):
         return y
 
     def _sparse(self, *args: Any, **kwargs: Any) -> Any:
-        """The base layer with live weights, by its own operator where it has one and one adapter trains its weight."""
+        """The base layer with live weights: by our operator if the layer has one and exactly one adapter trains its weight."""
         trained = self.trained("weight") if self.fused_as is not None else []
         if len(trained) != 1:
             return self.base_class.forward(self, *args, **kwargs)
@@ -121,7 +124,7 @@ class AdaptedLayer(nn.Module):
         return sparse_delta_linear(x, weight, self.bias, delta, index, **options)
 
     def trained(self, key: str) -> list[tuple[SparseBranch, str]]:
-        """The sparse branches that give the attribute ``key`` a gradient now, with its name there."""
+        """The sparse branches that train the attribute ``key`` now, each with the attribute's name in the layer that owns it."""
         if not torch.is_grad_enabled():
             return []
         owner, key = self.tied.get(key, (self, key))
@@ -142,7 +145,7 @@ class AdaptedLayer(nn.Module):
         )
 
     def write(self, names: tuple[str, ...]) -> None:
-        """Bring the weights into the state in which exactly these sparse adapters are in them."""
+        """Put exactly the δ of these sparse adapters into the weights."""
         if self.live != names or len(names) > 1:
             for name in reversed(self.live):
                 self._branch(name).write(self._parameters, live=False)
@@ -151,7 +154,7 @@ class AdaptedLayer(nn.Module):
         self.live = names
 
     def _refresh(self) -> None:
-        """Optimizers that evaluate inside their step (LBFGS), and people, change δ where no hook tells."""
+        """Write δ anew if it was changed where no hook tells: by people, or by optimizers that evaluate in their step (LBFGS)."""
         for owner in (self, *(owner for owner, _ in self.tied.values())):
             if any(owner._branch(name).stale() for name in owner.live):
                 owner.write(owner.live)
@@ -160,7 +163,7 @@ class AdaptedLayer(nn.Module):
         return cast(SparseBranch, self.branches[name])
 
     def _recall(self, y: Any) -> None:
-        """The backward of what was just computed must see the weights of the forward, whatever is active by then."""
+        """See to it that the backward of ``y`` finds the weights of this forward, whatever is active by then."""
         tensor = next((t for t in _tensors(y) if t.requires_grad), None)
         if tensor is None:
             return
@@ -182,7 +185,7 @@ class AdaptedLayer(nn.Module):
 
 
 def adaptable(layer: nn.Module) -> bool:
-    """Whether a branch can stand beside this layer: a linear layer or a Conv1D as transformers has it."""
+    """Whether a low-rank branch can stand beside this layer: a linear layer, or transformers' Conv1D."""
     return isinstance(layer, nn.Linear) or _is_conv1d(getattr(layer, "base_class", type(layer)))
 
 
@@ -201,7 +204,15 @@ def weight_is_transposed(layer: nn.Module) -> bool:
 
 
 def put_branch(layer: nn.Module, name: str, branch: nn.Module, site: Site) -> AdaptedLayer:
-    """Give ``layer`` a branch; its class becomes an adapted subclass of itself if it was not one."""
+    """Give ``layer`` a branch; the first one replaces its class by an adapted subclass.
+
+    Args:
+        layer: any module.
+        name: of the adapter.
+        branch: a :class:`SparseBranch` lies in the layer's weights, a :class:`LowRankBranch` is added to its output; any other
+            module is only carried, and hooks do its work.
+        site: what the adapters of the model share.
+    """
     adapted = _adapt(layer, site, live=isinstance(branch, SparseBranch))
     adapted.branches[name] = branch
     site.live_factors += isinstance(branch, SparseBranch) and adapted.fused_as is None
@@ -209,14 +220,23 @@ def put_branch(layer: nn.Module, name: str, branch: nn.Module, site: Site) -> Ad
 
 
 def tie(layer: nn.Module, key: str, owner: AdaptedLayer, owner_key: str, site: Site) -> None:
-    """Let the attribute ``key`` of ``layer`` take its gradient to the branches of ``owner``, to whose tensor it is tied."""
+    """Send the gradient of ``layer``'s attribute ``key`` to the branches of ``owner``, to whose tensor it is tied."""
     _adapt(layer, site, live=True).tied[key] = (owner, owner_key)
 
 
 def take_branch(layer: AdaptedLayer, name: str) -> None:
-    """Undo :func:`put_branch`; the layer is of its old class again once the last branch has gone."""
-    if isinstance(layer.branches[name], SparseBranch):
-        layer.merged.pop(name, None)
+    """Undo :func:`put_branch`; once the last branch has gone, the layer has its old class again.
+
+    An adapter that is merged stays in the weights for good. Copies of the weights from before that merge would undo it too, so
+    they are given up.
+    """
+    sparse = isinstance(layer.branches[name], SparseBranch)
+    if name in layer.merged:
+        for earlier in list(layer.merged)[: list(layer.merged).index(name)]:
+            if not isinstance(layer.branches[earlier], SparseBranch):
+                layer.merged[earlier] = None
+        del layer.merged[name]
+    if sparse:
         layer.site.live_factors -= layer.fused_as is None
     del layer.branches[name]
     release(layer)
@@ -248,6 +268,9 @@ def _adapt(layer: nn.Module, site: Site, live: bool) -> AdaptedLayer:
     return layer
 
 
+_classes: dict[Any, Any] = {}  # by base class and live attributes
+
+
 def _adapted_class(base: Any, live_attributes: tuple[str, ...]) -> Any:
     key = (base, live_attributes)
     if key not in _classes:
@@ -274,7 +297,7 @@ def _live_attribute(name: str) -> property:
 
 
 def _with_signature(base: Any) -> Any:
-    """AdaptedLayer.forward that shows the base's signature to those who look at it (transformers' generate does)."""
+    """AdaptedLayer.forward with the base's signature, which some callers inspect (transformers' generate does)."""
 
     def forward(self: AdaptedLayer, *args: Any, **kwargs: Any) -> Any:
         return AdaptedLayer.forward(self, *args, **kwargs)
@@ -314,7 +337,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _is_conv1d(base: type) -> bool:
-    """Known by name and shape convention, so that this package needs no transformers: y = x W + b with W (K, N)."""
+    """transformers' Conv1D: y = x W + b with W (K, N). Known by its name, so that this package needs no transformers."""
     return base.__name__ == "Conv1D" and base.__module__.startswith("transformers.")
 
 

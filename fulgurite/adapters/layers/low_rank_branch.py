@@ -1,7 +1,7 @@
-"""The trainable part beside one linear layer: A (r, K), gate (r) or none, B (N, r), and which of its ranks are live.
+"""The trainable part beside one linear layer: A (r, K), perhaps a gate (r,), B (N, r), and which of its ranks are live.
 
-Live ranks stand in front: retiring a rank permutes it behind the live ones, and the forward takes the leading slice.
-Parameters keep their size while somebody (DDP, say) may hold them; :meth:`LowRankBranch.shrink` cuts them physically.
+Live ranks stand in front: retiring a rank moves it behind the live ones, and the forward takes the leading slice.
+Parameters keep their size while something else (DDP, say) may hold them; :meth:`LowRankBranch.shrink` makes them smaller.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-
-from fulgurite.adapters.config import LoRA, SoRA
 
 __all__ = ["Clock", "LowRankBranch", "RankRow"]
 
@@ -27,6 +25,16 @@ class Clock:
 class LowRankBranch(nn.Module):
     """Low-rank branch of one layer.
 
+    Args:
+        in_features: K.
+        out_features: N.
+        rank: r.
+        alpha: α; the branch is scaled by α/r.
+        dropout: probability on the branch's input.
+        gate: how the gates begin ("normal", "absnormal" or "ones"; see :class:`fulgurite.adapters.SoRA`); None for no gates.
+        clock: shared by the branches of one adapter.
+        device: of the parameters.
+
     Attributes:
         lora_a: (r, K) float32, Kaiming-uniform with a = √5 as in LoRA.
         lora_b: (N, r) float32, zeros: the model starts as the base.
@@ -38,20 +46,26 @@ class LowRankBranch(nn.Module):
     gate: nn.Parameter | None
 
     def __init__(
-        self, in_features: int, out_features: int, config: LoRA | SoRA, clock: Clock, device: torch.device
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        gate: str | None,
+        clock: Clock,
+        device: torch.device,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.max_rank = rank = config.rank
-        self.scaling = config.alpha / rank
-        self.dropout = config.dropout
+        self.max_rank, self.scaling, self.dropout = rank, alpha / rank, dropout
         self.lora_a = nn.Parameter(torch.empty(rank, in_features, device=device))
         self.lora_b = nn.Parameter(torch.zeros(out_features, rank, device=device))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
         self.register_parameter("gate", None)
-        if isinstance(config, SoRA):
-            gate = torch.ones(rank, device=device) if config.gate_init == "ones" else torch.randn(rank, device=device)
-            self.gate = nn.Parameter(gate.abs() if config.gate_init == "absnormal" else gate)
+        if gate is not None:
+            first = torch.ones(rank, device=device) if gate == "ones" else torch.randn(rank, device=device)
+            self.gate = nn.Parameter(first.abs() if gate == "absnormal" else first)
         self.live = rank
         self.zero_for = [0] * rank
         self._clock = clock
@@ -74,9 +88,9 @@ class LowRankBranch(nn.Module):
 
     @torch.no_grad()
     def retire(self, dead: list[int], optimizer: torch.optim.Optimizer | None) -> None:
-        """Move the live ranks with these indices behind the others, optimizer state alike, and stop using them.
+        """Stop using the live ranks with these indices, and move them behind the ones that stay, with their optimizer state.
 
-        What is retired is zeroed, gate and moments too, so that no optimizer revives or drags it.
+        Retired ranks are zeroed, their gates and moments too, so that no optimizer revives or drags them.
         """
         gone = set(dead)
         keep = [i for i in range(self.live) if i not in gone]
@@ -92,7 +106,7 @@ class LowRankBranch(nn.Module):
 
     @torch.no_grad()
     def shrink(self, optimizer: torch.optim.Optimizer | None) -> None:
-        """Cut the parameters (and optimizer state) down to the live ranks. Not under DDP, which holds their old size."""
+        """Cut parameters and optimizer state down to the live ranks. Not for use under DDP, which holds the old sizes."""
         if self.live == self.lora_a.shape[0]:
             return
         for name, dim in (("lora_a", 0), ("lora_b", 1), ("gate", 0)):
@@ -167,7 +181,16 @@ def _resize_to(branch: nn.Module, state_dict: dict[str, Any], prefix: str, *_: A
 
 
 class RankRow(NamedTuple):
-    """One adapted module: ranks at the start, not yet retired, with a gate away from zero; parameters at the start and kept."""
+    """One adapted module.
+
+    Attributes:
+        module: its qualified name.
+        rank: ranks at the start.
+        live: ranks that are not retired.
+        nonzero: live ranks whose gate is not zero.
+        parameters: scalars at the start.
+        parameters_kept: scalars of the ``nonzero`` ranks.
+    """
 
     module: str
     rank: int

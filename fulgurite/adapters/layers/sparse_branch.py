@@ -1,9 +1,9 @@
-"""The trained scalars of one layer's own tensors: δ (n,) per tensor, their positions, and the base values they lie on.
+"""The trained scalars of one layer's own tensors: δ (n,) per tensor, their positions, and the base values under them.
 
 Live weights: the tensor holds base + δ, rounded once to its dtype, and the n base values are kept here. The forward costs nothing
-extra and undoing is exact. All writes go through ``tensor.data``: a weight that autograd has saved may be written between the
-forward and the backward, because :class:`fulgurite.adapters.layers.layer.AdaptedLayer` puts the values of the forward back
-before it.
+extra and undoing is exact. All writes go through ``tensor.data``, which autograd does not see: a weight that it has saved may be
+written between the forward and the backward, because :class:`fulgurite.adapters.layers.layer.AdaptedLayer` puts the values of
+the forward back before the backward reads them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,16 @@ class SparseBranch(nn.Module):
 
     Parameters are ``delta_<attribute>``, (n,) float32 (float64 where the tensor is), zeros: the model starts as the base.
 
+    Args:
+        layer: its qualified name.
+        tensors: the layer's Parameters with trained scalars, by attribute.
+        index: flat positions in each, (n,) int64, sorted.
+        stores_positions: whether the extra state holds the positions; else it holds a hash of them only.
+
     Attributes:
         index: attribute of the layer ("weight", "bias", …) -> flat positions, (n,) int64, sorted.
         base: attribute -> the untouched values at these positions, (n,) in the tensor's dtype.
         shapes: attribute -> shape of the tensor.
-        stores_positions: whether the extra state holds the positions, or a hash of them only.
     """
 
     def __init__(
@@ -78,8 +83,11 @@ class SparseBranch(nn.Module):
             self._written[key] = weakref.ref(self.delta(key)), self.delta(key)._version
 
     def stale(self) -> bool:
-        """Whether δ is another one than was written (torch.func.functional_call puts one in its place for a call), or was changed
-        since, as far as version counters tell (those of fused steps do not move)."""
+        """Whether the weights hold an older δ than the branch.
+
+        δ may have been changed, as far as its version counter tells (fused optimizer steps do not move it), or be another tensor:
+        torch.func.functional_call puts one in its place for a call.
+        """
         return any(
             written is None or written[0]() is not self.delta(key) or written[1] != self.delta(key)._version
             for key, written in self._written.items()
@@ -87,10 +95,10 @@ class SparseBranch(nn.Module):
 
     @torch.no_grad()
     def read_base(self, tensors: Mapping[str, nn.Parameter | None]) -> None:
-        """Take the base values from the tensors as they are: nobody else's δ may be in them.
+        """Take the base values from the tensors as they are; no other adapter's δ may be in them.
 
-        Where this branch's δ came along with the tensors (a weight average, DDP, a target network copy whole models), they are
-        live already: those that are the kept base with δ, to rounding, keep it.
+        Where this branch's δ came along with the tensors (a weight average, DDP and a target network copy whole models), the
+        tensors hold base + δ already: where a value is the kept base plus δ to rounding, the kept base stays.
         """
         for key, index in self.index.items():
             tensor = self._whole(tensors, key)
@@ -101,6 +109,12 @@ class SparseBranch(nn.Module):
                 live = (kept.to(delta.dtype) + delta).to(values.dtype)
                 came = (delta != 0) & torch.isclose(values, live, rtol=4 * torch.finfo(values.dtype).eps, atol=1e-7)
                 self.base[key] = torch.where(came, kept, values)
+
+    @torch.no_grad()
+    def rebase(self, tensors: Mapping[str, nn.Parameter | None]) -> None:
+        """From here on the values that the tensors hold now are the base."""
+        for key, index in self.index.items():
+            self.base[key] = self._whole(tensors, key).data.view(-1)[index]
 
     def _whole(self, tensors: Mapping[str, nn.Parameter | None], key: str) -> nn.Parameter:
         tensor = tensors[key]
@@ -178,7 +192,7 @@ def positions_in(state_dict: Mapping[str, Any], prefix: str, name: str) -> dict[
 
 
 def refuse_sharded(name: str, parameter: torch.Tensor) -> None:
-    """FSDP cuts parameters into pieces, whose flat positions are others."""
+    """Raise a ValueError if FSDP has cut the parameter into pieces, in which flat positions mean something else."""
     kind = type(parameter).__name__
     if kind in ("DTensor", "FlatParameter") or hasattr(parameter, "device_mesh"):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which layers an adapter goes to, and the layers that must not or cannot carry one."""
+"""Which layers an adapter goes to, and which layers cannot carry one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handle of LoRA and SoRA: gates, retiring of ranks, merging of W + s·B diag(g) A, and PEFT's LoRA layout."""
+"""Handle of LoRA and SoRA: gates, retired ranks, merging into W + s·B diag(g) A, and PEFT's LoRA layout."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from torch import nn
 
 from fulgurite.adapters.config import LoRA, SoRA
 from fulgurite.adapters.handle import Adapter
+from fulgurite.adapters.layers.layer import weight_is_transposed
 from fulgurite.adapters.layers.low_rank_branch import Clock, LowRankBranch, RankRow
-from fulgurite.adapters.low_rank import merging, retirement
+from fulgurite.adapters.low_rank.first_forward import FirstForward, keep_fast_path_away
+from fulgurite.adapters.low_rank.merging import merge, refusal, unmerge
+from fulgurite.adapters.low_rank.peft_export import lora_layout
+from fulgurite.adapters.low_rank.retirement import rank_table, retire
+from fulgurite.adapters.peft_folder import write_folder
 
 __all__ = ["LowRankAdapter"]
 
 
 class LowRankAdapter(Adapter):
-    """See :class:`fulgurite.adapters.Adapter`."""
+    """Handle of LoRA and SoRA; see :class:`fulgurite.adapters.Adapter`."""
 
     config: LoRA | SoRA
     _described_as = "input features, output features, rank"
@@ -46,12 +51,12 @@ class LowRankAdapter(Adapter):
         return [branch.gate for branch in self.branches.values() if branch.gate is not None]
 
     def penalty(self) -> torch.Tensor | float:
-        """l1 · mean|g| over all gates: the released code's extra term; 0.0 where the config has no l1."""
+        """l1 · mean|g| over all gates, which SoRA's released code adds to the loss; 0.0 where the configuration has no l1."""
         l1 = getattr(self.config, "l1", 0.0)
         return l1 * torch.cat([*self.gates]).abs().mean() if l1 else 0.0
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Call once behind each optimizer step: counts, and looks for dead ranks every ``look_every`` steps.
+        """Call once after each optimizer step: counts it, and looks for dead ranks every ``look_every`` steps.
 
         Returns:
             Whether a rank was retired now.
@@ -59,7 +64,7 @@ class LowRankAdapter(Adapter):
         self._clock.steps += 1
         if not isinstance(self.config, SoRA) or not self.config.patience or self._clock.steps % self.config.look_every:
             return False
-        return retirement.look(self, optimizer) > 0
+        return retire(self.branches, optimizer, self.config.look_every, self.config.patience) > 0
 
     def shrink(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Cut retired ranks out of parameters and optimizer state. Not while DDP or FSDP holds the parameters.
@@ -74,13 +79,18 @@ class LowRankAdapter(Adapter):
     def prune(self, optimizer: torch.optim.Optimizer | None = None) -> int:
         """Retire every rank whose gate is zero, now, and cut it out; returns how many ranks left."""
         optimizer = optimizer or self._watching()
-        gone = retirement.retire_zeros(self, optimizer)
+        gone = retire(self.branches, optimizer)
         self.shrink(optimizer)
         return gone
 
     def rank_table(self) -> list[RankRow]:
         """Ranks and exact parameter counts per module, in the model's order; one device synchronisation."""
-        return retirement.rank_table(self)
+        return rank_table(self.branches)
+
+    @property
+    def can_merge(self) -> bool:
+        """False where a weight is quantised, tied to another module, or trained by APET."""
+        return refusal(self.model, self.layers) is None
 
     def merge(self, reversible: bool = False) -> int:
         """Fold the adapter into the base weights: W ← W + s·B diag(g) A, computed in float64 and rounded once.
@@ -94,7 +104,7 @@ class LowRankAdapter(Adapter):
         Raises:
             RuntimeError: it is merged already, or a weight is quantised, tied to another module, or trained by APET.
         """
-        return merging.merge(self, reversible)
+        return merge(self.name, self.model, self.layers, self.branches, reversible)
 
     def unmerge(self) -> None:
         """Put the base weights back, bit for bit.
@@ -102,7 +112,7 @@ class LowRankAdapter(Adapter):
         Raises:
             RuntimeError: not merged, or merged without ``reversible=True``.
         """
-        merging.unmerge(self)
+        unmerge(self.name, self.layers)
 
     def export_peft(
         self,
@@ -112,7 +122,7 @@ class LowRankAdapter(Adapter):
         base_model: str | None = None,
         task_type: str | None = None,
     ) -> None:
-        """Write a folder that stock PEFT (and vLLM) loads: gates folded in, dead ranks gone.
+        """Write a folder that stock PEFT (and vLLM) loads: gates are folded into A, dead ranks are left out. Needs no merge.
 
         Args:
             folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
@@ -121,12 +131,14 @@ class LowRankAdapter(Adapter):
             base_model: hub id or path of the base, for ``base_model_name_or_path``.
             task_type: PEFT's task type, such as "SEQ_CLS" or "CAUSAL_LM"; None leaves it open.
         """
-        from fulgurite.adapters.low_rank import peft_export
-
-        peft_export.export(self, Path(folder), rank_pattern, base_model, task_type)
+        config = self.config
+        layers, layout = lora_layout(self.branches, config.alpha, config.rank, rank_pattern)
+        layout["lora_dropout"] = config.dropout
+        layout["fan_in_fan_out"] = all(weight_is_transposed(layer) for layer in self.layers.values())
+        write_folder(Path(folder), self.model, layers, self.heads, layout, base_model, task_type)
 
     def summary(self) -> list[tuple[str, str]]:
-        """(what, figure) for people: modules, ranks and parameters kept."""
+        """(what, figure) for people: adapted modules, ranks, and parameters kept."""
         rows = self.rank_table()
         parameters, kept = sum(row.parameters for row in rows), sum(row.parameters_kept for row in rows)
         return [
@@ -138,6 +150,12 @@ class LowRankAdapter(Adapter):
     def description(self) -> dict[str, Any]:
         """{"layers": {name: [input features, output features, rank]}}."""
         return {"layers": {name: [b.in_features, b.out_features, b.max_rank] for name, b in self.branches.items()}}
+
+    def on_attached(self, check_forward: bool) -> None:
+        """Keep PyTorch's fast path away from the adapted layers and watch the first forward."""
+        self.hooks += keep_fast_path_away(self.model, self.layer_names)
+        if check_forward:
+            self.hooks.append(FirstForward(self.model, self.layers))
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         low_rank = [p for b in self.branches.values() for p in (b.lora_a, b.lora_b)]

@@ -1,90 +1,61 @@
-"""Puts low-rank branches beside linear layers and checks in the first forward that every adapted layer ran."""
+"""Puts low-rank branches beside linear layers, and checks in the first forward that every adapted layer ran."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from fulgurite.adapters.config import LoRA, SoRA
-from fulgurite.adapters.handle import Adapter
 from fulgurite.adapters.layers.layer import features, put_branch
 from fulgurite.adapters.layers.low_rank_branch import Clock, LowRankBranch
-from fulgurite.adapters.layers.site import Site
 from fulgurite.adapters.layers.targets import find_targets
 from fulgurite.adapters.low_rank.adapter import LowRankAdapter
+from fulgurite.adapters.methods import Choice, Method, Place, Put, largest_size
 
-__all__ = ["FirstForward", "keep_fast_path_away", "low_rank_targets", "put_low_rank"]
-
-
-def low_rank_targets(model: nn.Module, config: LoRA | SoRA, train: tuple[str, ...]) -> dict[str, nn.Module]:
-    found = find_targets(model, config.targets, train)
-    too_small = [
-        f"{n} ({k}x{m})" for n, layer in found.items() for k, m in [features(layer)] if config.rank > min(k, m)
-    ]
-    if too_small:
-        raise ValueError(
-            f"attach: rank={config.rank} is larger than {too_small[0]}; the rank may be at most the smaller side of every "
-            f"adapted layer ({len(too_small)} of {len(found)} are too small). Lower the rank, or leave them out by targets=."
-        )
-    return found
+__all__ = ["LoRAMethod", "LowRankMethod"]
 
 
-def put_low_rank(
-    model: nn.Module,
-    config: LoRA | SoRA,
-    name: str,
-    site: Site,
-    found: dict[str, nn.Module],
-    heads: list[str],
-    train: tuple[str, ...],
-) -> LowRankAdapter:
+class LowRankMethod(Method[LoRA | SoRA]):
+    """How LoRA and SoRA are attached."""
+
+    def plan(self, model: nn.Module, config: LoRA | SoRA, train: tuple[str, ...], choice: Choice) -> Put:
+        """See :meth:`fulgurite.adapters.methods.Method.plan`.
+
+        Raises:
+            ValueError: no layer matches, or the rank is above a layer's size.
+        """
+        found = find_targets(model, config.targets, train)
+        too_small = [
+            f"{n} ({k}x{m})" for n, layer in found.items() for k, m in [features(layer)] if config.rank > min(k, m)
+        ]
+        if too_small:
+            raise ValueError(
+                f"attach: rank={config.rank} is larger than {too_small[0]}; the rank may be at most the smaller side of every "
+                f"adapted layer ({len(too_small)} of {len(found)} are too small). Lower the rank, or leave them out by targets=."
+            )
+        return partial(_put, config, found)
+
+
+class LoRAMethod(LowRankMethod):
+    """LoRA's rank can also be chosen by a budget; SoRA's cannot, because its ranks die while it trains."""
+
+    def sized(self, model: nn.Module, config: Any, budget: int, train: tuple[str, ...]) -> Any:
+        """The largest rank within the budget. α grows with it, so that the branch's scale α/r stays what it was."""
+        sides = [features(layer) for layer in find_targets(model, config.targets, train).values()]
+        most = min(min(pair) for pair in sides)
+        rank = largest_size(config, model, budget, each=sum(k + n for k, n in sides), most=most)
+        return replace(config, rank=rank, alpha=config.alpha / config.rank * rank)
+
+
+def _put(config: LoRA | SoRA, found: dict[str, nn.Module], place: Place) -> LowRankAdapter:
     clock = Clock()
+    gate = config.gate_init if isinstance(config, SoRA) else None
     for layer in found.values():
         k, n = features(layer)
-        put_branch(layer, name, LowRankBranch(k, n, config, clock, _device(layer)), site)
-    return LowRankAdapter(model, name, config, list(found), heads, train, clock)
-
-
-def _device(layer: nn.Module) -> torch.device:
-    return next(layer.parameters()).device
-
-
-def keep_fast_path_away(model: nn.Module, names: list[str]) -> None:
-    """nn.TransformerEncoderLayer's inference path reads weights without calling its layers, unless one of them has a hook."""
-    for name in names:
-        parent = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(parent, nn.TransformerEncoderLayer) and not model.get_submodule(name)._forward_pre_hooks:
-            model.get_submodule(name).register_forward_pre_hook(_no_op)
-
-
-def _no_op(module: nn.Module, args: Any) -> None:
-    return None
-
-
-class FirstForward:
-    """Hooks that watch the first forward of an adapted model and then remove themselves. A class, so that models pickle."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        self.seen: set[str] = set()
-        self.names = adapter.layer_names
-        self.handles: list[Any] = [
-            layer.register_forward_pre_hook(partial(self.note, name)) for name, layer in adapter.layers.items()
-        ]
-        self.handles.append(adapter.model.register_forward_hook(self.judge))
-
-    def note(self, name: str, module: nn.Module, args: Any) -> None:
-        self.seen.add(name)
-
-    def judge(self, module: nn.Module, args: Any, output: Any) -> None:
-        for handle in self.handles:
-            handle.remove()
-        missed = [name for name in self.names if name not in self.seen]
-        if missed:
-            raise RuntimeError(
-                f"attach: {len(missed)} adapted layers were not called in the first forward, the first is {missed[0]!r}: their "
-                "module reads the weight without calling the layer, so the adapter has no effect there. Leave them out by "
-                "targets=, or give check_forward=False if it is right that they did not run."
-            )
+        device = next(layer.parameters()).device
+        branch = LowRankBranch(k, n, config.rank, config.alpha, config.dropout, gate, clock, device)
+        put_branch(layer, place.name, branch, place.site)
+    return LowRankAdapter(place.model, place.name, config, list(found), place.heads, place.train, clock)

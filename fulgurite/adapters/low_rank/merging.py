@@ -1,44 +1,70 @@
-"""Folding adapters into the base weights, and getting the base back bit for bit.
+"""Folding low-rank adapters into the base weights, and getting the base back bit for bit.
 
 W + ΔW − ΔW is not W in floating point (PEFT's unmerge drifts in bf16), so undoing restores a kept copy.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from fulgurite.adapters.layers.layer import AdaptedLayer, weight_is_transposed
+from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
 from fulgurite.adapters.layers.sparse_branch import SparseBranch
 
-if TYPE_CHECKING:
-    from fulgurite.adapters.low_rank.adapter import LowRankAdapter
-
-__all__ = ["merge", "unmerge"]
+__all__ = ["merge", "refusal", "unmerge"]
 
 
-@torch.no_grad()
-def merge(adapter: LowRankAdapter, reversible: bool) -> int:
-    """See :meth:`fulgurite.adapters.Adapter.merge`."""
-    layers, branches = adapter.layers, adapter.branches
+def refusal(model: nn.Module, layers: Mapping[str, AdaptedLayer]) -> str | None:
+    """Why nothing can be merged into these layers, as a sentence; None if it is possible.
+
+    Args:
+        model: the adapted model, whose tied weights are looked for.
+        layers: the adapted layers by name.
+    """
     owners: dict[int, int] = {}
-    for module in adapter.model.modules():
+    for module in model.modules():
         for p in module._parameters.values():
             owners[id(p)] = owners.get(id(p), 0) + 1
     for name, layer in layers.items():
-        if adapter.name in layer.merged:
-            raise RuntimeError(f"merge: adapter {adapter.name!r} is merged already; call unmerge() first.")
-        _refuse_sparse("merge", name, layer)
+        if sparse := _sparse(name, layer):
+            return sparse
         weight = layer.weight
         if not weight.dtype.is_floating_point:
-            raise RuntimeError(
-                f"merge: the weight of {name} is quantised ({weight.dtype}); load the base in full precision and merge there."
+            return (
+                f"the weight of {name} is quantised ({weight.dtype}); load the base in full precision and merge there"
             )
         if owners[id(weight)] > 1:
-            raise RuntimeError(
-                f"merge: the weight of {name} is tied to another module, which merging would change too."
-            )
+            return f"the weight of {name} is tied to another module, which merging would change too"
+    return None
+
+
+@torch.no_grad()
+def merge(
+    adapter: str,
+    model: nn.Module,
+    layers: Mapping[str, AdaptedLayer],
+    branches: Mapping[str, LowRankBranch],
+    reversible: bool,
+) -> int:
+    """W ← W + s·B diag(g) A at every layer; see :meth:`fulgurite.adapters.LowRankAdapter.merge`.
+
+    Args:
+        adapter: its name.
+        model: the adapted model.
+        layers: the adapted layers by name.
+        branches: the adapter's branch of each layer.
+        reversible: keep a copy of each weight.
+
+    Returns:
+        Bytes that the copies take.
+    """
+    if any(adapter in layer.merged for layer in layers.values()):
+        raise RuntimeError(f"merge: adapter {adapter!r} is merged already; call unmerge() first.")
+    if (reason := refusal(model, layers)) is not None:
+        raise RuntimeError(f"merge: {reason}.")
     kept = 0
     for name, layer in layers.items():
         weight = layer.weight
@@ -47,35 +73,42 @@ def merge(adapter: LowRankAdapter, reversible: bool) -> int:
         delta = branches[name].delta()
         delta = delta.t() if weight_is_transposed(layer) else delta
         weight.data.copy_(weight.to(delta.dtype) + delta)
-        layer.merged[adapter.name] = copy
+        layer.merged[adapter] = copy
     return kept
 
 
 @torch.no_grad()
-def unmerge(adapter: LowRankAdapter) -> None:
-    """See :meth:`fulgurite.adapters.Adapter.unmerge`."""
-    layers = adapter.layers
+def unmerge(adapter: str, layers: Mapping[str, AdaptedLayer]) -> None:
+    """Put the copies that :func:`merge` kept back; see :meth:`fulgurite.adapters.LowRankAdapter.unmerge`.
+
+    Args:
+        adapter: its name.
+        layers: the adapted layers by name.
+    """
     for name, layer in layers.items():
-        if adapter.name not in layer.merged:
-            raise RuntimeError(f"unmerge: adapter {adapter.name!r} is not merged (at {name}).")
-        if layer.merged[adapter.name] is None:
+        if adapter not in layer.merged:
+            raise RuntimeError(f"unmerge: adapter {adapter!r} is not merged (at {name}).")
+        if layer.merged[adapter] is None:
             raise RuntimeError(
-                f"unmerge: adapter {adapter.name!r} was merged without reversible=True: no copy of the base "
-                "was kept. Load the base again."
+                f"unmerge: no copy of the base is left for adapter {adapter!r}: it was merged without reversible=True, or an "
+                "adapter that was merged after it has been detached. Load the base again."
             )
-        _refuse_sparse("unmerge", name, layer)
-        if list(layer.merged)[-1] != adapter.name:
+        if sparse := _sparse(name, layer):
+            raise RuntimeError(f"unmerge: {sparse}.")
+        if list(layer.merged)[-1] != adapter:
             raise RuntimeError(
-                f"unmerge: {list(layer.merged)[-1]!r} was merged after {adapter.name!r}; unmerge that one first."
+                f"unmerge: {list(layer.merged)[-1]!r} was merged after {adapter!r}; unmerge that one first."
             )
     for layer in layers.values():
-        copy = layer.merged.pop(adapter.name)
+        copy = layer.merged.pop(adapter)
         assert copy is not None
         layer.weight.data.copy_(copy)
 
 
-def _refuse_sparse(call: str, name: str, layer: AdaptedLayer) -> None:
+def _sparse(name: str, layer: AdaptedLayer) -> str | None:
     if any(isinstance(branch, SparseBranch) for branch in layer.branches.values()):
-        raise RuntimeError(
-            f"{call}: single scalars of {name} are trained by an APET adapter, which keeps their base values; detach that first."
+        return (
+            f"single scalars of {name} are trained by an APET adapter, which keeps their base values; detach that adapter "
+            "first"
         )
+    return None

@@ -1,4 +1,4 @@
-"""An adapter as stock PEFT has it: plain LoRA with the gates folded into A, readable by PEFT, vLLM and others.
+"""A low-rank adapter as stock PEFT has it: plain LoRA with the gates folded into A, readable by PEFT, vLLM and others.
 
 ΔW = s·B diag(g) A with s = α/r_max. Folding gives A' = diag(g) A of the surviving ranks; PEFT multiplies by
 lora_alpha / r, so lora_alpha = α·r/r_max keeps s. By default every module is padded with zero ranks to one r, the smallest that
@@ -7,32 +7,32 @@ holds the largest module and keeps lora_alpha whole: readers that ignore ``rank_
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from fulgurite.adapters.layers.layer import weight_is_transposed
-from fulgurite.adapters.peft_folder import target_names, write_folder
+from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
 
-if TYPE_CHECKING:
-    from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
-    from fulgurite.adapters.low_rank.adapter import LowRankAdapter
-
-__all__ = ["export"]
+__all__ = ["lora_layout"]
 
 
-def export(
-    adapter: LowRankAdapter, folder: Path, rank_pattern: bool, base_model: str | None, task_type: str | None
-) -> None:
-    """See :meth:`fulgurite.adapters.Adapter.export_peft`.
+def lora_layout(
+    branches: Mapping[str, LowRankBranch], alpha: float, max_rank: int, rank_pattern: bool
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """The tensors of PEFT's LoRA per layer, and what its configuration says of them.
+
+    Args:
+        branches: of one adapter, by layer name.
+        alpha: α of the adapter's configuration.
+        max_rank: r_max, the rank that the adapter began with.
+        rank_pattern: True writes each module's own rank and leaves modules without any rank out, instead of padding.
 
     Raises:
-        ValueError: no rank is left in any module and no module is trained beside them.
+        ValueError: ``rank_pattern``, and no rank is left in any module.
     """
-    factors = {name: _folded(branch) for name, branch in adapter.branches.items()}
+    factors = {name: _folded(branch) for name, branch in branches.items()}
     kept = {name: a.shape[0] for name, (a, _) in factors.items()}
-    alpha, max_rank = adapter.config.alpha, adapter.config.rank
     rank = _common_rank(max(kept.values()), max_rank, alpha)
     if rank_pattern:
         factors = {name: pair for name, pair in factors.items() if kept[name]}
@@ -42,27 +42,16 @@ def export(
             )
     else:
         factors = {name: _padded(pair, rank) for name, pair in factors.items()}
-    tensors = {}
-    for name, (a, b) in factors.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b
     pattern = {name: kept[name] for name in factors if kept[name] != rank} if rank_pattern else {}
     config: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": task_type,
-        "base_model_name_or_path": base_model,
-        "inference_mode": True,
         "r": rank,
         "lora_alpha": _number(alpha * rank / max_rank),
-        "lora_dropout": adapter.config.dropout,
         "bias": "none",
-        "fan_in_fan_out": all(weight_is_transposed(layer) for layer in adapter.layers.values()),
-        "target_modules": target_names(adapter, list(factors)),
-        "modules_to_save": sorted(adapter.head_names) or None,
         "rank_pattern": {_anchored(name): r for name, r in pattern.items()},
         "alpha_pattern": {_anchored(name): _number(alpha * r / max_rank) for name, r in pattern.items()},
     }
-    write_folder(adapter, folder, tensors, config)
+    return {name: {"lora_A.weight": a, "lora_B.weight": b} for name, (a, b) in factors.items()}, config
 
 
 @torch.no_grad()
@@ -82,7 +71,7 @@ def _padded(pair: tuple[torch.Tensor, torch.Tensor], rank: int) -> tuple[torch.T
 
 
 def _common_rank(needed: int, max_rank: int, alpha: float) -> int:
-    """Smallest r from ``needed`` to ``max_rank`` for which α·r/r_max is whole; r_max's own fraction is kept if none is."""
+    """Smallest r from ``needed`` to ``max_rank`` for which α·r/r_max is whole; ``needed`` itself if there is none."""
     candidates = [r for r in range(max(1, needed), max_rank + 1) if (alpha * r / max_rank).is_integer()]
     return candidates[0] if candidates else max(1, needed)
 

@@ -1,4 +1,4 @@
-"""Looking at gates: which ranks are zero, which are retired for good, and exact parameter counts.
+"""Looking at gates: which ranks are zero, which are retired for good, and how many parameters are left.
 
 A zero gate still has a gradient and can come back. A rank is retired after its gate has been seen at zero for ``patience``
 optimizer steps; then it leaves the computation. Only a module whose ranks all die saves much time: GPUs compute ranks in
@@ -9,37 +9,50 @@ Deviation from the paper: it prunes once, after training (arXiv 2311.11696, sect
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 
-from fulgurite.adapters.config import SoRA
+from fulgurite.adapters.layers.low_rank_branch import LowRankBranch, RankRow
 
-if TYPE_CHECKING:
-    from fulgurite.adapters.layers.low_rank_branch import RankRow
-    from fulgurite.adapters.low_rank.adapter import LowRankAdapter
-
-__all__ = ["look", "rank_table", "retire_zeros"]
+__all__ = ["rank_table", "retire"]
 
 
-def look(adapter: LowRankAdapter, optimizer: torch.optim.Optimizer | None) -> int:
-    """Count how long each gate has been zero, retire those past their patience; returns the number retired."""
-    assert isinstance(adapter.config, SoRA)
-    return _retire(adapter, optimizer, adapter.config.look_every, adapter.config.patience)
+def retire(
+    branches: Mapping[str, LowRankBranch], optimizer: torch.optim.Optimizer | None, elapsed: int = 1, patience: int = 1
+) -> int:
+    """Count how long each gate has been zero and retire the ranks that are past their patience.
+
+    Args:
+        branches: of one adapter, by layer name; those without a gate are left alone.
+        optimizer: the one that trains them, whose state moves along; None outside of training.
+        elapsed: optimizer steps since the last look.
+        patience: optimizer steps at zero after which a rank is retired; with 1 every zero gate is, at once.
+
+    Returns:
+        The number of ranks retired.
+    """
+    retired = 0
+    for name, zeros in _zero_gates(branches).items():
+        branch = branches[name]
+        for rank, zero in enumerate(zeros):
+            branch.zero_for[rank] = branch.zero_for[rank] + elapsed if zero else 0
+        dead = [rank for rank, zero in enumerate(zeros) if zero and branch.zero_for[rank] >= patience]
+        if dead:
+            branch.retire(dead, optimizer)
+            retired += len(dead)
+    return retired
 
 
-def retire_zeros(adapter: LowRankAdapter, optimizer: torch.optim.Optimizer | None) -> int:
-    """Retire every rank whose gate is zero now; returns the number retired."""
-    return _retire(adapter, optimizer, 1, 1) if adapter.gates else 0
+def rank_table(branches: Mapping[str, LowRankBranch]) -> list[RankRow]:
+    """One row per adapted module; ranks without a gate (LoRA's) all count as non-zero.
 
-
-def rank_table(adapter: LowRankAdapter) -> list[RankRow]:
-    """One row per adapted module; LoRA's ranks all count as non-zero."""
-    from fulgurite.adapters.layers.low_rank_branch import RankRow
-
-    zeros = _zero_gates(adapter)
+    Args:
+        branches: of one adapter, by layer name.
+    """
+    zeros = _zero_gates(branches)
     rows = []
-    for name, branch in adapter.branches.items():
+    for name, branch in branches.items():
         nonzero = branch.live - sum(zeros.get(name, ()))
         gate = int(branch.gate is not None)
         per_rank = branch.in_features + branch.out_features + gate
@@ -49,9 +62,9 @@ def rank_table(adapter: LowRankAdapter) -> list[RankRow]:
     return rows
 
 
-def _zero_gates(adapter: LowRankAdapter) -> dict[str, list[bool]]:
+def _zero_gates(branches: Mapping[str, LowRankBranch]) -> dict[str, list[bool]]:
     """Per module with a gate, whether each live rank's gate is zero; one synchronisation for all."""
-    gated = {name: b.gate.detach()[: b.live] for name, b in adapter.branches.items() if b.gate is not None}
+    gated = {name: b.gate.detach()[: b.live] for name, b in branches.items() if b.gate is not None}
     if not gated:
         return {}
     flat = (torch.cat(list(gated.values())) == 0).tolist()
@@ -60,17 +73,3 @@ def _zero_gates(adapter: LowRankAdapter) -> dict[str, list[bool]]:
         result[name] = flat[start : start + len(gate)]
         start += len(gate)
     return result
-
-
-def _retire(adapter: LowRankAdapter, optimizer: torch.optim.Optimizer | None, elapsed: int, patience: int) -> int:
-    retired = 0
-    branches = adapter.branches
-    for name, zeros in _zero_gates(adapter).items():
-        branch = branches[name]
-        for rank, zero in enumerate(zeros):
-            branch.zero_for[rank] = branch.zero_for[rank] + elapsed if zero else 0
-        dead = [rank for rank, zero in enumerate(zeros) if zero and branch.zero_for[rank] >= patience]
-        if dead:
-            branch.retire(dead, optimizer)
-            retired += len(dead)
-    return retired

@@ -1,9 +1,9 @@
 """Handle of APET (arXiv 2306.02320): n trained scalars δ at any positions, live in the weights, exact to undo.
 
-W at the positions holds base + δ, rounded once to W's dtype; δ and its optimizer state are float32. A hook that every optimizer of
-torch calls behind its step (fused, foreach and custom ones) writes the new values; after changing δ in any other way call
-:meth:`SparseAdapter.sync`. A model's ``state_dict()`` holds the live weights (so that it is the tuned model for whoever ignores
-the ``branches`` keys), δ, and a hash of the positions or the positions themselves.
+W at the positions holds base + δ, rounded once to W's dtype; δ and its optimizer state are float32. Every optimizer of torch
+(fused, foreach and custom ones) calls a hook after its step, which writes the new values; after changing δ in any other way call
+:meth:`SparseAdapter.sync`. A model's ``state_dict()`` holds the live weights (whoever ignores the ``branches`` keys has the tuned
+model), δ, and the positions or a hash of them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from fulgurite.adapters.config import APET
 from fulgurite.adapters.handle import Adapter
 from fulgurite.adapters.layers.layer import AdaptedLayer, put_branch, release, take_branch, tie
 from fulgurite.adapters.layers.sparse_branch import SparseBranch
-from fulgurite.adapters.sparse import loading as sparse_loading
-from fulgurite.adapters.sparse import storage as sparse_storage
+from fulgurite.adapters.peft_folder import write_folder
+from fulgurite.adapters.sparse import storage
 from fulgurite.adapters.sparse.eligible import Eligible
+from fulgurite.adapters.sparse.loading import FirstLook, other_positions, read_base
+from fulgurite.adapters.sparse.masks import positions_of
+from fulgurite.adapters.sparse.shira_export import misfits, shira_layout
 
 __all__ = ["SparseAdapter"]
 
@@ -32,12 +35,12 @@ _log = logging.getLogger(__name__)
 
 
 class SparseAdapter(Adapter):
-    """See :class:`fulgurite.adapters.Adapter`.
+    """Handle of APET and BitFit; see :class:`fulgurite.adapters.Adapter`.
 
-    ``merge()`` only stops training: the weights hold base + δ already. ``unmerge()`` goes on training; ``disabled()`` and
-    ``detach()`` put the n base values back, bit for bit. Weights that a backward needs are those of its forward, also inside
-    ``disabled()`` and with activation checkpointing; under torch.compile, and for weights that code reads without calling their
-    layer, the backward has to run with the adapters of the forward active.
+    ``merge()`` only stops training, because the weights hold base + δ already; after ``unmerge()`` training goes on. ``disabled()``
+    and ``detach()`` put the n base values back, bit for bit. A backward finds the weights of its forward, also inside
+    ``disabled()`` and with activation checkpointing. There are two exceptions, in which the adapters of the forward must still be
+    active in the backward: under torch.compile, and for weights that code reads without calling their layer.
     """
 
     config: APET
@@ -51,13 +54,15 @@ class SparseAdapter(Adapter):
         head_names: list[str],
         train: tuple[str, ...],
         stores_positions: bool,
+        first: Mapping[str, torch.Tensor],
     ) -> None:
         super().__init__(model, name, config, [], head_names, train)
         self.tensors, self.stores_positions = tensors, stores_positions
         self.tied_names: list[str] = []
+        self._first = first
         self._modules: list[AdaptedLayer] = []
         self._complained = False
-        self._first_look: sparse_loading.FirstLook | None = None
+        self._first_look: FirstLook | None = None
         self._listen()
 
     @property
@@ -94,6 +99,11 @@ class SparseAdapter(Adapter):
         """Layers whose tensor is tied to one that another layer owns here."""
         return [cast(AdaptedLayer, self.model.get_submodule(name)) for name in self.tied_names]
 
+    def on_attached(self, check_forward: bool) -> None:
+        """Train the scalars that were chosen; there is no forward to check, because δ lies in the weights."""
+        self.place(self._first)
+        self._first = {}
+
     def place(self, positions: Mapping[str, torch.Tensor]) -> None:
         """Train the scalars at these positions from here on. δ is new and zero, so the optimizer has to be a new one as well.
 
@@ -117,16 +127,15 @@ class SparseAdapter(Adapter):
                         tie(self.model.get_submodule(other), key, owner, tensor.key, site)
         self._modules = list(self.layers.values())
         self.settle()
-        self._first_look = sparse_loading.FirstLook(self)
+        self._first_look = FirstLook(self.name, self.model, self._modules)
 
     def look(self) -> None:
-        """Read the base values again if nothing has been computed or written since they were read; then never again."""
+        """Read the base values once more, if nothing has been computed or written since the scalars were placed."""
         if self._first_look is not None:
-            first, self._first_look = self._first_look, None
-            first.take()
+            self._first_look.take()
 
     def sync(self) -> None:
-        """Write base + δ into the weights; the optimizer hook does it behind every step."""
+        """Write base + δ into the weights; the optimizer hook does it after every step."""
         self.look()
         for layer in self._modules:
             layer.write(layer.wanted())
@@ -191,7 +200,7 @@ class SparseAdapter(Adapter):
 
         Args:
             folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
-            rank_pattern: of no meaning here.
+            rank_pattern: has no meaning here.
             base_model: hub id or path of the base, for ``base_model_name_or_path``.
             task_type: PEFT's task type, such as "SEQ_CLS" or "CAUSAL_LM"; None leaves it open.
         """
@@ -200,9 +209,7 @@ class SparseAdapter(Adapter):
     @property
     def fits_peft(self) -> bool:
         """Whether every trained scalar lies in the weight of a linear layer of its own, as SHiRA's layout demands."""
-        from fulgurite.adapters.sparse import shira_export
-
-        return not shira_export.misfits(self)
+        return not misfits(self.layers, self.branches, self.tied_layers)
 
     def export_shira(self, folder: str | Path, *, base_model: str | None = None, task_type: str | None = None) -> None:
         """Write a folder that stock PEFT loads as SHiRA, where every trained scalar lies in the weight of a linear layer.
@@ -215,9 +222,9 @@ class SparseAdapter(Adapter):
         Raises:
             ValueError: scalars outside of linear layers' weights, named.
         """
-        from fulgurite.adapters.sparse import shira_export
-
-        shira_export.export(self, Path(folder), base_model, task_type)
+        layers, layout = shira_layout(self.layers, self.branches, self.tied_layers)
+        layout["random_seed"] = self.config.seed
+        write_folder(Path(folder), self.model, layers, self.heads, layout, base_model, task_type)
 
     def summary(self) -> list[tuple[str, str]]:
         """(what, figure) for people: scalars, tensors and how they were chosen."""
@@ -231,15 +238,15 @@ class SparseAdapter(Adapter):
 
     def description(self) -> dict[str, Any]:
         """See :mod:`fulgurite.adapters.sparse.storage`."""
-        return sparse_storage.describe(self)
+        return storage.describe(self.branches, self.eligible)
 
     def check_description(self, description: dict[str, Any], folder: Path) -> None:
         """Raise a ValueError if the folder was made for other tensors or other positions."""
-        sparse_storage.check(self, description, folder)
+        storage.check(self.model, self.branches, self.eligible, description, folder)
 
     def stored_tensors(self) -> dict[str, torch.Tensor]:
         """δ, and positions where they are stored, by parameter name."""
-        return sparse_storage.tensors(self)
+        return storage.tensors(self.branches)
 
     @torch.no_grad()
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -249,7 +256,7 @@ class SparseAdapter(Adapter):
         self.sync()
 
     def prepare_load(self, state_dict: Mapping[str, Any], prefix: str) -> None:
-        """Compare the positions that a state dict's values belong to; adopt them where only data could give them again.
+        """Compare the positions that a state dict's values belong to; take them over where only data could give them again.
 
         Args:
             state_dict: of the model or a module around it.
@@ -258,7 +265,16 @@ class SparseAdapter(Adapter):
         Raises:
             ValueError: other positions, although the same configuration should give the same.
         """
-        sparse_loading.prepare(self, state_dict, prefix)
+        found = other_positions(self.name, self.config, self.branches, state_dict, prefix)
+        if found is not None:
+            self.place(positions_of(found, self.tensors))
+
+    def before_loading(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Compare positions, and learn the base values from weights that come with the state dict."""
+        self.look()
+        self.prepare_load(state_dict, prefix)
+        self.look()  # positions that came with the checkpoint begin with a look of their own
+        read_base(self.name, self.layers, state_dict, prefix)
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         return [{"name": "sparse", "params": list(self.deltas.values()), "lr": lr, "weight_decay": weight_decay}]
@@ -283,8 +299,12 @@ class SparseAdapter(Adapter):
     def _take_branches(self) -> None:
         site, tied = self.site, self.tied_layers
         before = site.active
-        if not any(self.name in layer.merged for layer in self._modules):
+        if self.merged:
+            self._stay_for_good()
+        else:
             site.activate(tuple(n for n in site.active if n != self.name))
+        if self._first_look is not None:
+            self._first_look.close()
         for layer in self._modules:
             layer.live = tuple(n for n in layer.live if n != self.name)
             take_branch(layer, self.name)
@@ -293,8 +313,19 @@ class SparseAdapter(Adapter):
                 release(layer)
         site.active, self._modules = before, []
 
+    def _stay_for_good(self) -> None:
+        """Merged and about to be detached: base + δ becomes the base of the other sparse adapters."""
+        for layer in self._modules:
+            layer.write((self.name,))
+            others = [branch for name, branch in layer.branches.items() if name != self.name]
+            for branch in others:
+                if isinstance(branch, SparseBranch):
+                    branch.rebase(layer._parameters)
+            layer.live = ()
+            layer.write(tuple(name for name in layer.wanted() if name != self.name))
+
     def _listen(self) -> None:
-        """Hear of every optimizer's steps, without keeping the model alive."""
+        """Hear of the steps of every optimizer, without keeping the model alive."""
         me = weakref.ref(self)
 
         def stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

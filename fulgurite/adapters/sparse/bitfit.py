@@ -1,21 +1,38 @@
-"""BitFit (arXiv 2106.10199) as APET over the bias vectors."""
+"""BitFit (arXiv 2106.10199): all biases of the base, or ``budget`` of them at random. It is APET over the bias vectors."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from torch import nn
 
 from fulgurite.adapters.config import APET, BitFit
+from fulgurite.adapters.methods import Choice, Method, Put
+from fulgurite.adapters.sparse.attaching import plan_sparse
 from fulgurite.adapters.sparse.eligible import eligible_scalars
 
-__all__ = ["bitfit_as_apet"]
+__all__ = ["BitFitMethod"]
 
 
-def bitfit_as_apet(model: nn.Module, config: BitFit, train: tuple[str, ...] = ()) -> APET:
-    """The APET configuration that trains these biases.
+class BitFitMethod(Method[BitFit]):
+    """How BitFit is attached: the adapter's configuration is then the APET that trains the same biases."""
 
-    Raises:
-        ValueError: a base without such biases, or fewer than the budget.
-    """
+    takes_choice = True
+
+    def plan(self, model: nn.Module, config: BitFit, train: tuple[str, ...], choice: Choice) -> Put:
+        """See :func:`fulgurite.adapters.sparse.attaching.plan_sparse`.
+
+        Raises:
+            ValueError: a base without such biases, or fewer than the budget.
+        """
+        return plan_sparse(model, _as_apet(model, config, train), train, choice)
+
+    def sized(self, model: nn.Module, config: BitFit, budget: int, train: tuple[str, ...]) -> BitFit:
+        """As many biases as the budget allows, at most all."""
+        return replace(config, budget=min(budget, eligible_scalars(model, config.targets, train)))
+
+
+def _as_apet(model: nn.Module, config: BitFit, train: tuple[str, ...]) -> APET:
     try:
         total = eligible_scalars(model, config.targets, train)
     except ValueError as error:

@@ -14,8 +14,8 @@ __all__ = ["distinct", "equal_shares", "permutation"]
 def distinct(total: int, count: int, seed: int, stream: int = 0) -> np.ndarray:
     """``count`` different numbers below ``total``, every set equally likely; sorted, int64.
 
-    Memory and time grow with ``count``, not with ``total``, up to half of it; above, what is left out is drawn. Up to there the
-    draws of one seed are nested: those of a smaller count are among those of a larger one.
+    Memory and time grow with ``count``, not with ``total``. Above half of ``total`` the numbers to leave out are drawn instead.
+    Up to half of ``total`` the draws of one seed are nested: those of a smaller count are among those of a larger one.
 
     Args:
         total: size of the population.
@@ -47,7 +47,12 @@ def permutation(count: int, seed: int, stream: int = 0) -> list[int]:
 def equal_shares(capacities: list[int], budget: int, seed: int) -> list[int]:
     """Split ``budget`` evenly over places that hold at most ``capacities``; what a full place cannot take goes to the others.
 
-    The remainder, less than one each, goes to places drawn at random. The shares sum to ``budget`` exactly.
+    The remainder, less than one for each place, goes to places drawn at random. The shares sum to ``budget`` exactly.
+
+    Args:
+        capacities: the most that each place holds.
+        budget: at most the sum of ``capacities``.
+        seed: of the draw.
     """
     shares = [0] * len(capacities)
     left = budget

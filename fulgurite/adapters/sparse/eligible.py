@@ -1,4 +1,4 @@
-"""The tensors whose scalars an APET adapter may train: where they lie, which of them are one tied tensor, and what is refused."""
+"""The tensors whose scalars an APET adapter may train: where they lie, which names mean one tied tensor, what is refused."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from fulgurite.adapters.layers.targets import find_targets, match_modules
 __all__ = ["Eligible", "eligible_scalars", "find_eligible"]
 
 _log = logging.getLogger(__name__)
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class Eligible(NamedTuple):
-    """One tensor: its name in the model, the module and attribute that own it, its shape, and the other places it is tied to."""
+    """One tensor.
+
+    Attributes:
+        name: in the model.
+        layer: qualified name of the module that owns it.
+        key: the attribute of that module.
+        shape: of the tensor.
+        numel: number of its scalars.
+        tied: the other modules and attributes that hold the same tensor.
+    """
 
     name: str
     layer: str
@@ -86,6 +94,9 @@ def find_eligible(model: nn.Module, targets: str, train: tuple[str, ...] = ()) -
     return found
 
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
 def _refuse(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
     refuse_sharded(name, parameter)
     if type(parameter) is not nn.Parameter or parameter.dtype not in _DTYPES:
@@ -102,7 +113,7 @@ def _refuse(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
 
 
 def _refuse_packed(model: nn.Module, wanted: object) -> None:
-    """Quantised layers that keep their weight as a packed buffer, where no Parameter shows it."""
+    """Raise a ValueError for quantised layers that keep their weight as a packed buffer instead of a Parameter."""
     assert callable(wanted)
     for name, module in model.named_modules():
         packed = [key for key in ("qweight", "weight_packed") if key in module._buffers]

@@ -1,4 +1,4 @@
-"""Masks that a user hands over: boolean tensors of the weights' shapes, or flat positions; checked, and made positions."""
+"""Masks that a user gives (boolean tensors of the weights' shapes, or flat positions): checked and turned into positions."""
 
 from __future__ import annotations
 

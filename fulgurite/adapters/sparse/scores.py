@@ -1,4 +1,4 @@
-"""Scores of scalars, and the best n of them without ever holding all: for APET's ``gradient`` and ``magnitude``.
+"""Scores of scalars, and the n best of them without holding all scores at once: for APET's ``gradient`` and ``magnitude``.
 
 Fisher score of a scalar w: the mean over batches of (∂loss/∂w)², the empirical Fisher information's diagonal taken per batch.
 """
@@ -18,7 +18,7 @@ __all__ = ["TopScores", "fisher_scores"]
 
 
 class TopScores:
-    """Keeps the ``count`` largest of the scores that it is shown; of equal ones the one with the smaller number."""
+    """Keeps the ``count`` largest of the scores that it is shown; of equal scores it keeps the scalar with the smaller number."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -27,7 +27,7 @@ class TopScores:
         self.places = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def add(self, scores: torch.Tensor, start: int) -> None:
-        """Look at one tensor, whose first scalar has the number ``start``."""
+        """Look at the scores of one tensor, whose first scalar has the number ``start``."""
         flat = scores.detach().reshape(-1).float().cpu()
         if not bool(torch.isfinite(flat).all()):
             raise ValueError("APET: scores (or weights) are not finite; scalars cannot be ranked by them.")
@@ -59,8 +59,8 @@ def fisher_scores(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (parameter name, mean squared gradient over the batches), for ``attach(…, scores=…)``.
 
-    Gradients of at most ``chunk`` scalars (of one tensor, if it is larger) are alive at a time; the batches are run once per chunk.
-    The model's own gradients, requires_grad flags and mode are as before afterwards.
+    The batches are run once for each chunk of tensors. Afterwards the model's own gradients, requires_grad flags and modes are
+    what they were before.
 
     Args:
         model: before :func:`attach`.
@@ -68,7 +68,7 @@ def fisher_scores(
         loss_fn: (model, batch) -> scalar loss.
         targets: as in the adapter's configuration.
         train: as in :func:`attach`.
-        chunk: scalars.
+        chunk: largest number of scalars whose gradients are alive at a time.
 
     Raises:
         ValueError: no batches.

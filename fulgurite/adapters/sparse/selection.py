@@ -1,10 +1,10 @@
 """Which scalars an APET adapter trains: positions per tensor, exact in number and the same everywhere.
 
-APET (arXiv 2306.02320) trains any number of weights at any positions. The released code picks whole tensors only, from a budget
-split in halves, and often far from it (at a budget of 4096 nothing at all). Here the budget of scalars is met exactly; its rule is
-kept as ``tensor_greedy`` and ``module_group``, with a warning that tells what it yielded. ``uniform_scalar`` draws among all
-eligible scalars at once, so that every set of n is equally likely; dividing n over tensors first would never reach a small tensor
-at a small budget.
+APET (arXiv 2306.02320) trains any number of weights at any positions. The released code picks whole tensors only, splits the
+budget in halves and often ends far from it (at a budget of 4096 it trains nothing). Here the budget of scalars is met exactly. The
+released rule is kept as ``tensor_greedy`` and ``module_group``, with a warning that says how many scalars it gave.
+``uniform_scalar`` draws among all eligible scalars at once, so that every set of n is equally likely; dividing n over tensors first
+would never reach a small tensor at a small budget.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ __all__ = ["Positions", "select"]
 
 Positions = dict[str, torch.Tensor]
 _log = logging.getLogger(__name__)
-_INSERTED = ("lora", "adapter", "prompt")
 
 
 def select(
@@ -37,7 +36,7 @@ def select(
     positions: Mapping[str, torch.Tensor] | None = None,
     scores: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]] | None = None,
 ) -> Positions:
-    """Flat positions per tensor name, sorted int64 on the CPU; tensors without any are left out.
+    """Flat positions per tensor name, sorted int64 on the CPU; tensors of which nothing is trained are left out.
 
     Args:
         model: holds the weights that ``magnitude`` looks at.
@@ -129,6 +128,9 @@ def _best(eligible: list[Eligible], budget: int, scores: Iterable[tuple[str, tor
             f"APET: {len(missing)} eligible tensors have no score, the first is {missing[0]!r}; score them, or narrow targets."
         )
     return _split(top.positions(), eligible)
+
+
+_INSERTED = ("lora", "adapter", "prompt")  # in the names of tensors that another tool put into the network
 
 
 def _whole_tensors(eligible: list[Eligible], budget: int, config: APET) -> Positions:

@@ -1,72 +1,71 @@
-"""An APET adapter as stock PEFT has it: SHiRA (arXiv 2406.13175), trained scalars of linear layers' weights as one COO matrix each.
+"""An APET adapter as stock PEFT has it: SHiRA (arXiv 2406.13175), whose layers hold their trained scalars as one COO matrix each.
 
 SHiRA has one number r for all layers and wants exactly r·(K + N) positions in each. r is the smallest that holds the fullest layer;
-what a layer has less is filled up with positions that hold a zero. PEFT refuses r·(K + N) > K·N, and has no other tensors.
+the other layers are filled up with positions that hold a zero. PEFT refuses r·(K + N) > K·N, and takes the weights of linear layers
+only.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from fulgurite.adapters.layers.layer import features
-from fulgurite.adapters.peft_folder import target_names, write_folder
+from fulgurite.adapters.layers.layer import AdaptedLayer, features
+from fulgurite.adapters.layers.sparse_branch import SparseBranch
 
-if TYPE_CHECKING:
-    from fulgurite.adapters.sparse.adapter import SparseAdapter
+__all__ = ["misfits", "shira_layout"]
 
-__all__ = ["export", "misfits"]
+Layers = Mapping[str, AdaptedLayer]
+Branches = Mapping[str, SparseBranch]  # of one adapter, by layer name
 
 
-def export(adapter: SparseAdapter, folder: Path, base_model: str | None, task_type: str | None) -> None:
-    """See :meth:`fulgurite.adapters.sparse.adapter.SparseAdapter.export_shira`.
+def shira_layout(
+    layers: Layers, branches: Branches, tied: Sequence[AdaptedLayer]
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """The tensors of PEFT's SHiRA per layer, and what its configuration says of them.
+
+    Args:
+        layers: those with trained scalars, by name.
+        branches: the adapter's branch of each.
+        tied: layers whose tensor is tied to one of ``layers``.
 
     Raises:
         ValueError: scalars that SHiRA has no place for, named.
     """
-    _refuse_others(adapter)
-    rank = _common_rank(adapter)
-    tensors: dict[str, torch.Tensor] = {}
-    for name, branch in adapter.branches.items():
+    _refuse_others(branches, misfits(layers, branches, tied))
+    rank = _common_rank(layers, branches)
+    tensors: dict[str, dict[str, torch.Tensor]] = {}
+    for name, branch in branches.items():
         rows, columns = branch.shapes["weight"]
         index, delta = _filled(branch.index["weight"].cpu(), branch.delta("weight").detach().cpu(), rank, rows, columns)
-        tensors[f"base_model.model.{name}.shira_weight"] = delta
-        tensors[f"base_model.model.{name}.shira_indices"] = torch.stack([index // columns, index % columns]).to(
-            torch.int32
-        )
-    config: dict[str, Any] = {
+        places = torch.stack([index // columns, index % columns]).to(torch.int32)
+        tensors[name] = {"shira_weight": delta, "shira_indices": places}
+    config = {
         "peft_type": "SHIRA",
-        "task_type": task_type,
-        "base_model_name_or_path": base_model,
-        "inference_mode": True,
         "r": rank,
         "mask_type": "random",
-        "random_seed": adapter.config.seed,
         "fan_in_fan_out": False,
         "init_weights": True,
-        "target_modules": target_names(adapter, adapter.layer_names),
-        "modules_to_save": sorted(adapter.head_names) or None,
     }
-    write_folder(adapter, folder, tensors, config)
+    return tensors, config
 
 
-def misfits(adapter: SparseAdapter) -> list[tuple[str, str]]:
-    """(layer, attribute) of the tensors that SHiRA has no place for."""
-    tied = {owner for layer in adapter.tied_layers for owner, _ in layer.tied.values()}
+def misfits(layers: Layers, branches: Branches, tied: Sequence[AdaptedLayer]) -> list[tuple[str, str]]:
+    """(layer, attribute) of the tensors that SHiRA has no place for; arguments as in :func:`shira_layout`."""
+    shared = {owner for layer in tied for owner, _ in layer.tied.values()}
     return [
         (name, key)
-        for name, layer in adapter.layers.items()
-        for key in adapter.branches[name].index
-        if key != "weight" or layer.fused_as != "linear" or layer in tied
+        for name, layer in layers.items()
+        for key in branches[name].index
+        if key != "weight" or layer.fused_as != "linear" or layer in shared
     ]
 
 
-def _refuse_others(adapter: SparseAdapter) -> None:
-    others = misfits(adapter)
+def _refuse_others(branches: Branches, others: list[tuple[str, str]]) -> None:
     if others:
-        total = sum(len(adapter.branches[name].index[key]) for name, key in others)
+        total = sum(len(branches[name].index[key]) for name, key in others)
         name, key = others[0]
         raise ValueError(
             f"export_shira: {total:,} trained scalars in {len(others)} tensors do not lie in the weight of a linear layer of its "
@@ -75,13 +74,13 @@ def _refuse_others(adapter: SparseAdapter) -> None:
         )
 
 
-def _common_rank(adapter: SparseAdapter) -> int:
+def _common_rank(layers: Layers, branches: Branches) -> int:
     needed = {}
-    for name, layer in adapter.layers.items():
+    for name, layer in layers.items():
         k, n = features(layer)
-        needed[name] = -(-len(adapter.branches[name].index["weight"]) // (k + n))
+        needed[name] = -(-len(branches[name].index["weight"]) // (k + n))
     rank = max(needed.values())
-    for name, layer in adapter.layers.items():
+    for name, layer in layers.items():
         k, n = features(layer)
         if rank * (k + n) > k * n:
             fullest = max(needed, key=lambda key: needed[key])

@@ -1,37 +1,44 @@
-"""A sparse adapter on disk: δ per tensor, and positions (int32 where they fit) or only the seed that draws them again.
+"""A sparse adapter on disk: δ per tensor, and its positions (int32 where they fit) or only the seed that draws them again.
 
-``adapter.json`` lists per parameter name its shape and number of trained scalars, the eligible scalars, and a hash of all
-positions.
+``adapter.json`` lists per parameter name its shape and number of trained scalars, the number of eligible scalars, and a hash of
+all positions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from fulgurite.adapters.sparse.adapter import SparseAdapter
+from fulgurite.adapters.layers.sparse_branch import SparseBranch
 
 __all__ = ["check", "check_model", "describe", "saved_positions", "tensors"]
 
+Branches = Mapping[str, SparseBranch]  # of one adapter, by layer name
 
-def describe(adapter: SparseAdapter) -> dict[str, Any]:
-    """What ``adapter.json`` says about the tensors."""
+
+def describe(branches: Branches, eligible: int) -> dict[str, Any]:
+    """What ``adapter.json`` says about the tensors.
+
+    Args:
+        branches: of one adapter, by layer name.
+        eligible: number of scalars that the positions were chosen from.
+    """
     shapes = {
         f"{name}.{key}" if name else key: [list(branch.shapes[key]), len(index)]
-        for name, branch in adapter.branches.items()
+        for name, branch in branches.items()
         for key, index in branch.index.items()
     }
-    return {"tensors": shapes, "eligible": adapter.eligible, "positions": _hash(adapter)}
+    return {"tensors": shapes, "eligible": eligible, "positions": _hash(branches)}
 
 
-def tensors(adapter: SparseAdapter) -> dict[str, torch.Tensor]:
+def tensors(branches: Branches) -> dict[str, torch.Tensor]:
     """``<parameter>.delta`` float32 and, where positions are stored, ``<parameter>.index``."""
     result: dict[str, torch.Tensor] = {}
-    for name, branch in adapter.branches.items():
+    for name, branch in branches.items():
         for key, index in branch.index.items():
             full = f"{name}.{key}" if name else key
             result[f"{full}.delta"] = branch.delta(key).detach()
@@ -55,29 +62,29 @@ def check_model(model: nn.Module, description: dict[str, Any], folder: Path) -> 
         )
 
 
-def check(adapter: SparseAdapter, description: dict[str, Any], folder: Path) -> None:
-    """Raise a ValueError if the values were trained at other positions than the adapter's."""
+def check(model: nn.Module, branches: Branches, eligible: int, description: dict[str, Any], folder: Path) -> None:
+    """Raise a ValueError if the folder's values were trained at other positions than those of the branches."""
     if "tensors" not in description:
         raise ValueError(
             f"load_adapter: {folder} holds no APET adapter; load_adapter(model, folder) attaches what it holds."
         )
-    check_model(adapter.model, description, folder)
-    if description["positions"] != _hash(adapter):
+    check_model(model, description, folder)
+    if description["positions"] != _hash(branches):
         raise ValueError(
             f"load_adapter: {folder} was trained at other positions than this adapter's ({description['eligible']:,} eligible "
-            f"scalars there, {adapter.eligible:,} here): another model, or budget, selection, seed, targets or mask was changed. "
+            f"scalars there, {eligible:,} here): another model, or budget, selection, seed, targets or mask was changed. "
             "Load it onto the base that it was trained on."
         )
 
 
-def saved_positions(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-    """The positions in ``adapter.safetensors``, by parameter name, or None if only the seed was stored."""
-    found = {key[: -len(".index")]: value.to(torch.int64) for key, value in tensors.items() if key.endswith(".index")}
+def saved_positions(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+    """The positions in ``adapter.safetensors``, by parameter name; None if only the seed was stored."""
+    found = {key[: -len(".index")]: value.to(torch.int64) for key, value in stored.items() if key.endswith(".index")}
     return found or None
 
 
-def _hash(adapter: SparseAdapter) -> str:
+def _hash(branches: Branches) -> str:
     combined = 0
-    for branch in adapter.branches.values():
+    for branch in branches.values():
         combined ^= branch.fingerprint()
     return f"{combined:016x}"

@@ -10,7 +10,6 @@ Who rates is a Python function `(instruction, answer) -> {objective: level}`: th
 import importlib
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,11 +21,12 @@ from fulgurite.commands.control.picture import draw_control
 from fulgurite.commands.generate.command import load_model
 from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.console import say, shortest
-from fulgurite.data.records.findings import place
+from fulgurite.data.sources.formats import ending_of
 from fulgurite.data.sources.tables import read_lines, read_table
 from fulgurite.evaluation.controllability import ControlReport, ask, conditions_to_ask
 from fulgurite.evaluation.generation import generate_text
 from fulgurite.evaluation.writers import GenerationSettings
+from fulgurite.whole_files import write_text
 
 __all__ = ["control", "control_tables"]
 
@@ -46,6 +46,7 @@ def control(
     batch_size: int = 64,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Measures how closely answers follow requested levels.
 
@@ -62,13 +63,14 @@ def control(
         batch_size: answers that are generated at once.
         dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
         device: cpu, cuda, mps; none takes a GPU if there is one.
+        trust_remote_code: run code that came with the backbone; only as it is typed here, whatever a checkpoint says.
     """
     if count < 1:
         raise ValueError(f"control: count {count}; one instruction at least is needed; raise it")
     judge = _judge(rate)
     prompts = _prompts(file, column, rate)[:count]
     settings = GenerationSettings(max_new_tokens=max_new_tokens, batch_size=batch_size)
-    loaded = load_model("control", model, adapter, None, dtype, device)
+    loaded = load_model("control", model, adapter, None, dtype, device, trust_remote_code)
     if loaded.conditions is None:
         raise ValueError(
             f"control: {shortest(model or adapter or '')} was trained without conditions; give a checkpoint of CPOModule "
@@ -149,13 +151,13 @@ def _prompts(file: str | None, column: str, rate: str) -> list[str]:
 
         return list(dict.fromkeys(str(row["instruction"]) for row in builtin_rows("cpo", "test")))
     path = Path(file)
-    if path.suffix.lower() == ".txt":
+    if ending_of(path) == ".txt":
         numbered = [(line, f"{path}, line {i}") for i, line in enumerate(read_lines(path), 1) if line.strip()]
     else:
-        table = read_table(path)
+        table = read_table(path, owner="control: --file")
         table.require(column)
-        rows = zip(table.rows, table.lines, strict=True)
-        numbered = [(str(row[column]), place(table.source, line)) for row, line in rows if row[column]]
+        rows = zip(table.rows, table.places, strict=True)
+        numbered = [(str(row[column]), str(place)) for row, place in rows if row[column]]
     if not numbered:
         raise ValueError(f"control: {path} holds no instruction; give a file with one at least")
     for text, where in numbered:
@@ -164,7 +166,6 @@ def _prompts(file: str | None, column: str, rate: str) -> list[str]:
 
 
 def _write(report: ControlReport, prompts: list[str], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     content = {
         **report.objectives.to_dict(),
         "rows": report.rows(),
@@ -175,9 +176,7 @@ def _write(report: ControlReport, prompts: list[str], file: Path) -> None:
             for i, a in enumerate(report.answers)
         ],
     }
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
-    unfinished.write_text(json.dumps(_null_for_nan(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, file)
+    write_text(file, json.dumps(_null_for_nan(content), indent=1, allow_nan=False) + "\n")
 
 
 def _null_for_nan(value: Any) -> Any:

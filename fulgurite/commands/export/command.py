@@ -20,7 +20,7 @@ from torch import nn
 
 from fulgurite.adapters import Adapter
 from fulgurite.commands.export.checks import compare, in_fp32, logits_of, merge_checked, no_progress_bar, probe
-from fulgurite.commands.export.folder import check_target, refuse_around, whole_or_nothing
+from fulgurite.commands.export.folder import check_target, refuse_around
 from fulgurite.commands.export.reward import write_reward_model
 from fulgurite.commands.shared.checkpoint_files import load_module
 from fulgurite.console import say, shortest
@@ -28,6 +28,7 @@ from fulgurite.data.conditions.objectives import CONDITION_FILE
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.models import RewardModel, load_backbone
+from fulgurite.whole_files import whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,6 +53,7 @@ def export(
     layout: Literal["sequence_classification", "regression_head"] | None = None,
     tolerance: float = 1e-5,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> None:
     """Writes a checkpoint's adapter into a folder, after checking that it computes what was trained.
 
@@ -64,11 +66,12 @@ def export(
             former where transformers has it.
         tolerance: largest difference allowed, relative to the largest logit.
         overwrite: replace the folder if an earlier export lies there.
+        trust_remote_code: run code that came with the backbone; only as it is typed here, whatever a checkpoint says.
     """
     target = check_target(out, ckpt_path, overwrite)
     if tolerance <= 0:
         raise ValueError(f"export: tolerance {tolerance} was given; allowed are positive numbers such as 1e-5")
-    module = load_module(ckpt_path)
+    module = load_module(ckpt_path, trust_remote_code)
     refuse_around(target, resolve_backbone(module.backbone), "base model")
     module.configure_model()
     if not module.exports:
@@ -101,7 +104,7 @@ def export(
     if module.chat_template is not None:
         tokenizer.chat_template = module.chat_template  # what was trained with is what has to be served with
     table = _summary(adapter, module)  # before a merge takes the adapter off
-    with whole_or_nothing(target) as folder:
+    with whole_folder(target) as folder:
         if format == "merged" and isinstance(module.network, RewardModel):
             write_reward_model(module, tokenizer, folder, layout, tolerance)
         elif format == "merged":
@@ -157,7 +160,9 @@ def _write_merged(
         network.save_pretrained(folder)
     stored = next(network.parameters()).dtype
     if stored == torch.float32:
-        again = load_backbone(str(folder), module.task, num_labels=module.num_labels).model.eval()
+        again = load_backbone(
+            str(folder), module.task, num_labels=module.num_labels, trust_remote_code=module.trust_remote_code
+        ).model.eval()
         compare("reloaded", logits_of(again, batch), expected, tolerance)
     else:
         say(f"the weights are stored in {stored}, as the base was; the figures above are those of float32")
@@ -170,7 +175,13 @@ def _with_peft(module: "FinetuneModule", base: str, folder: Path) -> nn.Module |
     except ImportError:
         return None
     # Rounded as the trained base was, then computed in fp32 like the figures it is compared with.
-    fresh = load_backbone(base, module.task, num_labels=module.num_labels, dtype=module.dtype_name).model.float()
+    fresh = load_backbone(
+        base,
+        module.task,
+        num_labels=module.num_labels,
+        dtype=module.dtype_name,
+        trust_remote_code=module.trust_remote_code,
+    ).model.float()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers is about to rename
         loaded: nn.Module = PeftModel.from_pretrained(fresh, str(folder))

@@ -1,12 +1,10 @@
-"""The folder that `fulgurite export` makes: what it may replace, and how it takes its place whole or not at all."""
+"""What `fulgurite export` may write to: which folders it makes or replaces, and which it leaves alone."""
 
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["check_target", "refuse_around", "whole_or_nothing"]
+from fulgurite.whole_files import clear_leftovers
+
+__all__ = ["check_target", "refuse_around"]
 
 
 def check_target(out: str, ckpt_path: str, overwrite: bool) -> Path:
@@ -28,6 +26,7 @@ def check_target(out: str, ckpt_path: str, overwrite: bool) -> Path:
             f"export: --out {out} is the current folder, or one around it, which cannot be replaced; give a folder in it"
         )
     refuse_around(target, ckpt_path, "checkpoint")
+    clear_leftovers(target)
     if target.is_file():
         raise FileExistsError(f"export: --out {out} is a file, which is not replaced; give a folder")
     if target.exists() and not overwrite:
@@ -58,40 +57,3 @@ def refuse_around(target: Path, needed: str | Path, what: str) -> None:
 def _is_export(folder: Path) -> bool:
     merged = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
     return merged or any((folder / name).is_file() for name in ("adapter_config.json", "adapter.json"))
-
-
-@contextlib.contextmanager
-def whole_or_nothing(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place when the block ends well, and disappears when it does not.
-
-    Args:
-        target: the folder to make, or to replace.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    folder.chmod(0o755)
-    try:
-        yield folder
-        if target.exists():
-            _replace(folder, target)
-        else:
-            folder.replace(target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _replace(folder: Path, target: Path) -> None:
-    """Puts a folder in another's place; what stood there comes back if that fails."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    old = aside / target.name
-    try:
-        target.replace(old)
-        folder.replace(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.replace(target)
-        with contextlib.suppress(OSError):  # what could not be put back stays
-            aside.rmdir()
-        raise
-    shutil.rmtree(aside)

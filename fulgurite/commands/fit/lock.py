@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
-from typing import Any
+
+from filelock import FileLock, Timeout
 
 from fulgurite.console import shortest
+from fulgurite.whole_files import scratch_folder, write_text
 
 __all__ = ["RunLock"]
 
-try:
-    import fcntl
-except ImportError:  # Windows: no lock, as before
-    fcntl = None  # type: ignore[assignment]
-
 
 class RunLock:
-    """Holds a run folder for this process; the system lets go of it when the process ends, however it ends."""
+    """Holds a run folder for this process; the system lets go of it when the process ends, however it ends.
+
+    The lock itself is `.lock`. Who holds it stands in `.lock.owner`, because a locked file cannot be read on Windows, and
+    older versions of filelock empty the file when somebody asks for the lock.
+    """
 
     def __init__(self) -> None:
-        self._stream: Any = None
+        self._lock: FileLock | None = None
+        self._owner = Path()
 
     def take(self, folder: Path) -> None:
         """Take the folder, or keep it if it is held already.
@@ -30,32 +33,46 @@ class RunLock:
 
         Raises:
             ValueError: another process holds it.
+            OSError: the folder cannot be written.
         """
-        if fcntl is None or self._stream is not None:
+        if self._lock is not None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  open as long as the folder is held
+        owner = folder / ".lock.owner"
+        lock = FileLock(folder / ".lock", timeout=0, thread_local=False)
+        write_probe(folder)
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            owner = stream.read().strip() or "another process"
-            stream.close()
+            lock.acquire()
+        except Timeout:
+            holder = "another process"
+            with contextlib.suppress(OSError):
+                holder = owner.read_text(encoding="utf-8").strip() or holder
             raise ValueError(
-                f"fit: {owner} is training in {shortest(folder)}; two runs would overwrite each other's checkpoints. Wait for it, "
+                f"fit: {holder} is training in {shortest(folder)}; two runs would overwrite each other's checkpoints. Wait for it, "
                 "or give --trainer.default_root_dir another folder."
             ) from None
-        except OSError:  # a file system without locks
-            stream.close()
+        except (OSError, NotImplementedError):  # a file system without locks
             return
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()}")
-        stream.flush()
-        self._stream = stream
+        write_text(owner, f"process {os.getpid()}")
+        self._lock, self._owner = lock, owner
 
     def release(self) -> None:
         """Let go of the folder."""
-        if self._stream is not None:
-            self._stream.truncate(0)
-            self._stream.close()
-            self._stream = None
+        if self._lock is not None:
+            self._owner.unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+
+
+def write_probe(folder: Path) -> None:
+    """Makes a folder and tries whether a file can be written there.
+
+    Args:
+        folder: to try.
+
+    Raises:
+        OSError: it cannot be made or written, in one sentence.
+    """
+    with scratch_folder(
+        folder / "checkpoint", "the run", "give --trainer.default_root_dir a folder that can be written"
+    ):
+        pass

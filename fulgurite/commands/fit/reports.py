@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,17 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from fulgurite.console import metrics_table, say, shortest
+from fulgurite.console import command_line, metrics_table, say, shortest
 from fulgurite.lightning_modules import RewardModule
+from fulgurite.whole_files import whole_file
 
 __all__ = ["report_fit", "write_predictions"]
 
 
 def write_predictions(batches: list[Any], names: list[str] | None, file: Path) -> int:
     """Writes rows of dicts of tensors (rows, ...) or lists of texts as lines of JSON; returns their number."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.part")
     count = 0
-    with open(unfinished, "w", encoding="utf-8") as stream:
+    with whole_file(file) as scratch, open(scratch, "w", encoding="utf-8") as stream:
         for batch in batches:
             columns = {k: value if isinstance(value, list) else value.tolist() for k, value in batch.items()}
             for values in zip(*columns.values(), strict=True):
@@ -33,44 +31,57 @@ def write_predictions(batches: list[Any], names: list[str] | None, file: Path) -
                     row["label"] = names[index]
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
-    os.replace(unfinished, file)
     return count
 
 
 @rank_zero_only
 def report_fit(trainer: Trainer) -> None:
+    """Prints a fit's last metrics, where its best checkpoint lies, and the commands that come next.
+
+    Args:
+        trainer: after the fit
+    """
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     # A group without a validation row has no loss.
     shown = {n: v for n, v in values.items() if n.startswith(("val_", "train_")) and not (math.isnan(v) and "/" in n)}
     lines: list[object] = []
     if shown and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         lines.append(metrics_table(f"after step {trainer.global_step}", shown))
-    keepers = [
-        c
-        for c in trainer.checkpoint_callbacks
-        if isinstance(c, ModelCheckpoint) and (c.best_model_path or c.last_model_path)
-    ]
-    last = ""
-    for keeper in keepers[:1]:
-        last = keeper.last_model_path or keeper.best_model_path
+    keepers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    keeper = next((c for c in keepers if c.best_model_path or c.last_model_path), None)
+    if keeper is not None:
         if keeper.monitor and keeper.best_model_score is not None:
             score = float(keeper.best_model_score)
             lines.append(f"best {keeper.monitor} {score:.4f} in {shortest(keeper.best_model_path)}")
-    if last:
-        root = shortest(trainer.default_root_dir)
-        module = trainer.lightning_module
-        # PEFT knows no reward head, and full tuning leaves no adapter.
-        fits = getattr(getattr(module, "adapter", None), "fits_peft", False)
-        peft = fits and not isinstance(module, RewardModule)
-        lines += [
-            f"checkpoints in {shortest(Path(last).parent)}, configuration in {root}/config.yaml",
-            "next:",
-            f"  fulgurite test --config {root}/config.yaml --ckpt_path {shortest(last)}",
-        ]
-        if getattr(trainer.lightning_module, "exports", True):
-            lines.append(
-                f"  fulgurite export --ckpt_path {shortest(last)} --out {root}/"
-                + ("peft" if peft else "merged --format merged")
-            )
+        last = shortest(keeper.last_model_path or keeper.best_model_path)
+        lines += [f"checkpoints in {Path(last).parent}, configuration in {_config(trainer)}", *_next(trainer, last)]
     if lines:
         say(*lines)
+
+
+def _config(trainer: Trainer) -> str:
+    return shortest(Path(trainer.default_root_dir) / "config.yaml")
+
+
+def _next(trainer: Trainer, last: str) -> list[str]:
+    """The commands that come next: a test where there is a test split, and an export where the module can leave."""
+    module = trainer.lightning_module
+    remote = bool(getattr(module, "trust_remote_code", False))
+    commands = []
+    if _has_test_split(trainer):
+        words = ["test", "--config", _config(trainer), "--ckpt_path", last]
+        commands.append(command_line(*words, *(["--model.trust_remote_code", "true"] if remote else [])))
+    if getattr(module, "exports", True):
+        # PEFT knows no reward head, full tuning leaves no adapter, and an adapter upon another stands on a merged base.
+        fits = getattr(getattr(module, "adapter", None), "fits_peft", False)
+        peft = fits and not isinstance(module, RewardModule) and getattr(module, "init_adapter", None) is None
+        out = shortest(Path(trainer.default_root_dir) / ("peft" if peft else "merged"))
+        words = ["export", "--ckpt_path", last, "--out", out, *([] if peft else ["--format", "merged"])]
+        commands.append(command_line(*words, *(["--trust_remote_code", "true"] if remote else [])))
+    return ["next:", *(f"  {command}" for command in commands)] if commands else []
+
+
+def _has_test_split(trainer: Trainer) -> bool:
+    """Whether `fulgurite test` would find rows; a datamodule that does not tell is taken to have them."""
+    ask = getattr(getattr(trainer, "datamodule", None), "has_test_split", None)
+    return ask is None or bool(ask())

@@ -35,8 +35,10 @@ from fulgurite.callbacks import (
     Throughput,
 )
 from fulgurite.commands.fit.checkpoints import MetricCheckpoint
+from fulgurite.commands.fit.permissions import only_typed_permissions
 from fulgurite.commands.fit.reports import report_fit, write_predictions
 from fulgurite.commands.fit.run_config import RunConfig
+from fulgurite.commands.fit.writing import WholeCheckpoints, earlier_run, takes_checkpoints
 from fulgurite.commands.shared.checkpoint_files import find_checkpoint, read_checkpoint
 from fulgurite.commands.shared.parser import TrainerParser
 from fulgurite.console import metrics_table, quiet_lightning, say, shortest
@@ -62,6 +64,7 @@ class TrainerCLI(LightningCLI):
     """LightningCLI of this project; `args` are the words after `fulgurite`, the verb first."""
 
     def __init__(self, args: list[str]) -> None:
+        self._replaces: list[Path] = []  # checkpoints of an earlier run, known once the options are
         super().__init__(
             model_class=FinetuneModule,
             datamodule_class=LightningDataModule,
@@ -69,13 +72,24 @@ class TrainerCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_callback=RunConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"overwrite": True, "replaces": self._replaces},
             trainer_defaults={"log_every_n_steps": 10, "enable_model_summary": False},
             parser_class=TrainerParser,
             parser_kwargs={"prog": "fulgurite"},
             auto_configure_optimizers=False,
             args=args,
         )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--overwrite",
+                type=bool,
+                default=False,
+                help="Replace the earlier run in this folder; its checkpoints stay until the new run has one.",
+            )
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, fixes the run folder, and finds the checkpoint that is asked for.
@@ -94,14 +108,17 @@ class TrainerCLI(LightningCLI):
             raise ValueError(
                 f"{verb}: --seed_everything {seed} was given; allowed are 0 to {2**32 - 1}, true for a random one, and false"
             )
-        wanted = config.get("ckpt_path")
+        only_typed_permissions(config["model"], args)
+        wanted, folder = config.get("ckpt_path"), self._checkpoint_folder(config)
         if wanted is not None:
-            config["ckpt_path"] = find_checkpoint(str(wanted), self._checkpoint_folder(config), verb)
+            config["ckpt_path"] = find_checkpoint(str(wanted), folder, verb)
         elif verb in ("test", "predict"):
             raise ValueError(
                 f"{verb}: no --ckpt_path was given, so the weights would be untrained; allowed are last, best or a file; "
                 "`fulgurite validate` measures an untrained model"
             )
+        if verb == "fit" and not config["trainer"].get("fast_dev_run") and getattr(rank_zero_only, "rank", 0) == 0:
+            self._replaces.extend(earlier_run(folder, config.get("ckpt_path"), bool(config.get("overwrite"))))
 
     @staticmethod
     def _checkpoint_folder(config: Any) -> Path:
@@ -120,6 +137,7 @@ class TrainerCLI(LightningCLI):
         before = config["model"].clone()
         super()._parse_ckpt_path()
         verb = self.config["subcommand"]
+        only_typed_permissions(self.config[verb]["model"], self._words, config["ckpt_path"])
         said = self.parser.parse_args(self._words, defaults=False)[verb].get("model")
         _warn_overruled(before, self.config[verb]["model"], config["ckpt_path"], said)
 
@@ -140,6 +158,9 @@ class TrainerCLI(LightningCLI):
         if not own_checkpoints and options.get("enable_checkpointing") is not False and self.subcommand == "fit":
             callbacks.append(MetricCheckpoint(dirpath=os.path.join(root, "checkpoints")))
         options["callbacks"] = callbacks
+        if takes_checkpoints(options):
+            plugins = options.get("plugins") or []
+            options["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), WholeCheckpoints()]
         if options.get("logger") in (None, True):
             # One folder per start: a test after a fit must not delete the metrics of the fit.
             options["logger"] = CSVLogger(root, name="logs") if not options.get("fast_dev_run") else False

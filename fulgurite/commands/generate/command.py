@@ -48,6 +48,7 @@ def generate(
     device: str | None = None,
     overwrite: bool = False,
     conditions: str | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Generates text.
 
@@ -55,7 +56,8 @@ def generate(
         model: hub id, folder, playground, or a .ckpt file of `fulgurite fit`.
         adapter: folder of adapter.save() or of PEFT, or a .ckpt file, which knows its model.
         prompt: the text to answer.
-        file: prompts to answer: .txt (one a line), or .jsonl, .json, .csv, .tsv, .parquet with a column of prompts or messages.
+        file: prompts to answer: .txt (one a line), or a column of prompts or messages in .jsonl, .json, .csv, .tsv (also .gz),
+            .parquet or .arrow, or in a folder of datasets.
         output: the .jsonl file for the rows of --file with their answers.
         chat: talk to the model in the terminal.
         system: the system's turn before everything.
@@ -73,6 +75,7 @@ def generate(
         device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
         overwrite: replace an output that holds other answers.
         conditions: levels to ask a model of CPOModule for, such as "helpfulness=5,honesty=3"; each prompt begins with them.
+        trust_remote_code: run code that came with the backbone; only as it is typed here, whatever a checkpoint says.
     """
     given = [name for name, value in (("prompt", prompt), ("file", file), ("chat", chat or None)) if value is not None]
     if len(given) != 1:
@@ -89,9 +92,9 @@ def generate(
     settings = GenerationSettings(
         max_new_tokens, temperature, top_p, top_k, repetition_penalty, num_samples, batch_size, seed
     )
-    if file is not None and not Path(file).is_file():
+    if file is not None and not Path(file).exists():
         raise FileNotFoundError(f"generate: --file {file}: no such file; check the path")
-    loaded = load_model("generate", model, adapter, template, dtype, device)
+    loaded = load_model("generate", model, adapter, template, dtype, device, trust_remote_code)
     if (system is not None or chat) and not loaded.tokenizer.chat_template:
         if system is not None and not chat:
             raise ValueError(
@@ -134,7 +137,13 @@ def _stamp(path: str | None) -> int | None:
 
 
 def load_model(
-    verb: str, model: str | None, adapter: str | None, template: str | None, dtype: str | None, device: str | None
+    verb: str,
+    model: str | None,
+    adapter: str | None,
+    template: str | None,
+    dtype: str | None,
+    device: str | None,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """What --model and --adapter name, ready to generate.
 
@@ -145,6 +154,7 @@ def load_model(
         template: as `generate` has it.
         dtype: of the weights; None takes the usual one of the device.
         device: where to; None takes a GPU if there is one.
+        trust_remote_code: whether the code of a checkpoint's backbone may run.
     """
     place = usable_device(verb, device)
     checkpoints = [path for path in (model, adapter) if path is not None and path.endswith(".ckpt")]
@@ -152,18 +162,25 @@ def load_model(
         raise ValueError(
             f"{verb}: {shortest(checkpoints[0])} is a checkpoint, which knows its model and its adapter; give it alone"
         )
+    if trust_remote_code and not checkpoints:
+        raise ValueError(
+            f"{verb}: --trust_remote_code true was given for {model or adapter}; it is allowed for a .ckpt file only; models are "
+            "loaded without code of their own, so leave it out"
+        )
     if checkpoints:
-        return _from_checkpoint(verb, checkpoints[0], template, dtype, place)
+        return _from_checkpoint(verb, checkpoints[0], template, dtype, place, trust_remote_code)
     if model is None and adapter is None:
         raise ValueError(f"{verb}: no model was given; give --model (a hub id, a folder, playground) or --adapter")
     dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
     return load_for_generation(model, adapter, template, dtype, str(place))
 
 
-def _from_checkpoint(verb: str, path: str, template: str | None, dtype: str | None, device: object) -> LoadedModel:
+def _from_checkpoint(
+    verb: str, path: str, template: str | None, dtype: str | None, device: object, trust_remote_code: bool
+) -> LoadedModel:
     import torch
 
-    module = load_module(path)
+    module = load_module(path, trust_remote_code)
     module.configure_model()
     if module.task not in ("causal_lm", "seq2seq") or module.network is None:
         raise ValueError(

@@ -6,7 +6,6 @@ A row that stands in OUT or OUT.part already, with the same hash of prompt, temp
 
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,10 +16,11 @@ from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.commands.shared.written_rows import json_line, written_rows
 from fulgurite.console import say, shortest
 from fulgurite.data.records.conversation import CHAT_ROLES, Turn
-from fulgurite.data.records.findings import place
+from fulgurite.data.sources.formats import ending_of
 from fulgurite.data.sources.tables import read_lines, read_table
 from fulgurite.evaluation.generation import LoadedModel, check_prompts, generate_text
 from fulgurite.evaluation.writers import GenerationSettings
+from fulgurite.whole_files import whole_file
 
 __all__ = ["run_file"]
 
@@ -89,15 +89,10 @@ def run_file(
             answers[i] = texts
             stream.write(_line(rows[i], texts, hashes[i], settings))
             stream.flush()
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(scratch, "w", encoding="utf-8") as stream:
-            for row, answer, key in zip(rows, answers, hashes, strict=True):
-                assert answer is not None
-                stream.write(_line(row, answer, key, settings))
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with whole_file(target) as scratch, open(scratch, "w", encoding="utf-8") as stream:
+        for row, answer, key in zip(rows, answers, hashes, strict=True):
+            assert answer is not None
+            stream.write(_line(row, answer, key, settings))
     part.unlink(missing_ok=True)
     say(f"written: {shortest(target)}, {len(rows)} rows")
 
@@ -122,13 +117,13 @@ def _read(
     source: Path, start: tuple[Turn, ...], column: str | None, chat: bool
 ) -> tuple[list[Row], list[tuple[Turn, ...]], list[str]]:
     """The rows of a file, their prompts and their places."""
-    if source.suffix.lower() == ".txt":
+    if ending_of(source) == ".txt":
         numbered = [(i, line) for i, line in enumerate(read_lines(source), 1) if line.strip()]
         rows: list[Row] = [{"prompt": line} for _, line in numbered]
         places, column = [f"{source}, line {i}" for i, _ in numbered], "prompt"
     else:
-        table = read_table(source)
-        rows, places = table.rows, [place(table.source, line) for line in table.lines]
+        table = read_table(source, owner="generate: --file")
+        rows, places = table.rows, [str(place) for place in table.places]
         if column is not None:
             table.require(column)
         else:

@@ -8,7 +8,6 @@ carries a hash of its text, the model and the template.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,11 +24,11 @@ from fulgurite.data.encoding.templates import apply_template
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.records.conversation import Conversation
-from fulgurite.data.records.findings import place
 from fulgurite.data.sources.tables import read_table
 from fulgurite.evaluation.reward_bench import benchmark_items, score_benchmark
 from fulgurite.evaluation.reward_scoring import RewardScorer
 from fulgurite.models.loading import check_folder
+from fulgurite.whole_files import whole_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,12 +50,14 @@ def score(
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     device: str | None = None,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> None:
     """Scores answers with a reward model.
 
     Args:
         model: a .ckpt file of `fulgurite fit` (RewardModule), or a reward model's folder or hub id in either layout.
-        file: .jsonl, .json, .csv, .tsv or .parquet with messages; or prompt and chosen and rejected, completion, or completions.
+        file: .jsonl, .json, .csv, .tsv (also .gz), .parquet or .arrow, or a folder of datasets, with messages; or with prompt and
+            chosen and rejected, completion, or completions.
         output: the .jsonl file for the rows with their rewards; may be left out with --benchmark.
         benchmark: the file holds rows of RewardBench 1 or 2; print the section scores.
         as_chat: lay the chat template over prompts and answers that are plain texts, instead of joining them as they are.
@@ -66,9 +67,10 @@ def score(
         dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
         device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
         overwrite: replace an output that holds other rewards.
+        trust_remote_code: run code that came with the backbone; only as it is typed here, whatever a checkpoint says.
     """
     source = Path(file)
-    if not source.is_file():
+    if not source.exists():
         raise FileNotFoundError(f"score: --file {file}: no such file; check the path")
     if output is None and benchmark is None:
         raise ValueError("score: no --output was given; give the .jsonl file that the rewards go to")
@@ -78,20 +80,20 @@ def score(
         raise ValueError(f"score: --output {output} is the input itself; give another name")
     if output is not None and Path(output).is_dir():
         raise IsADirectoryError(f"score: --output {output} is a folder; give the name of a file")
-    table = read_table(source)
-    rows = list(zip(table.rows, table.lines, strict=True))
+    table = read_table(source, owner="score: --file")
+    rows = list(zip(table.rows, table.places, strict=True))
     items = []
     if benchmark is not None:
-        items = benchmark_items([(row, place(table.source, line)) for row, line in rows], benchmark)
+        items = benchmark_items([(row, str(place)) for row, place in rows], benchmark)
         asked = [
-            read_item(row, item.prompt, item.answers, table.source, line, as_chat)
-            for (row, line), item in zip(rows, items, strict=True)
+            read_item(row, item.prompt, item.answers, place.source, place.row, as_chat)
+            for (row, place), item in zip(rows, items, strict=True)
         ]
     else:
-        asked = [read_asked(row, table.source, line, as_chat) for row, line in rows]
+        asked = [read_asked(row, place.source, place.row, as_chat) for row, place in rows]
     if not model.endswith(".ckpt"):
         check_folder(resolve_backbone(model))
-    scorer = _load(model, template, max_length, batch_size, dtype, device)
+    scorer = _load(model, template, max_length, batch_size, dtype, device, trust_remote_code)
     rewards, lengths = _rewards(
         asked, scorer, None if output is None else Path(output), [model, _stamp(model)], overwrite
     )
@@ -134,14 +136,9 @@ def _rewards(
     _score_waiting(asked, scorer, waiting, found, hashes, part)
     done = [values for values in found if values is not None]
     if target is not None and part is not None:
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with open(scratch, "w", encoding="utf-8") as stream:
-                for a, (values, lengths), key in zip(asked, done, hashes, strict=True):
-                    stream.write(_line(a, values, lengths, key))
-            os.replace(scratch, target)
-        finally:
-            scratch.unlink(missing_ok=True)
+        with whole_file(target) as scratch, open(scratch, "w", encoding="utf-8") as stream:
+            for a, (values, lengths), key in zip(asked, done, hashes, strict=True):
+                stream.write(_line(a, values, lengths, key))
         part.unlink(missing_ok=True)
     return [values for values, _ in done], [lengths for _, lengths in done]
 
@@ -221,7 +218,13 @@ def _stamp(path: str) -> int | None:
 
 
 def _load(
-    model: str, template: str | None, max_length: int, batch_size: int, dtype: str | None, device: str | None
+    model: str,
+    template: str | None,
+    max_length: int,
+    batch_size: int,
+    dtype: str | None,
+    device: str | None,
+    trust_remote_code: bool,
 ) -> RewardScorer:
     from fulgurite.lightning_modules.reward import RewardModule
     from fulgurite.models import load_reward_model
@@ -229,7 +232,7 @@ def _load(
     place = usable_device("score", device)
     tokenizer: PreTrainedTokenizerBase
     if model.endswith(".ckpt"):
-        module = load_module(model)
+        module = load_module(model, trust_remote_code)
         module.configure_model()
         if not isinstance(module, RewardModule) or module.network is None:
             raise ValueError(
@@ -243,7 +246,7 @@ def _load(
     else:
         dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
         folder = resolve_backbone(model)
-        network = load_reward_model(folder, dtype=dtype, require_head=True).model
+        network = load_reward_model(folder, dtype=dtype, require_head=True, trust_remote_code=trust_remote_code).model
         tokenizer = load_tokenizer(model)
     apply_template(tokenizer, template)
     return RewardScorer(network.to(place), tokenizer, max_length, batch_size)

@@ -1,12 +1,14 @@
-"""Checkpoint files of a run: finding `last` and `best`, reading, and making the module again that wrote one.
+"""Checkpoint files of a run: finding `last` and `best`, reading one, and making the module again that wrote it.
 
-Nothing found, a truncated file and a checkpoint of a foreign class are errors that say what was looked for and
-where.
+A checkpoint that is not there, a damaged file, and a module that is not one of ours are errors. They say what was looked for
+and where, and name the newest whole checkpoint that lies beside.
 """
 
 import importlib
 import os
 import pickle
+import shlex
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +57,22 @@ def find_checkpoint(wanted: str, folder: str | Path, verb: str) -> str:
             )
         return wanted
     lasts = sorted(folder.glob("last*.ckpt"), key=lambda file: file.stat().st_mtime)
+    advice = _newest_whole(folder)
     if not lasts:
         there = sorted(file.name for file in folder.glob("*.ckpt")) if folder.is_dir() else []
         state = f"holds {', '.join(there[:4])}" if there else "holds no checkpoint"
         state = state if folder.is_dir() else "is not there"
+        otherwise = (
+            "train first with `fulgurite fit` and the same options, or give the file, or the run's folder as "
+            "--trainer.default_root_dir"
+        )
         raise FileNotFoundError(
-            f"{verb}: --ckpt_path {wanted}: looked for last*.ckpt in {folder}, which {state}; train first with "
-            "`fulgurite fit` and the same options, or give the file, or the run's folder as --trainer.default_root_dir"
+            f"{verb}: --ckpt_path {wanted}: looked for last*.ckpt in {folder}, which {state}; {advice or otherwise}"
+        )
+    if not zipfile.is_zipfile(lasts[-1]):
+        raise ValueError(
+            f"{verb}: --ckpt_path {wanted}: {lasts[-1]} is damaged, {lasts[-1].stat().st_size} bytes that are no whole checkpoint; "
+            f"{advice or 'there is no other checkpoint beside it; train again'}"
         )
     if wanted == "last":
         return str(lasts[-1])
@@ -71,15 +82,26 @@ def find_checkpoint(wanted: str, folder: str | Path, verb: str) -> str:
             if Path(candidate).is_file():
                 return candidate
     raise FileNotFoundError(
-        f"{verb}: --ckpt_path best: {lasts[-1]} names no best checkpoint that is still in {folder}; use last or a file"
+        f"{verb}: --ckpt_path best: {lasts[-1]} names no best checkpoint that is still in {folder}; use last or a file; "
+        f"{advice}"
     )
 
 
-def load_module(path: str | Path) -> "FinetuneModule":
+def _newest_whole(folder: Path) -> str:
+    """What to do where `last` or `best` cannot be had: the newest whole checkpoint of a folder; empty where there is none."""
+    whole = [file for file in folder.glob("*.ckpt") if zipfile.is_zipfile(file)]
+    if not whole:
+        return ""
+    newest = max(whole, key=lambda file: file.stat().st_mtime)
+    return f"the newest whole checkpoint there is {newest.name}: give {shlex.join(['--ckpt_path', str(newest)])}"
+
+
+def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneModule":
     """The module that wrote a checkpoint, on the CPU, with its weights, in evaluation mode.
 
     Args:
         path: the checkpoint
+        trust_remote_code: whether the backbone's own code may run; what the checkpoint says of it does not count
     """
     from fulgurite.lightning_modules import FinetuneModule
 
@@ -101,6 +123,10 @@ def load_module(path: str | Path) -> "FinetuneModule":
         raise ValueError(f"checkpoint {path}: its class {class_path} is not a FinetuneModule; export knows only those")
     from fulgurite.lightning_modules.checks.hyperparameters import OF_THE_MACHINE
 
-    machine = {name: None for name in OF_THE_MACHINE if name in hyperparameters}  # files of earlier versions hold them
-    module = cls.load_from_checkpoint(path, map_location="cpu", **machine)
+    changed: dict[str, Any] = {
+        name: None for name in OF_THE_MACHINE if name in hyperparameters
+    }  # in files of earlier versions
+    if "trust_remote_code" in hyperparameters:
+        changed["trust_remote_code"] = trust_remote_code
+    module = cls.load_from_checkpoint(path, map_location="cpu", **changed)
     return module.eval()

@@ -27,6 +27,7 @@ from fulgurite.commands.thresholds.runs import (
     run_all,
 )
 from fulgurite.console import say, shortest
+from fulgurite.whole_files import write_text
 
 __all__ = ["thresholds"]
 
@@ -331,7 +332,4 @@ def _report(
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.part")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, file)
+    write_text(file, json.dumps(content, indent=1) + "\n")

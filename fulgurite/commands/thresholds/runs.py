@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fulgurite.whole_files import write_text
+
 __all__ = [
     "METHODS",
     "Run",
@@ -344,11 +346,7 @@ def _run_and_write(
     run: Run, settings: Settings, folder: Path, work: Callable[[Run, Settings], dict[str, Any]]
 ) -> dict[str, Any]:
     result = work(run, settings)
-    file = run_file(folder, run)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
-    unfinished.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    os.replace(unfinished, file)
+    write_text(run_file(folder, run), json.dumps(result) + "\n")
     return result
 
 

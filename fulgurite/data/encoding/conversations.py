@@ -3,7 +3,8 @@
 For every answer that is supervised, the ids before it are those of `encode_prompt` for the turns before it: what is
 trained on is, token for token, what `generate` puts before the model. The supervised stretch is the answer with the
 mark that ends its turn (eos, or the template's own such as <|im_end|>); what the template writes after that mark is not
-supervised. If the template ends no turn, eos is appended to the row's last answer.
+supervised. If the template ends no turn, eos is appended to the row's last answer; answers inside the chat end with the
+special token that begins the next turn, if there is one. Answers with `train=False` stand in the context only.
 
 A chat is rendered once up to each answer and once with it, and tokenised in one piece. An answer whose prompt is not a
 prefix of that piece gets a row of its own: templates that rewrite earlier turns (Qwen3 takes <think> out of them), and
@@ -23,17 +24,29 @@ from fulgurite.data.records.conversation import Conversation
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["NO_ANSWER", "TOO_LONG", "ConversationEncoder", "EncodedConversation", "Omission", "encode_prompt"]
+__all__ = [
+    "NO_ANSWER",
+    "TOO_LONG",
+    "UNRENDERED",
+    "UNTRAINED",
+    "ConversationEncoder",
+    "EncodedConversation",
+    "Omission",
+    "encode_prompt",
+]
 
 Span = tuple[int, int]
 
 TOO_LONG = "longer than max_length"
 NO_ANSWER = "no assistant turn"
+UNTRAINED = "no answer is to be trained on (weight 0 or train: false)"
+UNRENDERED = "the chat template never writes "
 _APART = "prompt and answer share a token: tokenised apart"
 _OWN_ROW = "an answer with a row of its own"
 _SHORTENED = "last turns left out: longer than max_length"
 _CUT = "end cut off: longer than max_length"
 _SPLIT = "text split into several rows"
+_CLOSED = "answer without the reasoning that the generation prompt opens: trained as the template's finished turn"
 
 
 @dataclass(frozen=True)
@@ -127,15 +140,42 @@ class ConversationEncoder:
         """
         kinds = [_kind(conversation) for conversation in conversations]
         rows: list[list[_Row]] = [[] for _ in conversations]
+        refused = self._refused(conversations, kinds)
+        kinds = ["" if i in refused else kind for i, kind in enumerate(kinds)]
         for kind, encode in (("chat", self._chats), ("prompt", self._completions), ("text", self._texts)):
             places = [i for i, found in enumerate(kinds) if found == kind]
             if places:
                 for i, encoded in zip(places, encode([conversations[i] for i in places]), strict=True):
                     rows[i] = encoded
         return [
-            [self._fit(c.where, row) for row in encoded] or [Omission(c.where, NO_ANSWER)]
-            for c, encoded in zip(conversations, rows, strict=True)
+            [self._fit(c.where, row) for row in encoded] or [Omission(c.where, refused.get(i, NO_ANSWER))]
+            for i, (c, encoded) in enumerate(zip(conversations, rows, strict=True))
         ]
+
+    def _refused(self, conversations: Sequence[Conversation], kinds: Sequence[str]) -> dict[int, str]:
+        """Chats that are left out, by their places, and why: the template drops a part of them, or no answer is trained on."""
+        refused: dict[int, str] = {}
+        for i, (conversation, kind) in enumerate(zip(conversations, kinds, strict=True)):
+            turns = conversation.turns
+            if kind != "chat":
+                continue
+            if unused := self._answers().renderer.unused(turns, conversation.tools):
+                refused[i] = UNRENDERED + ", ".join(unused)
+            flagged = [number for number, turn in enumerate(turns, 1) if not turn.train]
+            if flagged and self.supervise == "all":
+                raise ValueError(
+                    f"{conversation.where}: message {flagged[0]} says that it is not to be trained on, and supervise='all' trains "
+                    "every token; take supervise='assistant', or take the mark out"
+                )
+            answers = [turn for turn in turns if turn.role == "assistant"]
+            if flagged and not any(turn.train for turn in (answers[-1:] if self.supervise == "last" else answers)):
+                refused[i] = UNTRAINED
+        return refused
+
+    def _answers(self) -> AnswerFinder:
+        if self._finder is None:
+            self._finder = AnswerFinder(self.tokenizer)
+        return self._finder
 
     def _completions(self, conversations: Sequence[Conversation]) -> list[list[_Row]]:
         prompts = self._text.ids([c.turns[0].content for c in conversations])
@@ -143,8 +183,9 @@ class ConversationEncoder:
         for prompt, completion in zip(
             prompts, self._text.continuations([c.turns[1].content for c in conversations]), strict=True
         ):
-            ids = [*self._text.prefix, *prompt, *completion, self._text.end]
-            start = 0 if self.supervise == "all" else len(ids) - len(completion) - 1
+            before = self._text.begun(prompt)
+            ids = self._text.ended([*before, *completion])
+            start = 0 if self.supervise == "all" else len(before)
             rows.append([_Row(ids, [(start, len(ids))], [], [], ())])
         return rows
 
@@ -152,7 +193,7 @@ class ConversationEncoder:
         """One row for each text, or as many as it takes; a last one of a single token, which predicts nothing, is not kept."""
         rows = []
         for text in self._text.ids([c.turns[0].content for c in conversations]):
-            ids = [*self._text.prefix, *text, self._text.end]
+            ids = self._text.ended(self._text.begun(text))
             if self.too_long != "drop" or len(ids) <= self.max_length:
                 rows.append([_Row(ids, [(0, len(ids))], [], [], ())])
                 continue
@@ -161,9 +202,7 @@ class ConversationEncoder:
         return rows
 
     def _chats(self, conversations: Sequence[Conversation]) -> list[list[_Row]]:
-        if self._finder is None:
-            self._finder = AnswerFinder(self.tokenizer)
-        finder, everything = self._finder, self.supervise == "all"
+        finder, everything = self._answers(), self.supervise == "all"
         closing = [] if finder.ends_turn else [self._text.end]
         if everything:
             found = [[finder.whole(c)] for c in conversations]
@@ -180,7 +219,8 @@ class ConversationEncoder:
                 rows[i].append(_Row(ids, [(0, len(ids))], ends, closing, ()))
                 continue
             if kept:
-                notes = (_OWN_ROW,) if len(found[i]) > 1 else ()
+                notes: tuple[str, ...] = (_OWN_ROW,) if len(found[i]) > 1 else ()
+                notes += (_CLOSED,) if any(answer.closed for answer in piece.answers) else ()
                 rows[i].append(_Row(ids[: ends[-1]], kept, ends, closing, notes))
             apart.extend((i, a) for a, span in zip(piece.answers, spans, strict=True) if span is None)
         for (i, _), (ids, span, note) in zip(apart, self._apart([answer for _, answer in apart]), strict=True):
@@ -239,10 +279,16 @@ class ConversationEncoder:
             rows.append((ids, (len(prompt), len(ids)), note))
         return rows
 
+    def _ended(self, row: _Row, stop: int) -> bool:
+        """Whether the row, cut there, ends with the token that begins a next turn, after which no eos may come."""
+        mark = self._finder.next_mark.strip() if self._finder is not None else ""
+        return bool(mark and row.closing and stop) and row.ids[stop - 1] == self.tokenizer.convert_tokens_to_ids(mark)
+
     def _fit(self, where: str, row: _Row) -> EncodedConversation | Omission:
         """The row with its mask, shortened as `too_long` says."""
-        full = len(row.ids) + len(row.closing)
         stop, notes = len(row.ids), row.notes
+        closing = [] if self._ended(row, stop) else row.closing
+        full = len(row.ids) + len(closing)
         if full > self.max_length:
             if self.too_long == "error":
                 raise ValueError(
@@ -250,15 +296,21 @@ class ConversationEncoder:
                     "too_long='drop' or 'cut'"
                 )
             if self.too_long == "drop":
-                stop = max((end for end in row.ends if end + len(row.closing) <= self.max_length), default=0)
+                fits = [
+                    end
+                    for end in row.ends
+                    if end + (0 if self._ended(row, end) else len(row.closing)) <= self.max_length
+                ]
+                stop = max(fits, default=0)
+                closing = [] if self._ended(row, stop) else row.closing
                 notes = (*notes, _SHORTENED)
             else:
                 stop, notes = min(stop, self.max_length), (*notes, _CUT)
-        ids = [*row.ids[:stop], *row.closing][: self.max_length]
+        ids = [*row.ids[:stop], *closing][: self.max_length]
         supervised = [False] * len(ids)
         for start, end in row.spans:
             supervised[start:end] = [True] * (min(end, stop) - start) if start < stop else []
-        if row.closing and len(ids) > stop:
+        if closing and len(ids) > stop:
             supervised[stop:] = [True] * (len(ids) - stop)
         if not stop or not any(supervised[1:]):
             if full > self.max_length:

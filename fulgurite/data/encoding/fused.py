@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fulgurite.data.encoding.answer_spans import AnswerFinder
-from fulgurite.data.encoding.conversations import NO_ANSWER, TOO_LONG, Omission
+from fulgurite.data.encoding.conversations import NO_ANSWER, TOO_LONG, UNRENDERED, UNTRAINED, Omission
 from fulgurite.data.encoding.prompts import TextEncoder, is_chat
 from fulgurite.data.records.conversation import Conversation, Turn
 
@@ -83,7 +83,12 @@ class FusedEncoder:
             turns: the history, its last turn the user's; or one turn "prompt".
         """
         if not is_chat(turns):
-            return [[*text.prefix, *text.ids([turns[0].content])[0]] for text in self._texts]
+            return [text.begun(text.ids([turns[0].content])[0]) for text in self._texts]
+        if unused := [key for finder in self._finders for key in finder.renderer.unused(turns)]:
+            raise ValueError(
+                f"FusedEncoder: the messages hold {', '.join(dict.fromkeys(unused))}, which a specialist's chat template never "
+                "writes; take them out"
+            )
         return [
             text.ids([finder.renderer.prompt(turns) + lead])[0]
             for finder, text, lead in zip(self._finders, self._texts, self._prompt_leads, strict=True)
@@ -100,17 +105,24 @@ class FusedEncoder:
         for index, conversation in enumerate(conversations):
             turns = conversation.turns
             places = [i for i, turn in enumerate(turns) if turn.role in ("assistant", "completion")]
-            for i in places[-1:] if self.supervise == "last" else places:
-                jobs.append((index, turns[:i], turns[i].content, is_chat(turns)))
             if not places:
                 missing = _NO_QUESTION if turns[0].role == "text" else NO_ANSWER
                 found[index].append(Omission(conversation.where, missing))
-        by_specialist = [self._prompt_ids(e, [(turns, chat) for _, turns, _, chat in jobs]) for e in self._places()]
+                continue
+            if unused := self._unused(conversation):
+                found[index].append(Omission(conversation.where, UNRENDERED + ", ".join(unused)))
+                continue
+            places = [i for i in (places[-1:] if self.supervise == "last" else places) if turns[i].train]
+            for i in places:
+                jobs.append((index, turns[:i], turns[i].content, is_chat(turns)))
+            if not places:
+                found[index].append(Omission(conversation.where, UNTRAINED))
+        by_specialist = [self._prompt_ids(e, [job[1:] for job in jobs]) for e in self._places()]
         answers = self._texts[0].continuations([self._answer_text(text, chat) for _, _, text, chat in jobs])
         for number, (index, _, _, chat) in enumerate(jobs):
-            closing = [] if chat and self._end is not None else [self._texts[0].end]
+            answer = answers[number] if chat and self._end is not None else self._texts[0].ended(answers[number])
             prompts = [rows[number] for rows in by_specialist]
-            found[index].append(self._fit(conversations[index].where, prompts, answers[number] + closing))
+            found[index].append(self._fit(conversations[index].where, prompts, answer))
         return found
 
     def _places(self) -> range:
@@ -119,11 +131,21 @@ class FusedEncoder:
     def _answer_text(self, content: str, chat: bool) -> str:
         return self._lead + content + (self._end or "") if chat else content
 
-    def _prompt_ids(self, place: int, jobs: Sequence[tuple[tuple[Turn, ...], bool]]) -> list[list[int]]:
+    def _unused(self, conversation: Conversation) -> list[str]:
+        """What the conversation holds beside its texts: fused answers are texts, so that answers may hold nothing else."""
+        turns = conversation.turns
+        given = [finder.renderer.unused(turns, conversation.tools) for finder in self._finders if is_chat(turns)]
+        answers = [key for turn in turns if turn.role == "assistant" for key in turn.extra_keys]
+        tools = [] if conversation.tools is None else ["tools"]
+        return list(dict.fromkeys([*answers, *tools, *(key for keys in given for key in keys)]))
+
+    def _prompt_ids(self, place: int, jobs: Sequence[tuple[tuple[Turn, ...], str, bool]]) -> list[list[int]]:
         finder, text, lead = self._finders[place], self._texts[place], self._prompt_leads[place]
-        rendered = [finder.renderer.prompt(turns) + lead if chat else turns[0].content for turns, chat in jobs]
+        rendered = [
+            finder.prompt_before(turns, answer) + lead if chat else turns[0].content for turns, answer, chat in jobs
+        ]
         rows = text.ids(rendered)
-        return [row if chat else [*text.prefix, *row] for row, (_, chat) in zip(rows, jobs, strict=True)]
+        return [row if chat else text.begun(row) for row, (_, _, chat) in zip(rows, jobs, strict=True)]
 
     def _fit(self, where: str, prompts: list[list[int]], answer: list[int]) -> EncodedAnswer | Omission:
         longest = max(map(len, prompts))

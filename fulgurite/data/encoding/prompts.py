@@ -47,6 +47,14 @@ class TextEncoder:
         if self._after("\n", ["ab c"])[0] == bare:
             self._anchors = ("", *_ANCHORS[:-1])
 
+    def begun(self, ids: Sequence[int]) -> list[int]:
+        """A text's ids behind the tokenizer's prefix, which a text that was rendered by a template may bring itself."""
+        return [*([] if self.prefix and list(ids[: len(self.prefix)]) == self.prefix else self.prefix), *ids]
+
+    def ended(self, ids: Sequence[int]) -> list[int]:
+        """Ids with the end token behind them, unless they end with it already."""
+        return [*ids] if ids and ids[-1] == self.end else [*ids, self.end]
+
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text alone, without special tokens."""
         if not texts:
@@ -83,14 +91,20 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Turn]) -
         turns: the history, its last turn the user's; or one turn "prompt" (or "text").
 
     Raises:
-        ValueError: no turn, no template, or one that refuses the roles.
+        ValueError: no turn, no template, one that refuses the roles, or one that would leave out what a message holds.
     """
     if not turns:
         raise ValueError("encode_prompt: no turn was given; at least one is needed")
     if not is_chat(turns):
         encoder = TextEncoder(tokenizer)
-        return encoder.prefix + encoder.ids([turns[0].content])[0]
-    text = ChatRenderer(tokenizer).prompt(turns)
+        return encoder.begun(encoder.ids([turns[0].content])[0])
+    renderer = ChatRenderer(tokenizer)
+    if unused := renderer.unused(turns):
+        raise ValueError(
+            f"encode_prompt: the messages hold {', '.join(unused)}, which the chat template never writes; take them out, or take a "
+            "template that does"
+        )
+    text = renderer.prompt(turns)
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 

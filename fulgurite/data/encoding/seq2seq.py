@@ -7,8 +7,9 @@ tokens and eos at its end. All of the target is supervised.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from fulgurite.data.encoding.conversations import NO_ANSWER, TOO_LONG, Omission
-from fulgurite.data.encoding.prompts import TextEncoder, encode_source
+from fulgurite.data.encoding.conversations import NO_ANSWER, TOO_LONG, UNRENDERED, UNTRAINED, Omission
+from fulgurite.data.encoding.prompts import TextEncoder, encode_source, is_chat
+from fulgurite.data.encoding.templates import ChatRenderer
 from fulgurite.data.records.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -68,7 +69,12 @@ def encode_pairs(
                 f"{conversation.where}: the answer has no turn before it, so that the encoder has nothing to read; correct the row"
             )
         rows: list[EncodedPair | Omission] = []
+        if reason := _refused(tokenizer, conversation, places[-1:] if supervise == "last" else places):
+            found.append([Omission(conversation.where, reason)])
+            continue
         for i in places[-1:] if supervise == "last" else places:
+            if not turns[i].train:
+                continue
             source = encode_source(tokenizer, turns[:i])
             target = list(tokenizer(text_target=turns[i].content, verbose=False)["input_ids"])
             if target[-1:] != [end]:
@@ -76,6 +82,21 @@ def encode_pairs(
             rows.append(_fit(conversation.where, source, target, limits, too_long))
         found.append(rows or [Omission(conversation.where, NO_ANSWER)])
     return found
+
+
+def _refused(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, places: Sequence[int]) -> str | None:
+    """Why a conversation is left out: targets are texts, and sources what the template writes, or the texts alone."""
+    turns = conversation.turns
+    if places and not any(turns[i].train for i in places):
+        return UNTRAINED
+    chat = is_chat(turns) and tokenizer.chat_template
+    unused = (
+        ChatRenderer(tokenizer).unused(turns, conversation.tools) if chat else [k for t in turns for k in t.extra_keys]
+    )
+    unused += [key for i in places for key in turns[i].extra_keys] + (
+        ["tools"] if conversation.tools is not None else []
+    )
+    return UNRENDERED + ", ".join(dict.fromkeys(unused)) if unused else None
 
 
 def _fit(

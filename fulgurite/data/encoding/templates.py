@@ -13,6 +13,7 @@ tokenizer without them. In UltraLM's releases a user's turn ended with eos too; 
 answer begins with one: a word is then the token that it is in running text.
 """
 
+import json
 import logging
 import re
 from collections.abc import Sequence
@@ -237,38 +238,55 @@ class ChatRenderer:
             self._marked = _render_with_assistant_indices
         self._variables: dict[str, Any] = {"tools": None, "documents": None, **tokenizer.special_tokens_map}
 
-    def prompt(self, turns: Sequence[Turn]) -> str:
-        """The turns and the beginning of the answer that is to come."""
-        return self._render(turns, True)
+    def unused(self, turns: Sequence[Turn], tools: str | None = None) -> list[str]:
+        """What the turns hold beside their texts that the template never looks at: it would vanish without a word.
 
-    def chat(self, turns: Sequence[Turn]) -> tuple[str, list[tuple[int, int]] | None]:
+        Args:
+            turns: of a chat.
+            tools: the tools that the model may call, as JSON.
+
+        Returns:
+            Names such as "tool_calls", each once.
+        """
+        keys = [*(["tools"] if tools is not None else []), *(key for turn in turns for key in turn.extra_keys)]
+        return [key for key in dict.fromkeys(keys) if re.search(rf"\b{re.escape(key)}\b", self.template) is None]
+
+    def prompt(self, turns: Sequence[Turn], tools: str | None = None) -> str:
+        """The turns and the beginning of the answer that is to come."""
+        return self._render(turns, True, tools)
+
+    def chat(self, turns: Sequence[Turn], tools: str | None = None) -> tuple[str, list[tuple[int, int]] | None]:
         """The turns as text, and the stretches of characters that `{% generation %}` marks; None without such marks."""
         if not self.marks:
-            return self._render(turns, False), None
+            return self._render(turns, False, tools), None
+        variables = self._with(tools)
         try:
-            text, spans = self._marked(self._compiled, _messages(turns), add_generation_prompt=False, **self._variables)
+            text, spans = self._marked(self._compiled, _messages(turns), add_generation_prompt=False, **variables)
         except Exception as error:
             raise _refusal(error) from error
         return text, [(int(start), int(end)) for start, end in spans]
 
-    def _render(self, turns: Sequence[Turn], add_generation_prompt: bool) -> str:
-        messages = _messages(turns)
+    def _with(self, tools: str | None) -> dict[str, Any]:
+        return self._variables if tools is None else {**self._variables, "tools": json.loads(tools)}
+
+    def _render(self, turns: Sequence[Turn], add_generation_prompt: bool, tools: str | None) -> str:
+        messages, variables = _messages(turns), self._with(tools)
         try:
             if self._compiled is None:
                 text = self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                    messages, tools=variables["tools"], tokenize=False, add_generation_prompt=add_generation_prompt
                 )
             else:
                 text = self._compiled.render(
-                    messages=messages, add_generation_prompt=add_generation_prompt, **self._variables
+                    messages=messages, add_generation_prompt=add_generation_prompt, **variables
                 )
         except Exception as error:  # whatever the template raises: jinja2's errors, or Python's out of an expression
             raise _refusal(error) from error
         return str(text)
 
 
-def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
+def _messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    return [{"role": t.role, "content": t.content, **({} if t.extra is None else json.loads(t.extra))} for t in turns]
 
 
 def _refusal(error: Exception) -> ValueError:

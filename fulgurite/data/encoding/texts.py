@@ -30,7 +30,7 @@ def encode_examples(
     """Tokenises texts or pairs.
 
     Args:
-        tokenizer: adds its special tokens.
+        tokenizer: adds its special tokens, but none that a text brings itself because a template has rendered it.
         examples: the rows.
         max_length: tokens per row at most, special ones included.
         regression: labels are values, not class indices.
@@ -40,9 +40,12 @@ def encode_examples(
     types: list[int] = []
     lengths: list[int] = []
     full: list[int] = []
+    first, last = _framing(tokenizer)
     for start in progress(range(0, len(examples), CHUNK)):
-        texts = examples.texts[start : start + CHUNK]
+        texts = [text.removeprefix(first) for text in examples.texts[start : start + CHUNK]]
         pairs = None if examples.pairs is None else examples.pairs[start : start + CHUNK]
+        if pairs is None:
+            texts = [text.removesuffix(last) for text in texts]
         encoded = _call(tokenizer, texts, pairs, None)
         untruncated = [len(row) for row in encoded["input_ids"]]
         if max(untruncated) > max_length:
@@ -71,6 +74,16 @@ def encode_examples(
         classes = [None] * len(examples) if examples.labels is None else examples.labels
         tensors["labels"] = torch.tensor([IGNORE_INDEX if c is None else c for c in classes], dtype=torch.int64)
     return EncodedRows(tensors)
+
+
+def _framing(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The special tokens, as text, that the tokenizer itself puts before and behind a text; "" for none."""
+    around = tokenizer("a", verbose=False)["input_ids"]
+    if not around:
+        return "", ""
+    special = set(tokenizer.all_special_ids)
+    first, last = (str(tokenizer.convert_ids_to_tokens(i)) if i in special else "" for i in (around[0], around[-1]))
+    return first, last
 
 
 def _call(
@@ -113,10 +126,12 @@ def encode_documents(
             list(texts[start : start + CHUNK]), add_special_tokens=False, return_attention_mask=False, verbose=False
         )
         for row in encoded["input_ids"]:
-            if begins:
+            # A document that a template has rendered already may bring both.
+            if begins and row[:1] != [bos]:
                 stream.append(bos)
             stream.extend(row)
-            stream.append(end)
+            if row[-1:] != [end]:
+                stream.append(end)
     lengths = [max_length] * (len(stream) // max_length)
     if len(stream) % max_length > 1 or not lengths:
         lengths.append(len(stream) % max_length or len(stream))

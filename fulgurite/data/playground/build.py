@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from fulgurite.data.playground.generators import DOMAINS, documents
 from fulgurite.data.playground.registry import BACKBONES, SPECIALISTS
+from fulgurite.whole_files import whole_file
 
 __all__ = [
     "CHAT_TEMPLATE",
@@ -199,9 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with whole_file(path) as scratch:
+        scratch.write_bytes(content)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What readers of rows share: schemas by name or guessed from the columns, renamed columns, tags, bad rows counted."""
+"""What all readers of rows share: schemas by name or guessed from the columns, renamed columns, tags, and counts of bad rows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ from itertools import chain, islice
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from fulgurite.data.records.conversation import Turn
-from fulgurite.data.records.findings import Finding, Tally
+from fulgurite.data.records.findings import Finding, Tally, place
 from fulgurite.data.sources.formats import Numbered, Row
 from fulgurite.data.sources.locate import RowSource
 
-__all__ = ["BadRow", "Read", "RowReader", "Schema", "column_names", "fitting_schema", "messages", "short_name"]
+__all__ = [
+    "BadRow",
+    "Read",
+    "RowReader",
+    "Schema",
+    "column_names",
+    "fitting_schema",
+    "messages",
+    "records_of",
+    "short_name",
+]
 
 _AUTO_ROWS = 50
 _ROLES = {"human": "user", "gpt": "assistant"}
@@ -64,6 +74,8 @@ class Schema(Generic[Item]):
 
 class RowReader(Generic[Item]):
     """Reads sources one after the other, as one stream of records; the base of the readers.
+
+    A reader is a table of functions, one for each schema, and what it checks of their records.
 
     After a reading `tally` holds what was found, and `schemas` the schema of each source by its name.
 
@@ -115,13 +127,9 @@ class RowReader(Generic[Item]):
         self.tally = Tally()
         self.schemas: dict[str, str] = {}
 
-    def _read(self, schema: str, row: Row, source: str, number: int) -> Iterator[Item | Finding]:
-        """The records of a row, and what is wrong with them."""
+    def _checked(self, item: Item) -> Iterator[Item | Finding]:
+        """A record as it is handed on, and what is wrong with it."""
         raise NotImplementedError
-
-    def _guess(self, found: Sequence[str], name: str, rows: Sequence[Row]) -> str:
-        """The schema that has these columns."""
-        return fitting_schema(self.table, found, name, rows)
 
     def __iter__(self) -> Iterator[Item]:
         self.tally = Tally()
@@ -142,7 +150,7 @@ class RowReader(Generic[Item]):
         schema = self.schemas[source.name] = self._schema(source.name, [row for row, _ in first])
         for row, number in chain(first, rows):
             self.tally.rows += 1
-            for item in self._read(schema, row, source.name, number):
+            for item in records_of(self.table[schema], row, source.name, number, self._checked):
                 if isinstance(item, Finding):
                     if item.lost and self.on_bad_row == "error":
                         raise ValueError(
@@ -188,7 +196,7 @@ class RowReader(Generic[Item]):
     def _schema(self, name: str, rows: list[Row]) -> str:
         found = list({column: None for row in rows for column in row})
         if self.schema == "auto":
-            return self._guess(found, name, rows)
+            return fitting_schema(self.table, found, name, rows)
         missing = [column for column in self.table[self.schema].needed if column not in found]
         if missing:
             near = [match for column in missing for match in get_close_matches(column, found, n=1)]
@@ -198,6 +206,33 @@ class RowReader(Generic[Item]):
                 f"{', '.join(map(repr, found)) or 'none'}; rename with columns, or take another schema.{hint}"
             )
         return self.schema
+
+
+def records_of(
+    schema: Schema[Item], row: Row, source: str, number: int, check: Callable[[Item], Iterator[Item | Finding]]
+) -> Iterator[Item | Finding]:
+    """The records of one row, and what is wrong with it: a missing column, or what reading and checking it found.
+
+    Args:
+        schema: how to read it.
+        row: columns by name.
+        source: where the row is from, for messages.
+        number: its line.
+        check: a record, or what is wrong with it.
+    """
+    missing = [name for name in schema.needed if name not in row]
+    if missing:
+        detail = f"no {', '.join(map(repr, missing))}; found {column_names(row)}"
+        yield Finding(place(source, number), "missing column", detail)
+        return
+    try:
+        for item in schema.read(row, source, number):
+            if isinstance(item, Finding):
+                yield item
+            else:
+                yield from check(item)
+    except BadRow as error:
+        yield Finding(place(source, number), error.reason, error.detail)
 
 
 def fitting_schema(table: Mapping[str, Schema[Any]], found: Sequence[str], name: str, rows: Sequence[Row]) -> str:

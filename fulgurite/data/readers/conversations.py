@@ -14,8 +14,8 @@
 | prompt_completion | prompt, completion | texts without a template, or two lists of messages |
 | text | text | one text |
 
-`auto` takes the first whose columns are all there. A question that nobody answered at the end of a chat is dropped;
-what else is wrong with a row leaves it out, or stops the reading (`on_bad_row`).
+`auto` takes the first schema whose columns are all there. A question at the end of a chat that nobody answered is dropped.
+Any other defect of a row leaves the row out and is counted, or stops the reading (`on_bad_row`).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fulgurite.data.readers.base import BadRow, Read, RowReader, Schema, column_names, fitting_schema, messages
+from fulgurite.data.readers.base import BadRow, Read, RowReader, Schema, messages, records_of
 from fulgurite.data.readers.critiques import critique, critique_reader
 from fulgurite.data.records.conversation import Conversation, Turn, checked
-from fulgurite.data.records.findings import Finding, place
+from fulgurite.data.records.findings import Finding
 from fulgurite.data.sources.formats import Row
 from fulgurite.data.sources.locate import RowSource
 
-__all__ = ["CONVERSATION_SCHEMAS", "ConversationReader", "guess_schema", "language_of", "read_row"]
+__all__ = ["CONVERSATION_SCHEMAS", "ConversationReader", "language_of", "read_row"]
 
 _LANGUAGE_KIND = re.compile(r"(?:^|[/\\])([a-z]{2})_(?:code|math|chat_agnostic|chat_specific|chat)(?![a-z])")
 
@@ -124,9 +124,7 @@ _SCHEMAS: dict[str, Schema[Conversation]] = {
 CONVERSATION_SCHEMAS = tuple(_SCHEMAS)
 
 
-def read_row(
-    schema: str, row: Row, source: str, number: int, read: Read[Conversation] | None = None
-) -> Iterator[Conversation | Finding]:
+def read_row(schema: str, row: Row, source: str, number: int) -> Iterator[Conversation | Finding]:
     """The conversations of one row, checked, and what is wrong with them.
 
     Args:
@@ -134,21 +132,8 @@ def read_row(
         row: columns by name.
         source: where the row is from, for messages.
         number: its line.
-        read: what to read it with instead of the schema's own way.
     """
-    missing = [name for name in _SCHEMAS[schema].needed if name not in row]
-    if missing:
-        detail = f"no {', '.join(map(repr, missing))}; found {column_names(row)}"
-        yield Finding(place(source, number), "missing column", detail)
-        return
-    try:
-        for item in (read or _SCHEMAS[schema].read)(row, source, number):
-            if isinstance(item, Finding):
-                yield item
-            else:
-                yield from checked(item)
-    except BadRow as error:
-        yield Finding(place(source, number), error.reason, error.detail)
+    return records_of(_SCHEMAS[schema], row, source, number, checked)
 
 
 class ConversationReader(RowReader[Conversation]):
@@ -181,29 +166,14 @@ class ConversationReader(RowReader[Conversation]):
         critique_prompt: str | None = None,
         own_tags: bool = True,
     ) -> None:
+        if critique_prompt is not None:
+            judged = replace(_SCHEMAS["ultrafeedback_critique"], read=critique_reader(critique_prompt))
+            self.table = {**_SCHEMAS, "ultrafeedback_critique": judged}
         super().__init__(sources, schema, columns, on_bad_row, tags, tag_sources)
         self.own_tags = own_tags
-        self._readers = {} if critique_prompt is None else {"ultrafeedback_critique": critique_reader(critique_prompt)}
 
-    def _read(self, schema: str, row: Row, source: str, number: int) -> Iterator[Conversation | Finding]:
-        found = read_row(schema, row, source, number, self._readers.get(schema))
-        if self.own_tags:
-            return found
-        return (item if isinstance(item, Finding) else replace(item, tag=None) for item in found)
-
-    def _guess(self, found: Sequence[str], name: str, rows: Sequence[Row]) -> str:
-        return guess_schema(found, name, rows)
-
-
-def guess_schema(found: Sequence[str], name: str, rows: Sequence[Row]) -> str:
-    """The first schema whose columns are all found; what has the columns of UltraLink must look like it too.
-
-    Args:
-        found: names of the columns.
-        name: of the source.
-        rows: some rows.
-    """
-    return fitting_schema(_SCHEMAS, found, name, rows)
+    def _checked(self, item: Conversation) -> Iterator[Conversation | Finding]:
+        return checked(item if self.own_tags else replace(item, tag=None))
 
 
 def language_of(*texts: object) -> str | None:

@@ -5,8 +5,8 @@ Each completion is one conversation: a system text, the request for feedback wit
 format of the reply, and the reply `### Feedback\\n<critique>\\nOverall Score: <score>`. The conversations of a row are one
 group: no instruction is in training and validation at once.
 
-The first release multiplied true scores of 1 by ten (issue 8 of its repository): a 10 beside an average rating of at
-most 2 is read as 1. The ratings are strings, "N/A" among them; where their mean is not given it is taken over the others.
+Ratings and overall scores are read as fulgurite.data.readers.ultrafeedback describes: an overall score of 10 beside a mean
+rating of at most 2 is read as 1.
 
 Deviation: the request is worded here; whoever trains on with weights that know another wording gives it as `prompt`.
 """
@@ -17,6 +17,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from fulgurite.data.readers.base import BadRow
+from fulgurite.data.readers.ultrafeedback import overall_score
 from fulgurite.data.records.conversation import Conversation, Turn
 from fulgurite.data.records.findings import Finding, place
 
@@ -57,12 +59,9 @@ def critique(
         if isinstance(found, tuple):
             yield Finding(where, found[0], f"completion {index}: {found[1]}")
             continue
-        score = float(completion["overall_score"])
-        if score == 10 and _rating(completion) <= 2:
-            yield Finding(
-                where, "overall_score 10 read as 1", f"completion {index} is rated {_rating(completion):g}", lost=False
-            )
-            score = 1.0
+        score, corrected = overall_score(completion)
+        if corrected is not None:
+            yield Finding(where, "overall_score 10 read as 1", f"completion {index} is rated {corrected:g}", lost=False)
         # Not str.format: texts hold braces.
         values = {"{instruction}": instruction, "{answer}": str(completion["response"])}
         request = "".join(values.get(piece, piece) for piece in _MARKS.split(prompt))
@@ -96,23 +95,9 @@ def _judged(completion: object) -> tuple[str, str] | None:
     if not completion["critique"].strip():
         return "empty critique", "there is nothing to learn"
     try:
-        score = float(completion["overall_score"])
-    except (TypeError, ValueError, OverflowError):
-        score = 0.0
-    if not 1 <= score <= 10:
+        score, _ = overall_score(completion)
+    except BadRow:
+        score = None
+    if score is None:
         return "no overall score", f"{completion['overall_score']!r} was found; a number from 1 to 10 is needed"
     return None
-
-
-def _rating(completion: Mapping[str, Any]) -> float:
-    """The average rating from 1 to 5; 5 where there is none, which leaves the overall score alone."""
-    given = completion.get("fine-grained_score")
-    if isinstance(given, (int, float)):
-        return float(given)
-    annotations = completion.get("annotations")
-    ratings = []
-    for aspect in (annotations if isinstance(annotations, Mapping) else {}).values():
-        rating = aspect.get("Rating") if isinstance(aspect, Mapping) else None
-        if isinstance(rating, str) and rating.strip().isdigit():
-            ratings.append(int(rating))
-    return sum(ratings) / len(ratings) if ratings else 5.0

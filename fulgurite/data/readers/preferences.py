@@ -13,25 +13,29 @@ r"""Rows of the published schemas of preferences to records.
 | unpaired | prompt, completion, label [weight] | labelled |
 | llamafactory_kto | messages, label [system, weight] | labelled; the last message is the answer |
 
-`preference` is TRL's and that of ultrafeedback_binarized: texts, or lists of messages, which may hold the prompt again;
-without a prompt it is what both lists begin with. A margin is given, or the difference of two scores, which may stand in
-a column `metadata`. `direct` (true or false) says that the pair is right against wrong, as UltraInteract's pairs are.
-`auto` takes the first schema whose columns are all there and that the first row with something
-in each of them looks like. An empty field of a csv file is no value.
+`preference` is the schema of TRL and of ultrafeedback_binarized. Its answers are texts, or lists of messages, which may hold
+the prompt again; without a column `prompt` the prompt is what both lists begin with. A margin is given, or it is the
+difference of two scores, which may stand in a column `metadata`. `direct` (true or false) says that the pair is right
+against wrong, as UltraInteract's pairs are. How UltraFeedback's ratings are read: fulgurite.data.readers.ultrafeedback.
 
-UltraSafety's columns are known from a derived copy only: the question is taken from `instruction`, and the first of an
-answer's judgements of harmlessness counts.
+`auto` takes the first schema whose columns are all there and that fits the first row with something in each of these
+columns. An empty field of a csv file is no value.
+
+UltraSafety's columns are known from a derived copy only: the question is taken from `instruction`, and of an answer's
+judgements of harmlessness the first one counts.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
-from fulgurite.data.readers.base import BadRow, RowReader, Schema, column_names, messages
-from fulgurite.data.readers.ultrafeedback import OUTSIDE, SCORES, completion_score, score_scale
+from fulgurite.data.readers.base import BadRow, RowReader, Schema, messages
+from fulgurite.data.readers.ultrafeedback import SCORES, completion_score, score_scale
 from fulgurite.data.records.conversation import Turn
 from fulgurite.data.records.findings import Finding, place
 from fulgurite.data.records.preference import EQUAL, Labelled, Preference, PreferenceRecord, Ranked, checked_preference
@@ -69,10 +73,10 @@ def _scored(row: Row, source: str, number: int, score: str) -> Read:
         if not isinstance(completion, Mapping) or "response" not in completion:
             raise BadRow("not an answer", f"completion {index} has no 'response'")
         value, note = completion_score(completion, score)
-        if note is not None and note.startswith(OUTSIDE):
-            yield Finding(
-                place(source, number), f"an answer left out: {OUTSIDE}", f"answer {index}: {note}", lost=False
-            )
+        if note is not None and math.isnan(value):
+            reason, _, detail = note.partition(": ")
+            found = f"answer {index}: {detail}"
+            yield Finding(place(source, number), f"an answer left out: {reason}", found, lost=False)
             continue
         if note is not None:
             yield Finding(place(source, number), note.split(":")[0], f"completion {index}", lost=False)
@@ -80,14 +84,6 @@ def _scored(row: Row, source: str, number: int, score: str) -> Read:
         scores.append(value)
     prompt, tag = (Turn("user", row["instruction"]),), _text_or_none(row.get("source"))
     yield Ranked(prompt, tuple(answers), tuple(scores), source, number, tag=tag, scale=score_scale(score))
-
-
-def _ultrafeedback(row: Row, source: str, number: int) -> Read:
-    yield from _scored(row, source, number, "mean")
-
-
-def _ultrasafety(row: Row, source: str, number: int) -> Read:
-    yield from _scored(row, source, number, "harmlessness")
 
 
 def _chendrag(row: Row, source: str, number: int) -> Read:
@@ -174,7 +170,7 @@ def _llamafactory_kto(row: Row, source: str, number: int) -> Read:
 
 
 def _apart(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], str, str]:
-    """What two dialogues begin with, and the answer that each ends with."""
+    """The turns that two dialogues have in common at their beginning, and the last turn of each, its answer."""
     if chosen == rejected:
         raise BadRow(EQUAL, "both dialogues are the same")
     shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
@@ -247,6 +243,8 @@ def _given(row: Mapping[str, Any], column: str) -> object:
 
 def _float(value: object, column: str) -> float:
     try:
+        if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+            raise TypeError("true is no number, and 1_0 not 10")
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
         raise BadRow("not a number", f"{column!r} holds {str(value)[:40]!r}; a number is needed") from error
@@ -280,8 +278,10 @@ def _is_transcript(name: str, row: Row) -> bool:
 _PAIR = ("chosen", "rejected")
 _SCHEMAS: dict[str, Schema[PreferenceRecord]] = {
     "ultrainteract_pair": Schema(("trajectory", *_PAIR), ("task", "parent_id"), _ultrainteract),
-    "ultrasafety": Schema(("instruction", "completions"), ("source",), _ultrasafety, _is_safety),
-    "ultrafeedback": Schema(("instruction", "completions"), ("source",), _ultrafeedback),
+    "ultrasafety": Schema(
+        ("instruction", "completions"), ("source",), partial(_scored, score="harmlessness"), _is_safety
+    ),
+    "ultrafeedback": Schema(("instruction", "completions"), ("source",), partial(_scored, score="mean")),
     "chendrag": Schema(("prompt", "A0", "A1", "score_A0", "score_A1"), ("A2", "A3", "score_A2", "score_A3"), _chendrag),
     "argilla": Schema(("instruction", "chosen_response", "rejected_response"), ("source", *_SCORE_NAMES), _argilla),
     "llamafactory_dpo": Schema(
@@ -328,29 +328,14 @@ class PreferenceReader(RowReader[PreferenceRecord]):
         score: str = "mean",
         as_chat: bool = False,
     ) -> None:
-        super().__init__(sources, schema, columns, on_bad_row, tags, tag_sources)
         if score not in SCORES:
             raise ValueError(f"PreferenceReader: score {score!r}; allowed are {', '.join(SCORES)}; choose one of them")
-        self.score = score
+        ranked = replace(_SCHEMAS["ultrafeedback"], read=partial(_scored, score=score))
+        self.table = {**_SCHEMAS, "ultrafeedback": ranked}
+        super().__init__(sources, schema, columns, on_bad_row, tags, tag_sources)
         self.as_chat = as_chat
 
-    def _read(self, schema: str, row: Row, source: str, number: int) -> Read:
-        missing = [name for name in _SCHEMAS[schema].needed if name not in row]
-        if missing:
-            detail = f"no {', '.join(map(repr, missing))}; found {column_names(row)}"
-            yield Finding(place(source, number), "missing column", detail)
-            return
-        try:
-            if schema == "ultrafeedback":
-                found: Any = _scored(row, source, number, self.score)
-            else:
-                found = _SCHEMAS[schema].read(row, source, number)
-            for item in found:
-                if isinstance(item, Finding):
-                    yield item
-                    continue
-                if self.as_chat and item.prompt and item.prompt[0].role == "prompt":
-                    item = replace(item, prompt=(Turn("user", item.prompt[0].content),))
-                yield from checked_preference(item)
-        except BadRow as error:
-            yield Finding(place(source, number), error.reason, error.detail)
+    def _checked(self, item: PreferenceRecord) -> Read:
+        if self.as_chat and item.prompt and item.prompt[0].role == "prompt":
+            item = replace(item, prompt=(Turn("user", item.prompt[0].content),))
+        return checked_preference(item)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Finding", "Tally", "half_pair"]
+__all__ = ["Finding", "Place", "Tally", "half_pair", "place"]
 
 _SHOWN = 3
 
-_LINED = (".jsonl", ".ndjson", ".csv", ".tsv", ".gz")
+_LINED = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,18 @@ class Tally:
         if len(places) < _SHOWN:
             places.append(f"{where}: {detail}" if detail else where)
 
+    def merge(self, more: Tally) -> None:
+        """Adds the findings of another tally; rows and kept conversations stay.
+
+        Args:
+            more: of the same rows, such as what an encoder found after their reader.
+        """
+        for counts, add in ((self.counts, more.counts), (self.notes, more.notes)):
+            for reason, number in add.items():
+                counts[reason] = counts.get(reason, 0) + number
+        for reason, places in more.first.items():
+            self.first[reason] = (self.first.get(reason, []) + places)[:_SHOWN]
+
     @property
     def lost(self) -> int:
         """Conversations left out."""
@@ -82,7 +94,23 @@ class Tally:
 
 def place(source: str, row: int) -> str:
     """File and line of a row; "row" where the source has no lines."""
-    return f"{source}, {'line' if source.endswith(_LINED) else 'row'} {row}"
+    return f"{source}, {'line' if source.lower().removesuffix('.gz').endswith(_LINED) else 'row'} {row}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands; as a text what messages say.
+
+    Attributes:
+        source: File, or name of the data set.
+        row: Number of its line (or row, where the source has no lines), from 1.
+    """
+
+    source: str
+    row: int
+
+    def __str__(self) -> str:
+        return place(self.source, self.row)
 
 
 def half_pair(text: str) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from fulgurite.data.records.findings import Tally
 from fulgurite.data.rows.encoded import EncodedRows
 from fulgurite.data.sources.formats import is_row_file
+from fulgurite.whole_files import whole_file
 
 __all__ = ["LengthReport", "draw_histogram", "length_report", "summary", "text_histogram"]
 
@@ -200,10 +200,8 @@ def draw_histogram(reports: Sequence[LengthReport], file: Path) -> bool:
         axes.set_title(f"{report.split}: {report.rows:,} rows, {report.tokens:,} tokens", loc="left", fontsize=10)
         axes.set_ylabel("rows")
     axes.set_xlabel("tokens")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png")
-    os.replace(temporary, file)
+    with whole_file(file) as scratch:
+        figure.savefig(scratch, format="png")
     return True
 
 

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -29,6 +28,7 @@ from torch import Tensor
 from fulgurite.data.records.conversation import Conversation
 from fulgurite.data.records.findings import Tally
 from fulgurite.data.rows.encoded import EncodedRows
+from fulgurite.whole_files import CACHE_ADVICE, scratch_folder, whole_file
 
 __all__ = [
     "MappedRows",
@@ -160,26 +160,17 @@ class TokenWriter:
         self._stack = ExitStack()
 
     def __enter__(self) -> TokenWriter:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            prefix = f".{self.path.stem}."
-            self.folder = Path(
-                self._stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=self.path.parent))
-            )
-            self._files = {n: self._stack.enter_context((self.folder / n).open("wb")) for n in self.names}
-        except OSError as error:
-            self._stack.close()
-            raise OSError(
-                f"the tokenised rows cannot be written to {self.path.parent} ({error}); set cache_dir or "
-                "$FULGURITE_CACHE to a folder that can be written"
-            ) from error
+        with ExitStack() as stack:
+            self.folder = stack.enter_context(scratch_folder(self.path, "the tokenised rows", CACHE_ADVICE))
+            self._files = {n: stack.enter_context((self.folder / n).open("wb")) for n in self.names}
+            self._stack = stack.pop_all()
         for name in ("offsets", "target_offsets"):
             if name in self._files:
                 self._put(name, [0])
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def add(self, rows: Sequence[tuple[EncodedRow, str | None]]) -> None:
         """Appends rows.
@@ -229,14 +220,12 @@ class TokenWriter:
             position += size
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % _ALIGN)
-        joined = self.folder / "joined"
-        with joined.open("wb") as out:
+        with whole_file(self.path) as scratch, scratch.open("wb") as out:
             out.write(len(text).to_bytes(8, "little") + text)
             for name in self.names:
                 with (self.folder / name).open("rb") as part:
                     shutil.copyfileobj(part, out, 1 << 20)
                 (self.folder / name).unlink()
-        os.replace(joined, self.path)
 
 
 def write_conversations(
@@ -269,11 +258,7 @@ def write_conversations(
                     omitted.add(conversation.where, row[3], lost=False)
         writer.add(rows)
     total = tally()
-    for counts, add in ((total.counts, omitted.counts), (total.notes, omitted.notes)):
-        for reason, number in add.items():
-            counts[reason] = counts.get(reason, 0) + number
-    for reason, places in omitted.first.items():
-        total.first[reason] = (total.first.get(reason, []) + places)[:3]
+    total.merge(omitted)
     total.kept = writer.rows
     return total
 
@@ -353,18 +338,6 @@ def load_or_build(folder: Path, key: str, build: Callable[[], EncodedRows]) -> E
         except (SafetensorError, ValueError, OSError) as error:
             _log.warning("the cache entry %s is damaged (%s); it is built again", path, error)
     encoded = build()
-    temporary = folder / f".{key}.{os.getpid()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-    except OSError as error:
-        raise OSError(
-            f"the tokenised rows cannot be written to {folder} ({error}); set cache_dir or $FULGURITE_CACHE to a "
-            "folder that can be written"
-        ) from error
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in encoded.tensors.items()}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, "the tokenised rows", CACHE_ADVICE) as scratch:
+        save_file({name: tensor.contiguous() for name, tensor in encoded.tensors.items()}, scratch)
     return encoded

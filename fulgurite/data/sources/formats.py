@@ -1,11 +1,12 @@
-"""Rows of files of any size, one after the other, with errors that name file, line and byte.
+"""Rows of a file of any known format and any size, one after the other, with errors that name file, line and byte.
 
-| ending | content | in memory at a time |
+| name ends in | content | in memory at a time |
 |---|---|---|
 | .jsonl, .ndjson | one object per line; empty lines are skipped | a line |
 | .json | a list of objects (an object around the list is read whole) | about a mebibyte, or the longest object |
-| .csv, .tsv | a header line, then rows, quoted as `fulgurite.data.sources.tables` has it | a row |
-| .parquet | any table | a row group |
+| .csv, .tsv | a header line, then rows (fulgurite.data.sources.text_formats) | a row |
+| .parquet, .arrow | any table | 256 rows |
+| a folder of `datasets.save_to_disk` | the arrow files that its state.json names | 256 rows |
 
 Text is UTF-8, with or without a byte order mark, and may be compressed (`.jsonl.gz` and so on). A file that was cut
 off, is damaged or is not UTF-8 is an error: unlike a bad row, it says that the file is not what was published.
@@ -13,38 +14,43 @@ off, is damaged or is not UTF-8 is an error: unlike a bad row, it says that the 
 
 from __future__ import annotations
 
-import codecs
-import csv
-import json
+import hashlib
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from fulgurite.data.sources.json_list import not_utf8, open_bytes, read_json, row_object, unreadable, whole_stream
+from fulgurite.data.sources.columnar import is_saved, read_arrow, read_parquet, read_saved, saved_files
+from fulgurite.data.sources.json_list import read_json
+from fulgurite.data.sources.text_formats import read_csv, read_jsonl, read_tsv
 
-__all__ = ["is_row_file", "stream_rows"]
+__all__ = [
+    "ending_of",
+    "file_hash",
+    "is_row_file",
+    "is_row_source",
+    "near_name",
+    "no_such_file",
+    "stem_of",
+    "stream_rows",
+]
 
 Row = dict[str, Any]
 Numbered = tuple[Row, int]
 
-BLOCK = 1 << 20
-_PARQUET_ROWS = 256
+_BLOCK = 1 << 20
 
 
 def stream_rows(path: str | Path) -> Iterator[Numbered]:
     """The rows of a file with the number of their line, or of the row where a file has no lines, from 1.
 
     Args:
-        path: a file of a known ending.
+        path: a file with a known ending, or a folder of `datasets.save_to_disk`.
     """
     path = Path(path)
-    reader = _READERS[format_ending(path)]
-    if not path.is_file():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = get_close_matches(path.name, beside, n=1)
-        hint = f"did you mean {str(path.parent / near[0])!r}?" if near else "check the path"
-        raise FileNotFoundError(f"{path}: no such file; {hint}")
+    reader = format_of(path)
+    if not path.exists():
+        raise no_such_file(path)
     empty = True
     for row in reader(path):
         empty = False
@@ -53,9 +59,32 @@ def stream_rows(path: str | Path) -> Iterator[Numbered]:
         raise ValueError(f"{path}: the file has no row; at least one is needed")
 
 
+def no_such_file(path: Path, owner: str = "") -> FileNotFoundError:
+    """The error for a path where nothing lies; it names the file beside it whose name is nearest.
+
+    Args:
+        path: where nothing lies.
+        owner: what messages call the caller; "" for nobody.
+    """
+    return FileNotFoundError(
+        f"{owner}{': ' if owner else ''}{path}: no such file; {near_name(path) or 'check the path'}"
+    )
+
+
+def near_name(path: Path) -> str | None:
+    """What a message asks about a path where nothing lies: whether the file with the nearest name was meant; None for no such file.
+
+    Args:
+        path: where nothing lies.
+    """
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, beside, n=1)
+    return f"did you mean {str(path.parent / near[0])!r}?" if near else None
+
+
 def stem_of(path: Path) -> str:
     """The name in lower case without the endings that are known: `chats.test` of chats.test.jsonl.gz."""
-    return path.name.lower().removesuffix(".gz").removesuffix(_suffix(path))
+    return path.name.lower().removesuffix(".gz").removesuffix(ending_of(path))
 
 
 def is_row_file(path: Path) -> bool:
@@ -64,129 +93,62 @@ def is_row_file(path: Path) -> bool:
     Args:
         path: which need not exist.
     """
-    return _suffix(path) in _READERS
+    return ending_of(path) in _READERS
 
 
-def _suffix(path: Path) -> str:
+def is_row_source(path: Path) -> bool:
+    """Whether `stream_rows` reads what lies there: a file of rows, or a folder of `datasets.save_to_disk`.
+
+    Args:
+        path: any path.
+    """
+    return (path.is_file() and is_row_file(path)) or is_saved(path)
+
+
+def ending_of(path: Path) -> str:
+    """The ending of the name in lower case, ".gz" aside: ".jsonl" of chats.test.JSONL.gz."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def format_ending(path: Path) -> str:
-    suffix = _suffix(path)
-    if suffix not in _READERS:
+def format_of(path: Path) -> Callable[[Path], Iterator[Numbered]]:
+    """What reads a path; a ValueError that lists the known endings where nothing does.
+
+    Args:
+        path: a file with a known ending, which need not exist, or a folder of `datasets.save_to_disk`.
+    """
+    if path.is_dir():
+        if is_saved(path):
+            return read_saved
+        raise ValueError(f"{path}: a folder; give one of its files, or a folder of datasets.save_to_disk")
+    ending = ending_of(path)
+    if ending not in _READERS:
         allowed = ", ".join(_READERS)
         raise ValueError(
             f"{path}: ending {path.suffix!r} is not known; allowed are {allowed}, those of text also with .gz"
         )
-    return suffix
+    return _READERS[ending]
 
 
-def _lines(path: Path) -> Iterator[tuple[str, int]]:
-    """Decoded lines with their numbers; only a line feed ends one (texts may hold other Unicode separators)."""
-    offset = 0
-    with open_bytes(path) as file, whole_stream(path):
-        for number, raw in enumerate(file, 1):
-            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-            try:
-                yield line.decode(), number
-            except UnicodeDecodeError as error:
-                raise not_utf8(path, number, offset + len(raw) - len(line) + error.start, line[error.start]) from error
-            offset += len(raw)
+def file_hash(path: Path) -> str:
+    """The sha256 of a file's bytes, or of all arrow files of a folder of `datasets.save_to_disk`, in hexadecimal.
 
-
-def _read_jsonl(path: Path) -> Iterator[Numbered]:
-    for line, number in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            cut = error.pos >= len(line.rstrip()) or "Unterminated" in error.msg
-            raise ValueError(
-                f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})"
-                f"{': it looks cut off' if cut else ''}; each line must hold one whole object"
-            ) from error
-        except (RecursionError, ValueError) as error:
-            raise ValueError(
-                f"{path}, line {number}: JSON that cannot be read ({unreadable(error)}); correct it"
-            ) from error
-        yield row_object(item, f"{path}, line {number}"), number
-
-
-def _read_csv(path: Path) -> Iterator[Numbered]:
-    # The limit of 131072 characters per field is the csv module's own and global; texts are longer.
-    csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))
-    reader = csv.reader((line for line, _ in _lines(path)), strict=True)
-    header: list[str] | None = None
-    while True:
-        start = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise ValueError(
-                f"{path}, line {start}: {error}; close the quotes, or double those that belong to the text"
-            ) from error
-        if not fields:
-            continue
-        if header is None:
-            header = _header(path, fields)
-        else:
-            yield _named(path, header, fields, start), start
-
-
-def _read_tsv(path: Path) -> Iterator[Numbered]:
-    header: list[str] | None = None
-    for line, number in _lines(path):
-        if not line.strip():
-            continue
-        fields = line.removesuffix("\n").removesuffix("\r").split("\t")
-        if header is None:
-            header = _header(path, fields)
-        else:
-            yield _named(path, header, fields, number), number
-
-
-def _header(path: Path, fields: list[str]) -> list[str]:
-    header = [name.strip() for name in fields]
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise ValueError(f"{path}: the header names {', '.join(map(repr, twice))} more than once; rename the columns")
-    return header
-
-
-def _named(path: Path, header: list[str], fields: list[str], line: int) -> Row:
-    if len(fields) != len(header):
-        raise ValueError(
-            f"{path}, line {line}: {len(fields)} fields were found; the header has {len(header)} "
-            f"({', '.join(map(repr, header))}); every line needs as many"
-        )
-    return dict(zip(header, fields, strict=True))
-
-
-def _read_parquet(path: Path) -> Iterator[Numbered]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ImportError(f"{path}: reading parquet needs pyarrow; pip install pyarrow") from error
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield row, number
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a whole parquet file ({error}); write or download it again") from error
+    Args:
+        path: what `stream_rows` reads.
+    """
+    digest = hashlib.sha256()
+    for part in saved_files(path) if path.is_dir() else [path]:
+        with part.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
     ".json": read_json,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".parquet": _read_parquet,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
 }

@@ -1,4 +1,4 @@
-"""A JSON list of any length, decoded object by object, and what every streamed format shares: opening and complaining."""
+"""A JSON list of any length, decoded object by object; and what every format of text shares: opening a file and its errors."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def _from_object(path: Path, text: _Characters) -> Iterator[tuple[dict[str, Any]
         raise text.error("something follows the value; one object per line belongs in a file that ends in .jsonl")
     lists = [key for key, value in content.items() if isinstance(value, list)] if isinstance(content, dict) else []
     if len(lists) != 1:
-        found = f"an object with {len(lists)} lists" if isinstance(content, dict) else type(content).__name__
+        names = ", ".join(map(repr, lists)) or "none"
+        found = f"an object with {len(lists)} lists ({names})" if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: {found} was found; allowed are a list of rows or an object that holds exactly one")
     for number, item in enumerate(content[lists[0]], 1):
         yield row_object(item, f"{path}, row {number}"), number

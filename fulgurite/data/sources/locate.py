@@ -1,40 +1,57 @@
-"""Where conversations come from: a hub id, a local file or folder, or the playground, each as sources of rows."""
+"""Where rows lie, a hub id, a local file or folder, or the playground, each as sources that can be read again and again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fulgurite.data.sources.formats import BLOCK, Numbered, Row, format_ending, is_row_file, stem_of, stream_rows
+from fulgurite.data.sources.folders import SPLITS, content_folder, split_files
+from fulgurite.data.sources.formats import (
+    Numbered,
+    Row,
+    file_hash,
+    format_of,
+    is_row_file,
+    is_row_source,
+    near_name,
+    no_such_file,
+    stream_rows,
+)
+from fulgurite.data.sources.hub import hub_split
 
 __all__ = [
     "RowSource",
+    "check_hub_id",
     "file_source",
     "find_sources",
     "hub_source",
     "list_source",
     "local_sources",
-    "split_files",
+    "user_sources",
 ]
 
-_SPLIT_WORDS = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val",
-    "test": "test",
-}  # fmt: skip
-
-_USE_WORDS = {"sft": {"sft"}, "prefs": {"prefs", "pair"}}
-
-_NO_ROWS = {"dataset_info", "dataset_infos", "dataset_dict", "state", "config", "tokenizer", "tokenizer_config"}
-
-# The names that published data sets give to a split, the preferred first; those for one use end with `_sft` or `_prefs`.
-_HUB_SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 _BUILTIN_SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Rows that can be read again and again.
+
+    Attributes:
+        name: File, or name of the data set, for messages.
+        rows: Starts a reading: yields rows and their numbers, from 1.
+        fingerprint: Changes whenever the rows would.
+        group: What several sources are together, such as the parts of one folder; the tag of rows without one.
+    """
+
+    name: str
+    rows: Callable[[], Iterator[Numbered]]
+    fingerprint: Callable[[], str]
+    group: str = ""
 
 
 def find_sources(
@@ -47,7 +64,7 @@ def find_sources(
     only_split: bool = False,
     use: str = "sft",
 ) -> list[RowSource]:
-    """The sources of one split; none where there is no such split.
+    """The sources of one split; an empty list where there is no such split.
 
     Args:
         path: hub id, file, folder, or "builtin"; "builtin:DOMAIN" takes rows of text, code or maths alone, "builtin:SCHEMA"
@@ -78,31 +95,76 @@ def find_sources(
     local = Path(path).expanduser()
     if local.exists():
         return local_sources(local, split, only_split, use)
-    if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1 or is_row_file(local):
-        raise FileNotFoundError(f"{owner}: path {path!r} is no file and no folder; check it")
+    check_hub_id(path, owner)
     found = hub_source(path, split, owner, revision, use)
     return [] if found is None else [found]
+
+
+def check_hub_id(path: str, owner: str, endings: bool = False) -> None:
+    """Refuses a path where nothing lies, unless it may be a hub id: a name, or two with one slash between.
+
+    Args:
+        path: as it was given.
+        owner: what messages call the caller.
+        endings: refuse names with any ending, not only with those of rows.
+    """
+    local = Path(path).expanduser()
+    row_file = bool(local.suffix) if endings else is_row_file(local)
+    if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1 or row_file:
+        raise FileNotFoundError(f"{owner}: path {path!r} is no file and no folder; {near_name(local) or 'check it'}")
 
 
 def local_sources(path: Path, split: str, only_split: bool = False, use: str = "sft") -> list[RowSource]:
     """The sources of one split in a file or folder.
 
     Args:
-        path: a file, which holds training rows, or a folder with files named after their split.
+        path: a file or a folder of `datasets.save_to_disk`, which hold training rows, or a folder with files named after
+            their split.
         split: "train", "val" or "test".
         only_split: the path was given for this split.
         use: "sft" or "prefs".
     """
-    if path.is_file():
+    if path.is_file() or is_row_source(path):
         return [file_source(path)] if split == "train" or only_split else []
     files = split_files(path, split, use) or (split_files(path, "train", use) if only_split else [])
     if not files and (split == "train" or only_split):
-        found = sorted(p.name for p in path.iterdir())[:20]
         raise ValueError(
-            f"{path}: no file for {split} rows; allowed are json, jsonl, csv, tsv and parquet files whose names say "
-            f"the split or none; found {', '.join(found) or 'nothing'}"
+            f"{path}: no file for {split} rows; allowed are json, jsonl, csv, tsv, parquet and arrow files whose names say "
+            f"the split or no split; found {_listing(path)}"
         )
     return [file_source(file) for file in files]
+
+
+def _listing(folder: Path) -> str:
+    return ", ".join(sorted(path.name for path in content_folder(folder).iterdir())[:20]) or "nothing"
+
+
+def user_sources(path: str | Path, *, owner: str, split: str | None = None) -> list[RowSource]:
+    """The sources of a file or folder that a user named for a command.
+
+    Args:
+        path: a file of a known ending, a folder of `datasets.save_to_disk`, or a folder with files named after their split.
+        owner: what messages call the caller.
+        split: "train", "val" or "test"; None takes the only one that there is.
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise no_such_file(place, owner)
+    if place.is_file() or is_row_source(place):
+        return [file_source(place)]
+    wanted = SPLITS if split is None else (split,)
+    found = {name: files for name in wanted if (files := split_files(place, name))}
+    if len(found) > 1:
+        raise ValueError(
+            f"{owner}: {place} holds rows of several splits ({', '.join(found)}); give one of its files or folders, such as "
+            f"{next(iter(found.values()))[0]}"
+        )
+    if not found:
+        raise ValueError(
+            f"{owner}: {place} holds no {f'{split} ' if split else ''}rows; allowed are json, jsonl, csv, tsv, parquet and arrow "
+            f"files, and folders of datasets.save_to_disk; found {_listing(place)}"
+        )
+    return [file_source(file) for files in found.values() for file in files]
 
 
 def hub_source(name: str, split: str, owner: str, revision: str | None = None, use: str = "sft") -> RowSource | None:
@@ -115,55 +177,30 @@ def hub_source(name: str, split: str, owner: str, revision: str | None = None, u
         revision: a commit; None takes the newest.
         use: "sft" or "prefs".
     """
-    from datasets import get_dataset_split_names, load_dataset
-
-    try:
-        names = get_dataset_split_names(name, revision=revision)
-        preferred = (f"{_HUB_SPLITS[split][0]}_{use}", *_HUB_SPLITS[split])
-        chosen = next((wanted for wanted in preferred if wanted in names), None)
-        if chosen is None:
-            if split != "train":
-                return None
-            raise ValueError(f"its splits are {', '.join(names)}; one called train is needed")
-        data: Any = load_dataset(name, split=chosen, revision=revision)
-    except Exception as error:  # the hub's client raises a dozen kinds of its own
-        raise ValueError(
-            f"{owner}: {split} rows of {name!r} (revision {revision or 'newest'}) cannot be loaded from the hub: {error}; "
-            "check the name and the network, or set path to a local file or folder or to 'builtin'"
-        ) from error
+    found = hub_split(name, split, owner=owner, revision=revision, use=use)
+    if found is None:
+        return None
+    chosen, data = found[0], found[1]
 
     def rows() -> Iterator[Numbered]:
         return ((row, number) for number, row in enumerate(data, 1))
 
-    return RowSource(f"{name} {chosen}", rows, lambda: f"{name} {chosen} {revision} {data._fingerprint}")
+    return RowSource(f"{name} {chosen}", rows, lambda: f"{name} {chosen} {revision} {_hub_fingerprint(data)}")
 
 
-@dataclass(frozen=True)
-class RowSource:
-    """Rows that can be read again and again.
-
-    Attributes:
-        name: File, or name of the data set, for messages.
-        rows: Starts a reading: yields rows and their numbers, from 1.
-        fingerprint: Changes whenever the rows would.
-        group: What several sources are together, such as the parts of one folder; the tag of rows without one.
-    """
-
-    name: str
-    rows: Callable[[], Iterator[Numbered]]
-    fingerprint: Callable[[], str]
-    group: str = ""
+def _hub_fingerprint(data: Any) -> str:
+    return str(data._fingerprint)
 
 
 def file_source(path: str | Path) -> RowSource:
     """The rows of one file.
 
     Args:
-        path: a file of a known ending.
+        path: a file with a known ending, or a folder of `datasets.save_to_disk`.
     """
     file = Path(path)
-    format_ending(file)
-    return RowSource(str(file), lambda: stream_rows(file), lambda: _sha256(file))
+    format_of(file)
+    return RowSource(str(file), lambda: stream_rows(file), lambda: file_hash(file))
 
 
 def list_source(name: str, rows: list[Row]) -> RowSource:
@@ -181,36 +218,3 @@ def list_source(name: str, rows: list[Row]) -> RowSource:
         return digest.hexdigest()
 
     return RowSource(name, lambda: ((row, number) for number, row in enumerate(rows, 1)), fingerprint)
-
-
-def split_files(folder: Path, split: str, use: str = "sft") -> list[Path]:
-    """The files of "train", "val" or "test" in a folder (or in its folder `data`), by a word in their names, sorted.
-
-    Files that name no split are training rows, also beside others that say so; hidden files are none. Where some are for
-    the use at hand (`train_sft-…`, `0000_sft.parquet`; `train_prefs-…`, `0000_pair.parquet`) only those count.
-
-    Args:
-        folder: the folder.
-        split: which.
-        use: "sft" or "prefs".
-    """
-    files = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and is_row_file(path) and not path.name.startswith(".") and stem_of(path) not in _NO_ROWS
-    ]
-    if not files and (folder / "data").is_dir():
-        return split_files(folder / "data", split, use)
-    words = {path: re.split(r"[^a-z0-9]+", stem_of(path)) for path in files}
-    if any(_USE_WORDS[use] & set(found) for found in words.values()):
-        files = [path for path in files if _USE_WORDS[use] & set(words[path])]
-    named = {path: next((_SPLIT_WORDS[w] for w in words[path] if w in _SPLIT_WORDS), "train") for path in files}
-    return [path for path in files if named[path] == split]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

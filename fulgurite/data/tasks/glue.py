@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fulgurite.data.records.examples import Examples, checked_text, class_index, number_in_range
+from fulgurite.data.records.findings import place
 
 __all__ = ["GLUE_TASKS", "GLUETask", "examples_from_rows", "task_named"]
 
@@ -172,7 +173,6 @@ def examples_from_rows(
     rows: Iterable[dict[str, Any]],
     source: str,
     numbers: Sequence[int] | None = None,
-    unit: str = "row",
 ) -> Examples:
     """Checked examples from rows with the hub's column names (`task.texts` and `label`).
 
@@ -183,7 +183,6 @@ def examples_from_rows(
         rows: one dictionary per row.
         source: file or data set, for messages.
         numbers: number of each row in the source, counted from 1; default: the rows' order.
-        unit: "line" or "row", for messages.
     """
     texts: list[list[str]] = [[] for _ in task.texts]
     labels: list[int | float | None] = []
@@ -191,7 +190,7 @@ def examples_from_rows(
     has_label = True
     for position, row in enumerate(rows):
         number = numbers[position] if numbers is not None else position + 1
-        where = f"{source}, {unit} {number}"
+        where = place(source, number)
         for column, name in zip(texts, task.texts, strict=True):
             column.append(checked_text(row.get(name), name, where))
         has_label = has_label and "label" in row

@@ -1,5 +1,8 @@
 """GLUE's own files on disk: finding the file of a split, and the TSV layouts in which they have been published.
 
+A file may be compressed (`train.tsv.gz`), a split may be a folder of `datasets.save_to_disk`, and the task's folder may lie in
+one of the hub's cache.
+
 A split's file is found by the words of its name: `train`, `dev` or `validation` or `val`, `test`, with `matched` and
 `mismatched` for MNLI, so that `dev_matched.tsv`, `train.head-5000.tsv` and `train-00000-of-00001.parquet` are all
 found. An exact name wins over a name that starts with the word, and that over one that only contains it.
@@ -11,10 +14,12 @@ have 12 and 16 columns, the label last; CoLA's have no header but its test file 
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fulgurite.data.records.examples import Examples
+from fulgurite.data.sources.folders import content_folder, snapshot_of
+from fulgurite.data.sources.formats import ending_of, is_row_source, stem_of
 from fulgurite.data.sources.tables import Table, read_lines, read_table
 from fulgurite.data.tasks.glue import GLUETask, examples_from_rows
 
@@ -23,7 +28,7 @@ __all__ = ["find_split_files", "named_folder", "read_glue_file", "read_glue_spli
 _log = logging.getLogger(__name__)
 
 _WORDS = {"train": ("train",), "validation": ("validation", "dev", "val", "valid"), "test": ("test",)}
-_TABLES = (".tsv", ".txt", ".csv", ".json", ".jsonl", ".ndjson", ".parquet")
+_LINES = (".tsv", ".txt", "")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 # The published QQP files hold a handful of lines with a lost tab; a file with more than this is something else.
 _BROKEN_SHARE = 0.01
@@ -37,17 +42,27 @@ def task_folder(task: GLUETask, path: Path) -> Path:
 def named_folder(names: Iterable[str], path: Path) -> Path:
     """`path` itself, or the folder inside it that carries one of the names, upper or lower case."""
     known = {name.lower() for name in names}
+    path = snapshot_of(path)
     if path.is_dir() and path.name.lower() not in known:
         inside = [p for p in sorted(path.iterdir()) if p.is_dir() and p.name.lower() in known]
         # The published archives of some tasks unpack to <name>/<NAME>/.
         while len(inside) == 1:
             path = inside[0]
             inside = [p for p in sorted(path.iterdir()) if p.is_dir() and p.name.lower() in known]
-    return path
+    # Only in a folder of the task's name: another name's only folder may be another task's.
+    within = path.is_dir() and path.name.lower() in known and not any(map(_holds_rows, path.iterdir()))
+    return content_folder(path) if within else path
+
+
+def _holds_rows(path: Path) -> bool:
+    """Whether a split may lie there: a file of rows or lines, or a folder of `datasets.save_to_disk`."""
+    if path.name.startswith("."):
+        return False
+    return is_row_source(path) or (path.is_file() and ending_of(path) in _LINES)
 
 
 def find_split_files(folder: Path, split: str) -> list[Path]:
-    """The file of a split (several, where it is sharded); an empty list where the folder has none.
+    """The file of a split (several, where it is sharded), or the folder that it was saved in; an empty list where there is none.
 
     Args:
         folder: the task's folder.
@@ -56,9 +71,9 @@ def find_split_files(folder: Path, split: str) -> list[Path]:
     base, _, variant = split.partition("_")
     ranked: dict[tuple[int, int], list[Path]] = {}
     for file in sorted(folder.iterdir()):
-        if not file.is_file() or file.name.startswith(".") or file.suffix.lower() not in (*_TABLES, ""):
+        if not _holds_rows(file):
             continue
-        stem = _SHARD.sub("", file.name[: -len(file.suffix)] if file.suffix else file.name).lower()
+        stem = _SHARD.sub("", file.name.lower() if file.is_dir() else stem_of(file))
         words = [word for word in re.split(r"[^a-z0-9]+", stem) if word]
         if "ids" in words or variant != next((w for w in words if w in ("matched", "mismatched")), ""):
             continue
@@ -70,7 +85,7 @@ def find_split_files(folder: Path, split: str) -> list[Path]:
     if not ranked:
         return []
     best = ranked[min(ranked)]
-    if len(best) > 1 and len({_SHARD.sub("", file.stem) for file in best if _SHARD.search(file.stem)}) != 1:
+    if len(best) > 1 and len({_SHARD.sub("", stem_of(f)) for f in best if _SHARD.search(stem_of(f))}) != 1:
         raise ValueError(
             f"{folder}: {', '.join(repr(f.name) for f in best)} may all be the {split} split; one is needed; "
             f"rename the one you mean to '{_WORDS[base][0]}{'_' + variant if variant else ''}{best[0].suffix}'"
@@ -98,17 +113,16 @@ def read_glue_split(task: GLUETask, folder: Path, split: str) -> Examples | None
 
 
 def read_glue_file(task: GLUETask, path: Path) -> Examples:
-    """The rows of one file: a GLUE TSV, or csv, json, jsonl or parquet with the hub's column names."""
-    if path.suffix.lower() in (".tsv", ".txt", ""):
-        return _read_tsv(task, path)
+    """The rows of one file or saved folder: a GLUE TSV, or any other format of rows with the hub's column names."""
+    if path.is_file() and ending_of(path) in _LINES:
+        return _read_tsv(task, path, read_lines(path))
     table = read_table(path)
     table.require(*task.texts)
-    unit = "row" if path.suffix.lower() in (".json", ".parquet") else "line"
-    return examples_from_rows(task, table.rows, table.source, table.lines, unit)
+    return examples_from_rows(task, table.rows, table.source, table.lines)
 
 
-def _read_tsv(task: GLUETask, path: Path) -> Examples:
-    lines = [(line.split("\t"), number) for number, line in enumerate(read_lines(path), 1) if line.strip()]
+def _read_tsv(task: GLUETask, path: Path, texts_of: Sequence[str]) -> Examples:
+    lines = [(line.split("\t"), number) for number, line in enumerate(texts_of, 1) if line.strip()]
     fields = lines[0][0]
     texts, label = _columns(task, [name.strip() for name in fields], path)
     if texts is not None:
@@ -139,7 +153,7 @@ def _read_tsv(task: GLUETask, path: Path) -> Examples:
         if label is not None:
             item["label"] = row[label].strip()
         rows.append(item)
-    return examples_from_rows(task, rows, str(path), [number for _, number in whole], "line")
+    return examples_from_rows(task, rows, str(path), [number for _, number in whole])
 
 
 def _columns(task: GLUETask, header: list[str], path: Path) -> tuple[tuple[int, ...] | None, int | None]:
@@ -166,8 +180,8 @@ def _mrpc_ids(folder: Path) -> set[tuple[str, str]] | None:
 
 
 def _mrpc_by_ids(task: GLUETask, path: Path, ids: set[tuple[str, str]], listed: bool) -> Examples:
-    examples = _read_tsv(task, path)
     lines = read_lines(path)
+    examples = _read_tsv(task, path, lines)
     keep = []
     for position, number in enumerate(examples.rows):
         fields = lines[number - 1].split("\t")

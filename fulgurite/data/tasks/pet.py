@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from fulgurite.data.records.examples import Examples, checked_text, class_index
+from fulgurite.data.records.findings import place
 from fulgurite.data.tasks.glue import GLUE_TASKS, GLUETask
 
 __all__ = [
@@ -162,7 +163,7 @@ def answered(task: PETTask, examples: Examples) -> AnsweredExamples:
 
 
 def examples_from_columns(
-    task: PETTask, rows: Iterable[dict[str, Any]], source: str, numbers: Sequence[int] | None = None, unit: str = "row"
+    task: PETTask, rows: Iterable[dict[str, Any]], source: str, numbers: Sequence[int] | None = None
 ) -> AnsweredExamples:
     """Checked rows from dictionaries with the hub's columns.
 
@@ -171,7 +172,6 @@ def examples_from_columns(
         rows: one dictionary per row; a class may be given by index or name, an answer as a text or a list of texts.
         source: file or data set, for messages.
         numbers: number of each row in the source, counted from 1; default: the rows' order.
-        unit: "line" or "row", for messages.
     """
     texts: list[list[str]] = [[] for _ in task.texts]
     labels: list[int | float | None] = []
@@ -179,7 +179,7 @@ def examples_from_columns(
     counted: list[int] = []
     for position, row in enumerate(rows):
         number = numbers[position] if numbers is not None else position + 1
-        where = f"{source}, {unit} {number}"
+        where = place(source, number)
         for column, name in zip(texts, task.texts, strict=True):
             column.append(checked_text(row.get(name), name, where))
         label, right = _target(task, row.get(task.target), where)

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fulgurite.data.records.examples import Examples
+from fulgurite.data.sources.formats import ending_of, is_row_source
+from fulgurite.data.sources.hub import hub_rows
+from fulgurite.data.sources.locate import check_hub_id
 from fulgurite.data.sources.tables import read_lines, read_table
+from fulgurite.data.sources.text_formats import lines_of
 from fulgurite.data.tasks.glue_files import find_split_files, named_folder, read_glue_file, read_glue_split
 from fulgurite.data.tasks.pet import AnsweredExamples, PETTask, answered, examples_from_columns, split_input
 
@@ -30,12 +34,11 @@ def read_pet_source(task: PETTask, path: str, split: str, revision: str | None) 
     if path == "builtin":
         return _builtin(task, split)
     where = Path(path).expanduser()
-    if path and where.is_file():
+    if path and (where.is_file() or is_row_source(where)):
         return read_pet_file(task, where) if split == "train" else None
     if path and where.is_dir():
         return read_pet_split(task, pet_task_folder(task, where), split)
-    if where.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1 or where.suffix:
-        raise FileNotFoundError(f"PETTasks: path {path!r} is no file and no folder; check it")
+    check_hub_id(path, "PETTasks", endings=True)
     return _hub(task, path or task.hub[0], split, revision)
 
 
@@ -49,7 +52,7 @@ def read_pet_split(task: PETTask, folder: Path, split: str) -> AnsweredExamples 
     names = (f"{split}_matched", split) if task.name == "mnli" and split != "train" else (split,)
     for name in names:
         files = find_split_files(folder, name)
-        if len(files) == 1 and (files[0].suffix.lower() != ".tsv" or task.glue is None or _two_columns(task, files[0])):
+        if len(files) == 1 and (ending_of(files[0]) != ".tsv" or task.glue is None or _two_columns(task, files[0])):
             return read_pet_file(task, files[0])
         if task.glue is not None:
             found = read_glue_split(task.glue, folder, name)
@@ -62,21 +65,20 @@ def read_pet_split(task: PETTask, folder: Path, split: str) -> AnsweredExamples 
 
 
 def read_pet_file(task: PETTask, path: Path) -> AnsweredExamples:
-    """The rows of one file, in whichever of the layouts it has."""
-    if path.suffix.lower() in (".tsv", ".txt", ""):
+    """The rows of one file or saved folder, in whichever of the layouts it has."""
+    if path.is_file() and ending_of(path) in (".tsv", ".txt", ""):
         if _two_columns(task, path):
             return _crossfit(task, path)
         if task.glue is not None:
             return answered(task, read_glue_file(task.glue, path))
     table = read_table(path)
     table.require(*task.texts)
-    unit = "row" if path.suffix.lower() in (".json", ".parquet") else "line"
-    return examples_from_columns(task, table.rows, table.source, table.lines, unit)
+    return examples_from_columns(task, table.rows, table.source, table.lines)
 
 
 def _two_columns(task: PETTask, path: Path) -> bool:
     """Whether a tsv is CrossFit's: two fields, and the first line no header of the task's columns."""
-    first = next((line for line in read_lines(path) if line.strip()), "")
+    first = next((line for line, _ in lines_of(path) if line.strip()), "")
     fields = [field.strip() for field in first.split("\t")]
     if len(fields) != 2:
         return False
@@ -103,7 +105,7 @@ def _crossfit(task: PETTask, path: Path) -> AnsweredExamples:
         texts = split_input(task, fields[0], where)
         rows.append({**dict(zip(task.texts, texts, strict=True)), task.target: fields[1].strip()})
         numbers.append(number)
-    return examples_from_columns(task, rows, str(path), numbers, "line")
+    return examples_from_columns(task, rows, str(path), numbers)
 
 
 def _joined(parts: list[AnsweredExamples]) -> AnsweredExamples:
@@ -128,13 +130,6 @@ def _hub(task: PETTask, name: str, split: str, revision: str | None) -> Answered
     official = dict(zip(("train", "validation", "test"), task.splits, strict=True))[split]
     if official is None:
         return None
-    from datasets import load_dataset
-
-    try:
-        rows: Any = load_dataset(name, task.hub[1], split=official, revision=revision)
-    except Exception as error:  # the hub's client raises a dozen kinds of its own
-        raise ValueError(
-            f"PETTasks: {official} of {name!r} ({task.name}) cannot be loaded from the hub: {error}; check the name and the "
-            "network, or set path to a file or folder of the task's rows, or to 'builtin'"
-        ) from error
+    advice = "a file or folder of the task's rows, or to 'builtin'"
+    rows = hub_rows(name, official, owner="PETTasks", revision=revision, config=task.hub[1], advice=advice)
     return examples_from_columns(task, rows, f"{name} {official}")

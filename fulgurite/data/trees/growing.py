@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from fulgurite.data.records.findings import Tally
 from fulgurite.data.trees.encoding import EncodedComparison, Spool
 from fulgurite.data.trees.prefix_tree import Tree, build_tree, cluster, cut
 from fulgurite.data.trees.rows import TreeRows
+from fulgurite.whole_files import CACHE_ADVICE, whole_file
 
 __all__ = ["TreeWriter", "baseline_partners", "grow_trees", "load_trees", "save_trees"]
 
@@ -290,7 +290,7 @@ def _key(path: np.ndarray, start: int) -> int:
 
 
 def save_trees(rows: TreeRows, path: Path) -> None:
-    """Writes trees to a file, under a temporary name first.
+    """Writes trees to a file, whole or not at all.
 
     Args:
         rows: the trees.
@@ -298,18 +298,8 @@ def save_trees(rows: TreeRows, path: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in rows.tensors.items()}, temporary, rows.metadata)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            f"the trees cannot be written to {path.parent} ({error}); set cache_dir or $FULGURITE_CACHE to a folder that "
-            "can be written"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, "the trees", CACHE_ADVICE) as scratch:
+        save_file({name: tensor.contiguous() for name, tensor in rows.tensors.items()}, scratch, rows.metadata)
 
 
 def load_trees(path: Path) -> TreeRows:

@@ -1,4 +1,4 @@
-"""What stands between fused_log_probs and the tiles: autograd, and the choice of supervised rows.
+"""Everything between fused_log_probs and the tiles: autograd, and the choice of supervised rows.
 
 Gradients are kept as those of :class:`fulgurite.kernels.log_probs.autograd.LogProbs` are: with frozen heads they are built
 in the forward and scaled in the backward, with a trained head the logits are computed a second time. The gate's gradient
@@ -8,7 +8,7 @@ always comes out of the forward's statistics.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -16,19 +16,14 @@ from fulgurite.kernels.backend import resolve
 from fulgurite.kernels.first_order import first_order_only
 from fulgurite.kernels.fusion import blocks as fused_blocks
 from fulgurite.kernels.fusion.blocks import FusedOutcome, Gradients, Specialist
-from fulgurite.kernels.log_probs.blocks import Head, Known, Needs
+from fulgurite.kernels.log_probs.autograd import Settings
+from fulgurite.kernels.log_probs.outcome import Known, Needs
+from fulgurite.kernels.log_probs.products import Head
 
-__all__ = ["FusedLogProbs", "HeadSettings", "PARTS"]
+__all__ = ["FusedLogProbs", "PARTS"]
 
 # Tensors of a specialist: rows, low, weight, bias, up.
 PARTS = 5
-
-
-class HeadSettings(NamedTuple):
-    """What of a head is no tensor."""
-
-    logit_scale: float
-    softcap: float | None
 
 
 class FusedLogProbs(torch.autograd.Function):
@@ -77,7 +72,7 @@ def _compute(
     weights: torch.Tensor,
     targets: torch.Tensor,
     index: torch.Tensor | None,
-    settings: Sequence[HeadSettings],
+    settings: Sequence[Settings],
     needs: Sequence[Needs],
     tensors: Sequence[torch.Tensor | None],
     known: Known | None,
@@ -89,7 +84,9 @@ def _compute(
         rows, low, weight, bias, up = tensors[PARTS * i : PARTS * (i + 1)]
         assert rows is not None and weight is not None
         inner = None if low is None else _pick(low, index)
-        specialists.append(Specialist(_pick(rows, index), inner, Head(weight, bias, up, *setting)))
+        specialists.append(
+            Specialist(_pick(rows, index), inner, Head(weight, bias, up, setting.logit_scale, setting.softcap))
+        )
     compute = resolve("fused_log_probs", *tensors) or fused_blocks.fused_log_probs
     found = compute(specialists, _pick(weights, index), _pick(targets, index), known, coefficient, needs)
     assert isinstance(found, FusedOutcome)

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 
 from fulgurite.kernels.log_probs import blocks
-from fulgurite.kernels.log_probs.blocks import Head, Known, Needs, _Result, part_of, plus_product, raw_logits
+from fulgurite.kernels.log_probs.outcome import Known, Needs, Result
+from fulgurite.kernels.log_probs.products import Head, part_of, plus_product, raw_logits
 
 __all__ = ["FusedOutcome", "Gradients", "Specialist", "capped_", "fused_log_probs"]
 
@@ -37,7 +38,7 @@ class Specialist(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Of one specialist; None what is not wanted. Dtypes as in :class:`fulgurite.kernels.log_probs.blocks.Outcome`."""
+    """Of one specialist; None what is not wanted. Dtypes as in :class:`fulgurite.kernels.log_probs.outcome.Outcome`."""
 
     rows: torch.Tensor | None
     low: torch.Tensor | None
@@ -80,7 +81,7 @@ def fused_log_probs(
     rows, vocabulary = specialists[0].rows, specialists[0].head.weight.shape[0]
     count, number, wide = rows.shape[0], len(specialists), weights.dtype
     height, width = _tile(rows.device.type, number, count, vocabulary)
-    results = [_Result(s.rows, s.low, s.head, need, wide) for s, need in zip(specialists, needs, strict=True)]
+    results = [Result(s.rows, s.low, s.head, need, wide) for s, need in zip(specialists, needs, strict=True)]
     rounded = [
         s if s.head.up is None else s._replace(head=s.head._replace(up=s.head.up.to(s.rows.dtype))) for s in specialists
     ]
@@ -123,7 +124,7 @@ def _tile(device: str, number: int, count: int, vocabulary: int) -> tuple[int, i
 
 
 class _Part:
-    """One specialist's side of a chunk of tokens; what :class:`_Result` asks of tokens."""
+    """One specialist's side of a chunk of tokens; what :class:`Result` asks of tokens."""
 
     scores = False
 

@@ -24,14 +24,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fulgurite.kernels.fusion.autograd import FusedLogProbs, HeadSettings
-from fulgurite.kernels.log_probs.autograd import Settings
-from fulgurite.kernels.log_probs.linear import _prepare, linear_log_probs
+from fulgurite.kernels.fusion.autograd import FusedLogProbs
+from fulgurite.kernels.log_probs.linear import linear_log_probs, prepare
+from fulgurite.kernels.output_head import OPTIONS, OutputHead, cut_head, head_from, options_of
 
 __all__ = ["BLENDS", "Given", "fused_log_probs", "prepared"]
 
 BLENDS = ("logits", "probs", "logprobs")
-_OPTIONS = ("bias", "logit_scale", "softcap", "lora_a", "gate", "lora_b", "scaling")
 
 HeadOptions = Mapping[str, Any]
 
@@ -93,20 +92,18 @@ class Given(NamedTuple):
 
     Attributes:
         hiddens: as given.
-        weights: one for each specialist, cut to the shared vocabulary, as the options are.
+        heads: one for each specialist, cut to the shared vocabulary.
         gate_scores: float32 at the least, 0 where ignored.
         targets: as given.
-        options: keyword arguments of linear_log_probs for each specialist.
         shared: whether one plain head serves all specialists.
         supervised: indices of the supervised tokens in the flat order; None for all.
         names: of the specialists.
     """
 
     hiddens: tuple[torch.Tensor, ...]
-    weights: tuple[torch.Tensor, ...]
+    heads: tuple[OutputHead, ...]
     gate_scores: torch.Tensor
     targets: torch.Tensor
-    options: tuple[dict[str, Any], ...]
     shared: bool
     supervised: torch.Tensor | None
     names: tuple[str, ...]
@@ -126,23 +123,23 @@ def prepared(
     """What all functions of this family do first; raises what :func:`fused_log_probs` says."""
     number = len(hiddens)
     one = isinstance(weights, torch.Tensor)
-    heads = (weights,) * number if isinstance(weights, torch.Tensor) else tuple(weights)
+    given = (weights,) * number if isinstance(weights, torch.Tensor) else tuple(weights)
     called = tuple(names) if names is not None else tuple(f"specialist {i}" for i in range(number))
     more: tuple[HeadOptions, ...]
     more = (
         ({},) * number if options is None else (options,) * number if isinstance(options, Mapping) else tuple(options)
     )
-    if not number or len(heads) != number or len(more) != number or len(called) != number:
+    if not number or len(given) != number or len(more) != number or len(called) != number:
         raise ValueError(
-            f"{function}: {number} hidden states, {len(heads)} weights, {len(more)} options and {len(called)} names; want one "
+            f"{function}: {number} hidden states, {len(given)} weights, {len(more)} options and {len(called)} names; want one "
             "of each for every specialist, and at least one specialist."
         )
     if blend not in BLENDS:
         raise ValueError(f"{function}: blend={blend!r}; allowed are {', '.join(map(repr, BLENDS))}.")
     for name, each in zip(called, more, strict=True):
-        if unknown := [key for key in each if key not in _OPTIONS]:
+        if unknown := [key for key in each if key not in OPTIONS]:
             raise ValueError(
-                f"{function}: {name}'s head has the option {unknown[0]!r}; allowed are {', '.join(_OPTIONS)}."
+                f"{function}: {name}'s head has the option {unknown[0]!r}; allowed are {', '.join(OPTIONS)}."
             )
     want = (*targets.shape, number)
     if tuple(gate_scores.shape) != want or not gate_scores.dtype.is_floating_point:
@@ -166,27 +163,29 @@ def prepared(
             f"{function}: hidden states are {', '.join(sorted(map(str, dtypes)))}; want one dtype for all specialists, or "
             "torch.autocast."
         )
-    vocabulary = min(weight.shape[0] for weight in heads)
-    cut = tuple(weight[:vocabulary] if weight.shape[0] > vocabulary else weight for weight in heads)
-    own = tuple(
-        {
-            key: value[:vocabulary] if key in ("bias", "lora_b") and value is not None else value
-            for key, value in each.items()
-        }
-        for each in more
+    heads = tuple(
+        head_from(f"{function}, {name}", weight, **each) for name, weight, each in zip(called, given, more, strict=True)
     )
-    plain = all(each.get("softcap") is None and each.get("lora_a") is None for each in more)
-    alike = all(
-        heads[i] is heads[0]
-        and more[i].get("bias") is more[0].get("bias")
-        and more[i].get("logit_scale", 1.0) == more[0].get("logit_scale", 1.0)
-        for i in range(number)
+    vocabulary = min(head.weight.shape[0] for head in heads)
+    first = heads[0]
+    shared = all(
+        head.weight is first.weight
+        and head.bias is first.bias
+        and head.logit_scale == first.logit_scale
+        and head.softcap is None
+        and head.lora is None
+        for head in heads
     )
-    sizes = "" if one or len({w.shape[0] for w in heads}) == 1 else ", the rows that all specialists' heads have"
+    sizes = (
+        ""
+        if one or len({head.weight.shape[0] for head in heads}) == 1
+        else ", the rows that all specialists' heads have"
+    )
     index = _supervised(function, hiddens, gate_scores, targets, ignore_index, vocabulary, sizes, called)
     wide = torch.promote_types(hiddens[0].dtype, torch.float32)
     scores = gate_scores.to(wide).masked_fill((targets == ignore_index).unsqueeze(-1), 0)
-    return Given(tuple(hiddens), cut, scores, targets, own, plain and alike, index, called)
+    cut = tuple(cut_head(head, vocabulary) for head in heads)
+    return Given(tuple(hiddens), cut, scores, targets, shared, index, called)
 
 
 def _supervised(  # type: ignore[no-untyped-def]
@@ -235,10 +234,8 @@ def _supervised(  # type: ignore[no-untyped-def]
 def _name_the_broken(given: Given, ignore_index: int) -> None:
     """Raises for the first specialist whose own log-probabilities are NaN."""
     with torch.no_grad():
-        for i, name in enumerate(given.names):
-            own = linear_log_probs(
-                given.hiddens[i], given.weights[i], given.targets, ignore_index=ignore_index, **given.options[i]
-            )
+        for hidden, head, name in zip(given.hiddens, given.heads, given.names, strict=True):
+            own = _log_probs(hidden, head, given.targets, ignore_index)
             if number := int(own.isnan().sum()):
                 raise ValueError(
                     f"fused_log_probs: the logits of {name} are not finite at {number} tokens though its hidden states are; look "
@@ -249,8 +246,8 @@ def _name_the_broken(given: Given, ignore_index: int) -> None:
 def _by_specialist(given: Given, ignore_index: int, blend: str) -> torch.Tensor:
     """`probs` and `logprobs`: of each specialist no more than its own log-probabilities of the targets."""
     each = [
-        linear_log_probs(hidden, weight, given.targets, ignore_index=ignore_index, **more)
-        for hidden, weight, more in zip(given.hiddens, given.weights, given.options, strict=True)
+        _log_probs(hidden, head, given.targets, ignore_index)
+        for hidden, head in zip(given.hiddens, given.heads, strict=True)
     ]
     own = torch.stack(each, -1)
     if blend == "probs":
@@ -273,25 +270,24 @@ def _by_one_head(given: Given, ignore_index: int) -> torch.Tensor:
             for i, hidden in enumerate(given.hiddens)
         )
         blended = sum(parts, start=shares.new_zeros(()))
-    more = given.options[0]
-    hidden = blended.to(given.hiddens[0].dtype)
-    return linear_log_probs(hidden, given.weights[0], given.targets, ignore_index=ignore_index, **more)
+    return _log_probs(blended.to(given.hiddens[0].dtype), given.heads[0], given.targets, ignore_index)
 
 
 def _by_logits(given: Given, ignore_index: int) -> torch.Tensor:
     """`logits` under heads of their own."""
     settings, needs = [], []
     tensors: list[torch.Tensor | None] = []
-    for name, hidden, weight, more in zip(given.names, given.hiddens, given.weights, given.options, strict=True):
-        bias, scaling = more.get("bias"), more.get("scaling", 1.0)
-        head = Settings(ignore_index, float(more.get("logit_scale", 1.0)), more.get("softcap"))
-        branch = (more.get("lora_a"), more.get("gate"), more.get("lora_b"))
-        where = f"fused_log_probs, {name}"
-        inputs, need = _prepare(where, hidden, weight, given.targets, bias, head, branch, scaling)
-        settings.append(HeadSettings(*head[1:]))
+    for name, hidden, head in zip(given.names, given.hiddens, given.heads, strict=True):
+        inputs, setting, need = prepare(f"fused_log_probs, {name}", hidden, head, given.targets, ignore_index)
+        settings.append(setting)
         needs.append(need)
         tensors += inputs[:5]
     shares, flat = given.gate_scores.softmax(-1).reshape(-1, len(needs)), given.targets.flatten()
     with torch.autocast(flat.device.type, enabled=False):
         found: torch.Tensor = FusedLogProbs.apply(shares, flat, given.supervised, settings, needs, *tensors)
     return found.reshape(given.targets.shape)
+
+
+def _log_probs(hidden: torch.Tensor, head: OutputHead, targets: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """One head's own log-probabilities of the targets, in their shape."""
+    return linear_log_probs(hidden, head.weight, targets, ignore_index=ignore_index, **options_of(head))

@@ -14,7 +14,7 @@ import torch
 from fulgurite.kernels.fusion.blocks import capped_
 from fulgurite.kernels.fusion.fused_log_probs import Given, prepared
 from fulgurite.kernels.log_probs import blocks
-from fulgurite.kernels.log_probs.blocks import Head
+from fulgurite.kernels.log_probs.products import Head, raw_logits
 from fulgurite.kernels.low_rank.factors import scaled_b
 
 __all__ = ["FusedTokenScores", "fused_logits", "fused_token_scores"]
@@ -59,7 +59,7 @@ def fused_logits(
     flat = [hidden.reshape(-1, hidden.shape[-1]) for hidden in given.hiddens]
     gate = given.gate_scores.reshape(-1, len(flat))
     with torch.autocast(places.device.type, enabled=False):
-        return _blend(given, flat, gate, blend).reshape(*places.shape, given.weights[0].shape[0])
+        return _blend(given, flat, gate, blend).reshape(*places.shape, given.heads[0].weight.shape[0])
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def fused_token_scores(
     flat = [pick(hidden.reshape(-1, hidden.shape[-1])) for hidden in given.hiddens]
     gate, kept = pick(given.gate_scores.reshape(-1, len(flat))), pick(targets.flatten())
     numbers = blocks._TILE_CPU if targets.device.type == "cpu" else _GPU_NUMBERS
-    height = max(1, numbers // given.weights[0].shape[0])
+    height = max(1, numbers // given.heads[0].weight.shape[0])
     found: list[tuple[torch.Tensor, ...]] = []
     with torch.autocast(targets.device.type, enabled=False):
         for first in range(0, kept.shape[0], height):
@@ -133,14 +133,13 @@ def _blend(given: Given, hiddens: Sequence[torch.Tensor], gate: torch.Tensor, bl
 
 def _logits(given: Given, i: int, hidden: torch.Tensor) -> torch.Tensor:
     """One specialist's own logits (N, V), float32 or wider."""
-    more, dtype = given.options[i], given.weights[i].dtype
+    weight, bias, logit_scale, softcap, lora = given.heads[i]
+    dtype, low, up = weight.dtype, None, None
     hidden = hidden.to(dtype)
-    bias, low, up = more.get("bias"), None, None
-    if more.get("lora_a") is not None:
-        low = hidden @ more["lora_a"].to(dtype).t()
-        up = scaled_b(more["lora_b"], more.get("gate"), more.get("scaling", 1.0), dtype)
-    bias = None if bias is None else bias.to(dtype)
-    head = Head(given.weights[i], bias, up, float(more.get("logit_scale", 1.0)), more.get("softcap"))
+    if lora is not None:
+        low = hidden @ lora.lora_a.to(dtype).t()
+        up = scaled_b(lora.lora_b, lora.gate, lora.scaling, dtype)
+    head = Head(weight, None if bias is None else bias.to(dtype), up, logit_scale, softcap)
     out = hidden.new_empty(hidden.shape[0], head.weight.shape[0])
-    blocks.raw_logits(hidden, low, head, out)
+    raw_logits(hidden, low, head, out)
     return capped_(out.to(torch.promote_types(dtype, torch.float32)), head)

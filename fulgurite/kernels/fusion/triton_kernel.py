@@ -20,7 +20,8 @@ import triton
 import triton.language as tl
 
 from fulgurite.kernels.fusion.blocks import FusedOutcome, Gradients, Specialist
-from fulgurite.kernels.log_probs.blocks import Known, Needs, part_of, plus_product, raw_logits, wide_product
+from fulgurite.kernels.log_probs.outcome import Known, Needs
+from fulgurite.kernels.log_probs.products import part_of, plus_product, raw_logits, wide_product
 from fulgurite.kernels.log_probs.triton_kernel import DTYPES, MIN_HEIGHT, MIN_WIDTH, _log1p, _missing
 from fulgurite.kernels.triton_common import rounded
 

@@ -15,7 +15,8 @@ import torch
 from fulgurite.kernels.backend import resolve
 from fulgurite.kernels.first_order import first_order_only
 from fulgurite.kernels.log_probs import blocks as log_probs_blocks
-from fulgurite.kernels.log_probs.blocks import Head, Known, Needs, Outcome
+from fulgurite.kernels.log_probs.outcome import Known, Needs, Outcome
+from fulgurite.kernels.log_probs.products import Head
 
 __all__ = ["CrossEntropy", "Inputs", "LogProbs", "Settings", "token_scores"]
 

@@ -20,21 +20,14 @@ Statistics and accumulators are float32 (float64 for float64) whatever the dtype
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-__all__ = [
-    "Head",
-    "Known",
-    "Needs",
-    "Outcome",
-    "linear_log_probs",
-    "part_of",
-    "plus_product",
-    "raw_logits",
-    "wide_product",
-]
+from fulgurite.kernels.log_probs.outcome import Known, Needs, Outcome, Result
+from fulgurite.kernels.log_probs.products import Head, part_of, plus_product, raw_logits
+
+__all__ = ["linear_log_probs"]
 
 # Numbers in a tile and its largest height, measured on two cores with 1 MiB of L2 each: 2^19 to 2^21 are within a tenth. Smaller
 # ones are more meetings of the threads, each of which waits for a turn where other processes want the cores.
@@ -47,61 +40,6 @@ _KEPT = 1 << 24
 _MIN_HEIGHT, _MIN_WIDTH = 64, 256
 # e^16 times a vocabulary stays far inside float32 and bfloat16.
 _LAG = 16.0
-
-
-class Head(NamedTuple):
-    """Output head: weight (V, H), bias (V,) or None, up (V, r) in float32 or wider or None, and what is done to the logits."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    up: torch.Tensor | None
-    logit_scale: float
-    softcap: float | None
-
-
-class Needs(NamedTuple):
-    """Which gradients are wanted."""
-
-    rows: bool = False
-    low: bool = False
-    weight: bool = False
-    bias: bool = False
-    up: bool = False
-
-    @property
-    def head(self) -> bool:
-        """Whether any gradient mixes tokens: those cannot be scaled token by token afterwards."""
-        return self.weight or self.bias or self.up
-
-
-class Known(NamedTuple):
-    """Statistics of a forward, each (N,): the probability of any column but the target's is share · exp(z − ref).
-
-    Not the log of the sum: in float32 it is rounded to 1e-5 where logits are about 200, and so were all probabilities.
-    """
-
-    log_probs: torch.Tensor
-    ref: torch.Tensor
-    share: torch.Tensor
-
-
-class Outcome(NamedTuple):
-    """Per token (N,): log_probs, ref and share (see Known), correct, entropy; and gradients of Σ coefficient · log p.
-
-    Gradients are in the rows' dtype, in float16's case in float32: they are yet to be multiplied by a loss scale.
-    ``d_up`` is float32 at the least. What was given or is not wanted is None.
-    """
-
-    log_probs: torch.Tensor | None
-    ref: torch.Tensor | None
-    share: torch.Tensor | None
-    d_rows: torch.Tensor | None = None
-    d_low: torch.Tensor | None = None
-    d_weight: torch.Tensor | None = None
-    d_bias: torch.Tensor | None = None
-    d_up: torch.Tensor | None = None
-    correct: torch.Tensor | None = None
-    entropy: torch.Tensor | None = None
 
 
 def linear_log_probs(
@@ -130,7 +68,7 @@ def linear_log_probs(
     wide = torch.promote_types(rows.dtype, torch.float32)
     keep = known is None and needs.head
     height, width = _tile(rows.device.type, count, vocabulary, keep)
-    result = _Result(rows, low, head, needs, wide)
+    result = Result(rows, low, head, needs, wide)
     if head.up is not None:
         head = head._replace(up=head.up.to(rows.dtype))
     memory = rows.new_empty(height * (vocabulary if keep else width))
@@ -297,107 +235,3 @@ class _Tokens:
         others = self.surprise + self.share.log().masked_fill(self.share == 0, 0) * self.total
         own = torch.xlogy(self.log_probs.exp(), self.log_probs.exp())
         return -(self.share * others + own)
-
-
-class _Result:
-    """The tensors that all chunks together fill."""
-
-    def __init__(self, rows, low, head, needs, wide) -> None:  # type: ignore[no-untyped-def]
-        self.needs, self.dtype, self.wide = needs, rows.dtype, wide
-        # float16 gradients are yet to be scaled up: kept wide, or small ones would be lost here.
-        self.out = wide if rows.dtype == torch.float16 else rows.dtype
-        count = rows.shape[0]
-        self.empty = rows.new_empty(0, dtype=wide)
-        self.log_probs, self.ref, self.share, self.correct, self.entropy = [], [], [], [], []  # type: ignore[var-annotated]
-        make = rows.new_empty if count else rows.new_zeros
-        self.d_rows = rows.new_empty(rows.shape, dtype=self.out) if needs.rows else None
-        self.d_low = rows.new_empty(low.shape, dtype=self.out) if needs.low else None
-        self.d_weight = make(head.weight.shape, dtype=wide) if needs.weight else None
-        self.d_bias = make(head.bias.shape, dtype=wide) if needs.bias else None
-        self.d_up = make(head.up.shape, dtype=wide) if needs.up else None
-
-    def add_tile(self, tile, columns, tokens, first) -> None:  # type: ignore[no-untyped-def]
-        """What a tile of E gives to the head's gradients; the first chunk of tokens overwrites."""
-        beta = 0 if first else 1
-        if self.d_weight is not None:
-            scaled = tokens.scaled
-            if self.dtype == self.wide:
-                self.d_weight[columns].addmm_(tile.t(), scaled, beta=beta)
-            else:
-                product = tile.t() @ scaled if tokens.unit is None else wide_product(tile.t(), scaled).mul_(tokens.unit)
-                self.d_weight[columns] = product if first else self.d_weight[columns].add_(product)
-        if self.d_bias is not None:
-            self.d_bias[columns].addmv_(tile.t().to(self.wide), tokens.weight, beta=beta)
-        if self.d_up is not None:
-            scaled = tokens.low.to(self.wide) * tokens.weight.unsqueeze(1)
-            self.d_up[columns].addmm_(tile.t().to(self.wide), scaled, beta=beta)
-
-    def add_tokens(self, chunk, tokens) -> None:  # type: ignore[no-untyped-def]
-        """Statistics of a chunk of tokens, and what the targets' columns give to every gradient."""
-        self.log_probs.append(tokens.log_probs)
-        self.ref.append(tokens.ref)
-        self.share.append(tokens.share)
-        if tokens.scores:
-            self.correct.append(tokens.correct())
-            self.entropy.append(tokens.entropy())
-        weight, hit = tokens.weight.unsqueeze(1), tokens.target_weight().unsqueeze(1)
-        for grad, total, factor in (
-            (self.d_rows, tokens.sum_rows, tokens.head.weight),
-            (self.d_low, tokens.sum_low, tokens.head.up),
-        ):
-            if grad is not None:
-                grad[chunk] = total.mul_(weight).addcmul_(factor[tokens.targets].to(self.wide), hit)
-        if self.d_weight is not None:
-            self.d_weight.index_add_(0, tokens.targets, tokens.rows * hit)
-        if self.d_bias is not None:
-            self.d_bias.index_add_(0, tokens.targets, hit.squeeze(1))
-        if self.d_up is not None:
-            self.d_up.index_add_(0, tokens.targets, tokens.low * hit)
-
-    def outcome(self) -> Outcome:
-        """Everything, in the dtypes that are promised."""
-        empty = self.empty
-        join = lambda parts: torch.cat(parts) if parts else empty  # noqa: E731
-        return Outcome(
-            join(self.log_probs),
-            join(self.ref),
-            join(self.share),
-            self.d_rows,
-            self.d_low,
-            None if self.d_weight is None else self.d_weight.to(self.out),
-            None if self.d_bias is None else self.d_bias.to(self.out),
-            self.d_up,
-            join(self.correct) if self.correct else None,
-            join(self.entropy) if self.entropy else None,
-        )
-
-
-def raw_logits(rows: torch.Tensor, low: torch.Tensor | None, head: Head, out: torch.Tensor) -> None:
-    """rows Wᵀ + bias + low upᵀ, written to ``out``, before any scale or cap."""
-    if head.bias is None:
-        torch.mm(rows, head.weight.t(), out=out)
-    else:
-        torch.addmm(head.bias, rows, head.weight.t(), out=out)
-    if low is not None and head.up is not None:
-        out.addmm_(low, head.up.t())
-
-
-def part_of(head: Head, columns: slice) -> Head:
-    """The head of these columns of the vocabulary."""
-    cut = lambda tensor: None if tensor is None else tensor[columns]  # noqa: E731
-    return head._replace(weight=head.weight[columns], bias=cut(head.bias), up=cut(head.up))
-
-
-def plus_product(total: torch.Tensor | None, tile: torch.Tensor, factor: Any, wide: torch.dtype) -> torch.Tensor:
-    """total + tile factor, in ``wide``."""
-    if total is None:
-        return (tile @ factor).to(wide)
-    return total.addmm_(tile, factor) if tile.dtype == wide else total.add_(tile @ factor)
-
-
-def wide_product(left: torch.Tensor, right: Any) -> torch.Tensor:
-    """left right in float32 at the least, on a GPU without wide copies of the operands."""
-    wide = torch.promote_types(left.dtype, torch.float32)
-    if left.is_cuda and left.dtype != wide:
-        return torch.mm(left, right, out_dtype=wide)
-    return left.to(wide) @ right.to(wide)

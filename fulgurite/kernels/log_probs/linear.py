@@ -22,10 +22,11 @@ from typing import NamedTuple
 import torch
 
 from fulgurite.kernels.log_probs.autograd import CrossEntropy, Inputs, LogProbs, Settings, token_scores
-from fulgurite.kernels.log_probs.blocks import Needs
+from fulgurite.kernels.log_probs.outcome import Needs
 from fulgurite.kernels.low_rank.factors import scaled_b
+from fulgurite.kernels.output_head import OutputHead, head_from
 
-__all__ = ["TokenScores", "linear_cross_entropy", "linear_log_probs", "linear_token_scores"]
+__all__ = ["TokenScores", "linear_cross_entropy", "linear_log_probs", "linear_token_scores", "prepare"]
 
 
 class TokenScores(NamedTuple):
@@ -87,10 +88,8 @@ def linear_log_probs(
         ValueError: shapes, dtypes or devices that do not fit, or a target outside the vocabulary, named.
         RuntimeError: ``use_backend("triton")`` where Triton cannot compute it.
     """
-    settings = Settings(ignore_index, float(logit_scale), softcap)
-    inputs, needs = _prepare(
-        "linear_log_probs", hidden, weight, targets, bias, settings, (lora_a, gate, lora_b), scaling
-    )
+    head = head_from("linear_log_probs", weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling)
+    inputs, settings, needs = prepare("linear_log_probs", hidden, head, targets, ignore_index)
     with torch.autocast(hidden.device.type, enabled=False):
         return LogProbs.apply(*inputs, settings, needs).reshape(targets.shape)
 
@@ -121,10 +120,8 @@ def linear_cross_entropy(
         ValueError: shapes, dtypes or devices that do not fit, or a target outside the vocabulary, named.
         RuntimeError: ``use_backend("triton")`` where Triton cannot compute it.
     """
-    settings = Settings(ignore_index, float(logit_scale), softcap)
-    inputs, needs = _prepare(
-        "linear_cross_entropy", hidden, weight, targets, bias, settings, (lora_a, gate, lora_b), scaling
-    )
+    head = head_from("linear_cross_entropy", weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling)
+    inputs, settings, needs = prepare("linear_cross_entropy", hidden, head, targets, ignore_index)
     with torch.autocast(hidden.device.type, enabled=False):
         return CrossEntropy.apply(*inputs, settings, needs)
 
@@ -147,29 +144,30 @@ def linear_token_scores(
     """Log-probability, correctness and entropy of each token in one pass, without gradients; arguments as in
     :func:`linear_log_probs`.
     """
-    settings = Settings(ignore_index, float(logit_scale), softcap)
-    inputs, _ = _prepare(
-        "linear_token_scores", hidden, weight, targets, bias, settings, (lora_a, gate, lora_b), scaling
-    )
+    head = head_from("linear_token_scores", weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling)
+    inputs, settings, _ = prepare("linear_token_scores", hidden, head, targets, ignore_index)
     with torch.autocast(hidden.device.type, enabled=False):
         found = token_scores(inputs, settings)
     return TokenScores(*(part.reshape(targets.shape) for part in found))
 
 
-def _prepare(
-    name: str,
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    bias: torch.Tensor | None,
-    settings: Settings,
-    branch: tuple[torch.Tensor | None, ...],
-    scaling: float,
-) -> tuple[Inputs, Needs]:
-    """Tensors of one dtype and of (tokens, …) shapes, and which of them get a gradient."""
-    lora_a, gate, lora_b = branch
-    _check(name, hidden, weight, targets, bias, settings.softcap, lora_a, gate, lora_b)
-    device = hidden.device.type
+def prepare(
+    name: str, hidden: torch.Tensor, head: OutputHead, targets: torch.Tensor, ignore_index: int
+) -> tuple[Inputs, Settings, Needs]:
+    """Tensors of one dtype and of (tokens, …) shapes, what is no tensor, and which tensors get a gradient.
+
+    Args:
+        name: of the public function, for messages.
+        hidden: (…, H).
+        head: the output head.
+        targets: (…) int64.
+        ignore_index: target of the tokens that are left out.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit.
+    """
+    _check(name, hidden, head, targets)
+    weight, device = head.weight, hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
@@ -179,21 +177,25 @@ def _prepare(
             "Cast one of them, or run under torch.autocast."
         )
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    bias = None if bias is None else bias.to(rows.dtype)
+    bias = None if head.bias is None else head.bias.to(rows.dtype)
     low = up = None
-    if lora_a is not None and lora_b is not None:
+    if (lora := head.lora) is not None:
         # The branch is two small tensors of ordinary autograd, so that A, gate and B get theirs through these. Ignored tokens
         # go in as zeros: a NaN in padding times their zero gradient would be NaN in ∂A.
         with torch.autocast(device, enabled=False):
-            supervised = rows.masked_fill((flat == settings.ignore_index).unsqueeze(1), 0)
-            low = supervised @ lora_a.to(rows.dtype).t()
-            up = scaled_b(lora_b, gate, scaling, torch.promote_types(lora_b.dtype, torch.float32))
+            supervised = rows.masked_fill((flat == ignore_index).unsqueeze(1), 0)
+            low = supervised @ lora.lora_a.to(rows.dtype).t()
+            wide = torch.promote_types(lora.lora_b.dtype, torch.float32)
+            up = scaled_b(lora.lora_b, lora.gate, lora.scaling, wide)
     wanted = (rows, low, weight, bias, up)
     needs = Needs(*(t is not None and t.requires_grad and torch.is_grad_enabled() for t in wanted))
-    return Inputs(rows, low, weight, bias, up, flat), needs
+    settings = Settings(ignore_index, head.logit_scale, head.softcap)
+    return Inputs(rows, low, weight, bias, up, flat), settings, needs
 
 
-def _check(name, hidden, weight, targets, bias, softcap, lora_a, gate, lora_b) -> None:  # type: ignore[no-untyped-def]
+def _check(name: str, hidden: torch.Tensor, head: OutputHead, targets: torch.Tensor) -> None:
+    weight, bias, softcap = head.weight, head.bias, head.softcap
+    lora_a, gate, lora_b = (None, None, None) if head.lora is None else head.lora[:3]
     if weight.dim() != 2 or hidden.dim() < 1 or hidden.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"{name}: hidden {tuple(hidden.shape)} does not fit weight {tuple(weight.shape)}; want (…, H) and (V, H)."
@@ -206,10 +208,6 @@ def _check(name, hidden, weight, targets, bias, softcap, lora_a, gate, lora_b) -
         raise ValueError(f"{name}: targets are {targets.dtype}; want torch.int64.")
     if not hidden.dtype.is_floating_point or not weight.dtype.is_floating_point:
         raise ValueError(f"{name}: hidden is {hidden.dtype} and weight {weight.dtype}; both must be floating point.")
-    if (lora_a is None) != (lora_b is None) or (gate is not None and lora_a is None):
-        raise ValueError(
-            f"{name}: a low-rank branch is lora_a and lora_b together, with or without a gate; one is missing."
-        )
     vocabulary, width = weight.shape
     rank = lora_a.shape[0] if lora_a is not None and lora_a.dim() == 2 else -1
     wrong = [

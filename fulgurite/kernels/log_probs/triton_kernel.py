@@ -19,16 +19,8 @@ import torch
 import triton
 import triton.language as tl
 
-from fulgurite.kernels.log_probs.blocks import (
-    Head,
-    Known,
-    Needs,
-    Outcome,
-    part_of,
-    plus_product,
-    raw_logits,
-    wide_product,
-)
+from fulgurite.kernels.log_probs.outcome import Known, Needs, Outcome
+from fulgurite.kernels.log_probs.products import Head, part_of, plus_product, raw_logits, wide_product
 from fulgurite.kernels.triton_common import rounded
 
 __all__ = ["INTERPRETED", "linear_log_probs", "log_probs_kernel", "refusal"]

@@ -1,13 +1,60 @@
-"""Names of a classifier's classes: class numbers mean something only beside the order of the labels that were trained on."""
+"""Task, number and names of the classes: what a module and its data must agree on.
+
+Class numbers mean something only together with the order of the labels that were trained on.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Any
 
 from torch import nn
 
-__all__ = ["agreed_names", "name_classes"]
+__all__ = ["agreed_labels", "agreed_names", "check_task", "name_classes"]
+
+
+def check_task(cls: type, mine: str, data: Any) -> None:
+    """Refuse a datamodule of another task.
+
+    Args:
+        cls: the module's class, which may offer a choice of tasks.
+        mine: its task.
+        data: the datamodule, or None.
+
+    Raises:
+        ValueError: ``data.task_type`` is another task.
+    """
+    wanted = getattr(data, "task_type", None)
+    if wanted is None or wanted == mine:
+        return
+    offered = inspect.signature(cls.__init__).parameters.get("task")  # type: ignore[misc]
+    fits = offered is not None and repr(wanted) in str(offered.annotation)
+    way = f"--model.task {wanted}, or " if fits else ""
+    raise ValueError(
+        f"{cls.__name__}: its task is {mine!r}, but {type(data).__name__} holds a {wanted} task. "
+        f"Give {way}other data, or another module."
+    )
+
+
+def agreed_labels(owner: str, mine: int | None, data: Any) -> int | None:
+    """The number of classes that module and data agree on; None where neither says one.
+
+    Args:
+        owner: class name of the module, for the message.
+        mine: the module's number; None takes the data's.
+        data: the datamodule, or None.
+
+    Raises:
+        ValueError: two different numbers.
+    """
+    found = getattr(data, "num_labels", None)
+    if not found or mine in (None, found):
+        return mine or found or None
+    raise ValueError(
+        f"{owner}: num_labels={mine}, but {type(data).__name__} has {found} classes "
+        f"({', '.join(map(str, getattr(data, 'label_names', None) or []))}). Drop num_labels, or give other data."
+    )
 
 
 def agreed_names(owner: str, trained: list[str] | None, given: list[str] | None) -> list[str] | None:

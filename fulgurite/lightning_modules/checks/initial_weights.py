@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from fulgurite.adapters import attach, load_adapter
-from fulgurite.adapters.config import config_from_dict
+from fulgurite.adapters.methods import config_from_dict
 from fulgurite.data.conditions.objectives import CONDITION_FILE, Objectives
 
 __all__ = ["merge_adapter", "stored_conditions"]

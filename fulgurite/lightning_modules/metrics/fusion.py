@@ -9,35 +9,39 @@ import torch
 import torchmetrics
 
 from fulgurite.lightning_modules.metrics.by_name import Perplexity
-from fulgurite.lightning_modules.objectives.step import Step
+from fulgurite.lightning_modules.metrics.measures import NamedMeasures
+from fulgurite.lightning_modules.objectives.step import Batch, Step
 
-__all__ = ["FusionMetrics"]
+__all__ = ["FusionMeasures"]
 
 
-class FusionMetrics(torch.nn.Module):
-    """Metrics by domain, each the mean over the domain's answer tokens.
+class FusionMeasures(NamedMeasures):
+    """The named measures, and perplexity, token accuracy and gate weights by domain: means over the domain's answer tokens.
 
     Args:
-        domains: names of the groups in a step's ``groups``; none: everything is one domain, "all".
+        names: of the metrics over all domains.
+        domains: names of the groups in a step's ``groups``; without any, everything is one domain, "all".
         specialists: their names.
         prefix: put before each name, such as "val_".
     """
 
-    def __init__(self, domains: Sequence[str], specialists: Sequence[str], prefix: str) -> None:
-        super().__init__()
+    def __init__(self, names: Sequence[str], domains: Sequence[str], specialists: Sequence[str], prefix: str) -> None:
+        super().__init__(names, 1, domains, prefix)
         self.grouped = bool(domains)
         self.domains, self.specialists, self.prefix = tuple(domains) or ("all",), tuple(specialists), prefix
         self.perplexities = torch.nn.ModuleList(Perplexity() for _ in self.domains)
         self.accuracies = torch.nn.ModuleList(torchmetrics.MeanMetric() for _ in self.domains)
         self.gates = torch.nn.ModuleList(torchmetrics.MeanMetric() for _ in self.domains for _ in self.specialists)
 
-    def update(self, step: Step, weights: torch.Tensor) -> None:
+    def take(self, step: Step, batch: Batch) -> None:
         """Take one batch in.
 
         Args:
-            step: with token_losses (K,), correct (K,) and, where there are domains, groups (K,).
-            weights: the gate's, (K, E).
+            step: with token_losses (K,), correct (K,), details gate_weights (K, E) and, where there are domains, groups (K,).
+            batch: is not read.
         """
+        super().take(step, batch)
+        weights = step.details["gate_weights"]
         assert step.token_losses is not None and step.correct is not None
         for index in range(len(self.domains)):
             mine = torch.ones_like(step.correct) if not self.grouped or step.groups is None else step.groups == index
@@ -51,8 +55,8 @@ class FusionMetrics(torch.nn.Module):
                 gate.update(weights[mine, e].float())
 
     def named(self) -> dict[str, torchmetrics.Metric]:
-        """The metrics by the name they are logged under."""
-        found: dict[str, torchmetrics.Metric] = {}
+        """The metrics by the name they are logged under: over all domains, then by domain."""
+        found = super().named()
         for index, domain in enumerate(self.domains):
             if self.grouped:
                 found[f"{self.prefix}perplexity/{domain}"] = cast(torchmetrics.Metric, self.perplexities[index])

@@ -7,6 +7,7 @@ import math
 import torch
 import torchmetrics
 
+from fulgurite.lightning_modules.objectives.step import Batch, Step
 from fulgurite.losses import Mean, means
 
 __all__ = ["PreferenceMetrics", "wilson_interval"]
@@ -48,6 +49,20 @@ class PreferenceMetrics(torchmetrics.Metric):
             if name in _NAMES:
                 self.totals[_NAMES.index(name)] += mean.total.double()
                 self.numbers[_NAMES.index(name)] += mean.number
+
+    def take(self, step: Step, batch: Batch) -> None:
+        """Add the sums of one step."""
+        self.update(dict(step.metrics))
+
+    def named(self) -> dict[str, torchmetrics.Metric]:
+        """Empty: the figures are computed from all batches."""
+        return {}
+
+    def figures(self) -> dict[str, torch.Tensor]:
+        """What :meth:`compute` gives; then the sums begin anew."""
+        found: dict[str, torch.Tensor] = self.compute()
+        self.reset()
+        return found
 
     def compute(self) -> dict[str, torch.Tensor]:
         """Means by name, () float32; ``rewards/accuracies_low`` and ``_high`` with them."""

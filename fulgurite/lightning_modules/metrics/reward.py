@@ -17,6 +17,7 @@ import torch
 import torchmetrics
 
 from fulgurite.lightning_modules.metrics.preference import wilson_interval
+from fulgurite.lightning_modules.objectives.step import Batch, Step
 
 __all__ = ["RewardMetrics", "Reliability", "reliability"]
 
@@ -83,6 +84,27 @@ class RewardMetrics(torchmetrics.Metric):
         self.chosen.append(rewards[chosen])
         self.rejected.append(rewards[rejected])
         self.length_lead.append(lengths[chosen] - lengths[rejected])
+
+    def take(self, step: Step, batch: Batch) -> None:
+        """Add the rewards and pairs of one step."""
+        self.update(step.details["rewards"], batch["lengths"], step.details["pairs"])
+
+    def named(self) -> dict[str, torchmetrics.Metric]:
+        """Empty: the figures are computed from all batches."""
+        return {}
+
+    def figures(self) -> dict[str, torch.Tensor]:
+        """What :meth:`compute` gives; then the lists begin anew."""
+        found: dict[str, torch.Tensor] = self.compute()
+        self.reset()
+        return found
+
+    def drawn(self) -> dict[str, torch.Tensor]:
+        """What pictures show, on the CPU: :meth:`values`, and the bins of :func:`reliability` where there is a pair."""
+        values = {name: value.cpu() for name, value in self.values().items()}
+        if len(values["chosen"]):
+            values |= reliability(values["chosen"] - values["rejected"])._asdict()
+        return values
 
     def values(self) -> dict[str, torch.Tensor]:
         """What was kept: chosen and rejected (P,), length_lead (P,), rewards and lengths (C,), float32."""

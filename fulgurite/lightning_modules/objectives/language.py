@@ -18,7 +18,7 @@ from torch import nn
 
 from fulgurite.kernels import linear_cross_entropy, linear_token_scores
 from fulgurite.lightning_modules.objectives.decoding import Decoding
-from fulgurite.lightning_modules.objectives.step import Batch, Step
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step
 from fulgurite.models import head_options
 
 __all__ = ["LanguageModelling"]
@@ -26,13 +26,15 @@ __all__ = ["LanguageModelling"]
 IGNORE = -100
 
 
-class LanguageModelling:
-    """Callable objective ``(network, batch) -> Step``.
+class LanguageModelling(Objective):
+    """Cross-entropy of supervised tokens.
 
     Args:
         shifted: labels (B, T) stand at their own token and are predicted one position earlier (a causal model); False: they
             are the decoder's targets, which the model shifts right itself (an encoder-decoder).
     """
+
+    name, metric_names = "cross-entropy", ("perplexity", "token_accuracy")
 
     def __init__(self, shifted: bool = True) -> None:
         self.shifted = shifted
@@ -50,14 +52,14 @@ class LanguageModelling:
                 loss = self._from_logits(states, wanted)[0].sum()
             else:
                 loss = linear_cross_entropy(states, head.weight, wanted, **head_options(head)) * len(wanted)
-            return Step(loss, supervised.sum(), wanted[:0], wanted[:0])
+            return Step(loss, supervised.sum())
         if head is None:
             losses, correct = self._from_logits(states, wanted)
         else:
             scores = linear_token_scores(states, head.weight, wanted, **head_options(head))
             losses, correct = -scores.log_probs, scores.correct
         groups = self._groups(batch, supervised)
-        return Step(losses.sum(), supervised.sum(), wanted[:0], wanted[:0], losses, correct, groups)
+        return Step(losses.sum(), supervised.sum(), token_losses=losses, correct=correct, groups=groups)
 
     def _inputs(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
         inputs = self._decoding.inputs(network, batch)

@@ -1,16 +1,26 @@
-"""What is optimised: a sum of per-target losses, its number of targets, and what the metrics compare.
+"""What is optimised: an objective turns a network and a batch into a Step, and lives through a run from its data to its report.
 
 An objective returns the *sum* over supervised targets, so that the module can divide by the number of targets in the whole
 optimizer step (accumulation window and ranks): a mean of means would weigh short batches too much.
+
+    check_data    before the run: does the datamodule give what this objective reads?
+    prepare       before the first step of a fit: whatever has to be computed once
+    __call__      each batch: loss, counts and everything that metrics need, in one Step
+    logged        after each training step: the figures to log
+    end_epoch     after each training epoch: what has to be said about it
+
+What a validation or test makes of the steps is the business of the module's measures (:mod:`fulgurite.lightning_modules.metrics`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+from fulgurite.losses import Mean
 
 __all__ = ["Batch", "Objective", "Step", "forward_inputs"]
 
@@ -24,23 +34,76 @@ class Step(NamedTuple):
     Attributes:
         loss_sum: loss summed over targets, () float32 or wider.
         targets: number of targets, () int64.
-        predictions: what the metrics compare with ``labels``, both (rows that have a label,); empty for language modelling.
+        predictions: what the metrics compare with ``labels``, both (rows that have a label,); None where nothing is labelled.
         labels: see predictions.
         token_losses: in evaluation of a language model, the loss of each supervised token, (K,) float32 or wider.
         correct: whether the likeliest token was the right one, (K,) bool.
-        groups: index of each token's group in the datamodule's ``tag_names``, (K,) int64, -1 for none; None without groups.
+        groups: index of each token's group in the datamodule's ``tag_names``, (K,) int64, -1 without a group; None without groups.
+        metrics: named figures of the batch, as sums and counts that add over batches and ranks.
+        details: named tensors that only this objective's measures read, such as rewards (C,) or the gate's weights (K, E).
     """
 
     loss_sum: torch.Tensor
     targets: torch.Tensor
-    predictions: torch.Tensor
-    labels: torch.Tensor
+    predictions: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
     token_losses: torch.Tensor | None = None
     correct: torch.Tensor | None = None
     groups: torch.Tensor | None = None
+    metrics: Mapping[str, Mean] = {}
+    details: Mapping[str, torch.Tensor] = {}
 
 
-Objective = Callable[[nn.Module, Batch], Step]
+class Objective:
+    """A loss over batches, with the hooks of its life in a run; by default these do nothing.
+
+    Attributes:
+        name: of the loss, for messages.
+        reads: the ``objective_kind`` that the datamodule must have ("pairs", "labels", "groups"); None: any.
+        metric_names: what is measured where the datamodule names no metrics.
+        main: the figure that the progress bar shows.
+    """
+
+    name: str = ""
+    reads: str | None = None
+    metric_names: tuple[str, ...] = ()
+    main: str | None = None
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Step:
+        """Loss and figures of one batch."""
+        raise NotImplementedError
+
+    def check_data(self, owner: str, data: Any) -> None:
+        """Refuse a datamodule whose batches hold something else than the loss reads.
+
+        Args:
+            owner: class name of the module that asks, for the message.
+            data: the datamodule, or None.
+
+        Raises:
+            ValueError: the datamodule gives units of another kind.
+        """
+        given = getattr(data, "objective_kind", None)
+        if self.reads is not None and given is not None and given != self.reads:
+            raise ValueError(
+                f"{owner}: {self.name} reads {self.reads}, but the datamodule gives {given}. "
+                f"Give --data.objective_kind {self.reads}, or another loss."
+            )
+
+    def prepare(self, network: nn.Module, trainer: Any) -> None:
+        """Have ready what the first step needs.
+
+        Args:
+            network: what is about to be trained.
+            trainer: Lightning's, at the start of a fit.
+        """
+
+    def logged(self, step: Step) -> dict[str, torch.Tensor]:
+        """What a training step logs under ``train_<name>``, () each."""
+        return {name: mean.value() for name, mean in step.metrics.items()}
+
+    def end_epoch(self) -> None:
+        """Say what was wrong with the training epoch that ends."""
 
 
 def forward_inputs(batch: Batch) -> Batch:

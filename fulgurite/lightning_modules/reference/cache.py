@@ -6,36 +6,34 @@ another key; the file says of which weights the figures are. What does not fit i
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+import xxhash
 from torch import nn
+
+from fulgurite.whole_files import whole_file
 
 __all__ = ["ReferenceCache", "weights_fingerprint"]
 
-_SAMPLED = 257
-
 
 def weights_fingerprint(model: nn.Module, salt: str = "") -> str:
-    """A sha256 of names, shapes and 257 evenly spaced elements of every base tensor; adapters' tensors are left out.
+    """A hash of every byte of the base's parameters and buffers, with their names, shapes and dtypes.
+
+    One changed element changes it. Adapters' own tensors are left out. It is xxhash's 128 bits: the purpose is to notice other
+    weights, not to withstand an attacker. 1 GB took 0.6 s on one busy core.
 
     Args:
         model: the reference model.
         salt: whatever else decides its outputs.
     """
-    digest = hashlib.sha256(salt.encode())
-    for name, parameter in sorted(model.named_parameters()):
+    digest = xxhash.xxh3_128(salt.encode())
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
         if ".branches." in name:
             continue
-        flat = parameter.detach().flatten()
-        count = min(_SAMPLED, len(flat))
-        # Whole numbers: float32 cannot name the elements of a tensor of more than 2^24.
-        picked = flat[torch.arange(count) * (len(flat) - 1) // max(count - 1, 1)]
-        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-        digest.update(picked.float().cpu().numpy().tobytes())
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -76,10 +74,8 @@ class ReferenceCache:
         """Write a safetensors file, whole or not at all."""
         from safetensors.torch import save_file
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-        save_file({"keys": self.keys, "values": self.values}, unfinished, metadata={"weights": self.fingerprint})
-        os.replace(unfinished, path)
+        with whole_file(path) as scratch:
+            save_file({"keys": self.keys, "values": self.values}, scratch, metadata={"weights": self.fingerprint})
 
     @classmethod
     def load(cls, path: Path, fingerprint: str) -> ReferenceCache:

@@ -1,8 +1,8 @@
-"""Decoding with several specialists: each has its own prompt and its own cache, and all read the token that the blend chose.
+"""Decoding with several specialists: each has its own prompt and its own cache, and all read each token that the blend chose.
 
-What is around the models is transformers' own: GenerationConfig, its logits processors in its order, StoppingCriteria, streamers.
-Where those want one row of ids (a repetition penalty looks at the prompt), it is the first specialist's prompt with the answer.
-Beam search and the like are not here, and a setting that this loop does not know is refused by name.
+Everything around the models is transformers' own: GenerationConfig, its logits processors in their usual order, StoppingCriteria
+and streamers. Where these want a single row of ids (a repetition penalty looks at the prompt), they get the first specialist's
+prompt with the answer. There is no beam search, and a setting that this loop does not know is refused by its name.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import nn
 
 from fulgurite.models.heads import find_decoder
-
-if TYPE_CHECKING:
-    from fulgurite.models.fusion.network import FusedNetwork
 
 __all__ = ["FusedGeneration", "as_list", "decode"]
 
@@ -30,6 +29,23 @@ _KNOWN = {
     "bos_token_id", "decoder_start_token_id", "use_cache", "return_dict_in_generate", "transformers_version",
 }  # fmt: skip
 _MAX_LENGTH = 20  # transformers' own where nothing is given
+
+
+class Specialists(Protocol):
+    """What decoding asks of the network that holds the specialists."""
+
+    names: list[str]
+    generation_config: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where hidden states and heads meet."""
+
+    def specialist(self, place: int) -> nn.Module:
+        """The model of one specialist."""
+
+    def only(self, place: int) -> AbstractContextManager[None]:
+        """Within the block that specialist's adapter is the only active one."""
 
 
 class FusedGeneration(NamedTuple):
@@ -45,7 +61,7 @@ class FusedGeneration(NamedTuple):
 
 
 def decode(
-    network: FusedNetwork,
+    network: Specialists,
     blend: Blend,
     input_ids: Sequence[torch.Tensor] | torch.Tensor,
     attention_mask: Sequence[torch.Tensor] | torch.Tensor | None,
@@ -118,7 +134,7 @@ def decode(
 class _Reader:
     """One specialist with its cache."""
 
-    def __init__(self, network: FusedNetwork, place: int, ids: torch.Tensor, mask: torch.Tensor) -> None:
+    def __init__(self, network: Specialists, place: int, ids: torch.Tensor, mask: torch.Tensor) -> None:
         self.network, self.place = network, place
         self.decoder = find_decoder(network.specialist(place))
         self.device = next(network.specialist(place).parameters()).device
@@ -155,7 +171,7 @@ class _Reader:
         return state
 
 
-def _settings(network: FusedNetwork, given: Any) -> Any:
+def _settings(network: Specialists, given: Any) -> Any:
     from transformers import GenerationConfig
 
     config = given or network.generation_config or GenerationConfig()
@@ -169,7 +185,7 @@ def _settings(network: FusedNetwork, given: Any) -> Any:
 
 
 def _prompts(
-    network: FusedNetwork,
+    network: Specialists,
     ids: Sequence[torch.Tensor] | torch.Tensor,
     masks: Sequence[torch.Tensor] | torch.Tensor | None,
     samples: int,

@@ -144,6 +144,21 @@ class FusedNetwork(nn.Module):
             found.append(_moved(head, self.device))
         return found
 
+    def blended_heads(self) -> dict[str, Any]:
+        """The heads and how they are blended, as keyword arguments of :func:`fulgurite.kernels.fused_log_probs` and its kin.
+
+        Raises:
+            ValueError: a head that is not a linear layer of the hidden states.
+        """
+        heads = self.heads()
+        options = [head_options(head) for head in heads]
+        return {
+            "weights": [head.weight for head in heads],
+            "blend": self.blend,
+            "options": options,
+            "names": self.names,
+        }
+
     def scores(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
         """The gate's scores before the softmax, (…, E) in the gate's dtype, of hidden states (…, H_e) on its device."""
         dtype = next(self.gates.parameters()).dtype
@@ -162,13 +177,11 @@ class FusedNetwork(nn.Module):
         streamer: Any = None,
     ) -> torch.Tensor | FusedGeneration:
         """Tokens of the blend, each read by every specialist; see :func:`fulgurite.models.fusion.decoding.decode`."""
-        heads = self.heads()
-        options, weights = [head_options(head) for head in heads], [head.weight for head in heads]
+        heads = self.blended_heads()
 
         def blended(states: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
             scores = self.scores(states)
-            logits = fused_logits(states, weights, scores, self.blend, options=options, names=self.names)
-            return logits, scores.softmax(-1)
+            return fused_logits(states, gate_scores=scores, **heads), scores.softmax(-1)
 
         return decode(
             self, blended, input_ids, attention_mask, generation_config, logits_processor, stopping_criteria, streamer

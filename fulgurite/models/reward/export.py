@@ -1,19 +1,17 @@
-"""Writes a reward model as a folder that transformers loads."""
+"""Writing a reward model as a folder, in either of the two layouts of :mod:`fulgurite.models.reward.layouts`."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from fulgurite.models.loading import quiet
 from fulgurite.models.reward.layouts import SHARD_SIZE
-
-if TYPE_CHECKING:
-    from fulgurite.models.reward.model import RewardModel
+from fulgurite.models.reward.model import RewardModel
 
 __all__ = ["save_reward_model", "save_sequence_classification"]
 

@@ -1,10 +1,10 @@
-"""The two layouts of reward checkpoints on disk: which one a folder has; reading and writing them.
+"""The two layouts of reward checkpoints on disk: which of them a folder has, and how its weights are read.
 
     regression_head            model.*, regression_head.weight (1, H): UltraRM, Eurus-RM, ours
     sequence_classification    transformers' …ForSequenceClassification with one label (score.weight, or a classifier)
 
-transformers finds a row's last token by comparing ids with the padding token. A tokenizer that pads with the token that answers
-end with would have it read the token before: :func:`save_sequence_classification` refuses that.
+transformers finds a row's last token by comparing ids with the padding token. If a tokenizer pads with the very token that ends
+answers, transformers reads the token before it; so :func:`fulgurite.models.save_sequence_classification` refuses such a tokenizer.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from fulgurite.models.loading import check_folder, not_found, unreachable
-
-if TYPE_CHECKING:
-    from fulgurite.models.reward.model import RewardModel
 
 __all__ = ["LAYOUTS", "Layout", "read_layout"]
 
@@ -55,11 +53,11 @@ class Layout:
     config: Any
     stored: Stored
 
-    def load_into(self, model: RewardModel) -> None:
+    def load_into(self, model: nn.Module) -> None:
         """Fill a reward model with the weights of a checkpoint of kind regression_head.
 
         Args:
-            model: of the same architecture.
+            model: a reward model of the same architecture: the backbone is its submodule ``model``.
 
         Raises:
             ValueError: a head of another width, tensors that are missing or of another shape.
@@ -82,9 +80,10 @@ class Layout:
         there = {state[key].data_ptr() for key in set(wanted) - missing}
         missing = {key for key in missing if state[key].data_ptr() not in there}
         if missing:
+            backbone = type(model.get_submodule("model")).__name__
             raise ValueError(
-                f"load_reward_model: {self.name} lacks {len(missing)} tensors of {type(model.model).__name__}, the first is "
-                f"{sorted(missing)[0]!r}; the folder is incomplete, or config.json is of another architecture."
+                f"load_reward_model: {self.name} lacks {len(missing)} tensors of {backbone}, the first is {sorted(missing)[0]!r}; "
+                "the folder is incomplete, or config.json is of another architecture."
             )
 
 

@@ -2,8 +2,8 @@
 
 Its state dict has the names of UltraRM (arXiv 2310.01377) and Eurus-RM (arXiv 2404.02078): the backbone under ``model.`` and
 ``regression_head.weight`` (1, H). Sequence-classification checkpoints of causal models compute the same with a layer called
-``score``; those of encoders read the first token through a pooler and are kept as transformers has them. The last real token is
-the last one that the attention mask shows, so padding may stand on either side and the padding token may be any, eos too.
+``score``; those of encoders read the first token through a pooler, and stay the transformers models that they are. The last real
+token is the last one that the attention mask shows: padding may stand on either side, and any token may pad, the end token too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RewardOutput:
     """What a reward model computes.
 
     Attributes:
-        logits: reward of each row, (B, 1) float32 or wider; None for a packed batch, whose rows end where its owner knows.
+        logits: reward of each row, (B, 1) float32 or wider; None for a packed batch: only its caller knows where the rows end.
         last_hidden_state: the backbone's states, (B, T, H).
     """
 

@@ -10,7 +10,17 @@ from fulgurite.data.encoding.conversations import ConversationEncoder, EncodedCo
 from fulgurite.data.encoding.seq2seq import EncodedPair, encode_pairs
 from fulgurite.data.encoding.templates import TEMPLATES, ChatRenderer, apply_template
 from fulgurite.data.records.conversation import Conversation, Turn
-from tests.data.chat_tokenizers import BUILT, HABITS, REAL, STABLE, byte_level, playground, real, sentencepiece
+from tests.data.chat_tokenizers import (
+    BUILT,
+    HABITS,
+    REAL,
+    STABLE,
+    byte_level,
+    playground,
+    real,
+    sentencepiece,
+    unopened,
+)
 
 PIECES = (
     "Yes.",
@@ -83,6 +93,8 @@ def check_round_trip(tokenizer: Any, conversations: list[Conversation], lossless
                 history = [{"role": t.role, "content": t.content} for t in conversation.turns[:i]]
                 ids = tokenizer.apply_chat_template(history, add_generation_prompt=True, return_dict=False)
                 assert ids == encode_prompt(tokenizer, conversation.turns[:i])
+                if "<think>" not in turn.content:  # a thought that only the generation prompt opens is not trained open
+                    ids = unopened(tokenizer, conversation.turns[:i])
                 waiting[i] = ids
         assert waiting
         for row in rows:

@@ -315,7 +315,7 @@ def test_columns_that_fit_nothing_are_listed_with_those_that_would() -> None:
 def test_a_prompt_of_a_chat_is_checked_with_its_answer() -> None:
     from fulgurite.data.records.preference import checked_preference
 
-    (found,) = checked_preference(Preference((Turn("tool", "x"), *HI), "good", "bad", "s", 3))
+    (found,) = checked_preference(Preference((Turn("critic", "x"), *HI), "good", "bad", "s", 3))
     assert isinstance(found, Finding) and found.reason == "unknown role" and found.where == "s, row 3"
 
 

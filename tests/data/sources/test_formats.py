@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from fulgurite.data.sources import json_list as streaming_json
+from fulgurite.data.sources.folders import split_files
 from fulgurite.data.sources.formats import stream_rows
-from fulgurite.data.sources.locate import file_source, list_source, split_files
+from fulgurite.data.sources.locate import file_source, list_source
 from fulgurite.data.sources.tables import read_table
 
 ROWS: list[dict[str, Any]] = [
@@ -116,7 +117,7 @@ def test_memory_stays_far_below_the_file(tmp_path: Path, name: str) -> None:
         ),
         ("a.json", '{"a": 1}\n{"a": 2}', r"line 2: .*one object per line belongs in .*jsonl"),
         ("a.json", '[{"a": 1}, 7]', r"a\.json, row 2: int was found"),
-        ("a.json", '{"a": [], "b": []}', r"an object with 2 lists was found"),
+        ("a.json", '{"a": [], "b": []}', r"an object with 2 lists \('a', 'b'\) was found"),
         ("a.json", '[{"a": 1},\n{"a": ' + "[" * 100_000, r"a\.json, line 2: not valid JSON \(nested too deeply\)"),
         ("a.json", f'[{{"a": {"9" * 5000}}}]', r"a\.json, line 1: not valid JSON \(Exceeds the limit"),
         ("a.jsonl", '{"a": 1}\n{"a": ' + "[" * 100_000, r"a\.jsonl, line 2: JSON that cannot be read \(nested"),

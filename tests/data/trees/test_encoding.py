@@ -14,7 +14,7 @@ from fulgurite.data.records.preference import Labelled, Preference, Ranked
 from fulgurite.data.trees.comparisons import Comparison, compare
 from fulgurite.data.trees.encoding import ComparisonEncoder, EncodedComparison, Spool
 from fulgurite.data.trees.growing import grow_trees
-from tests.data.chat_tokenizers import BUILT, HABITS, byte_level, playground
+from tests.data.chat_tokenizers import BUILT, HABITS, byte_level, playground, unopened
 
 PROMPT = (
     Turn("system", "Be brief."),
@@ -50,6 +50,9 @@ def test_before_each_answer_stands_what_generation_has(name: str, habit: str | N
     turns = PROMPT[1:] if habit == "llama2" else PROMPT
     (item,), tally = encode(tokenizer, spool, Preference(turns, "Four, I am sure.", "No.", "s", 1))
     prompt = encode_prompt(tokenizer, turns)
+    if habit == "thinking":  # an answer without reasoning is not trained inside the <think> that the prompt opens
+        assert prompt != unopened(tokenizer, turns)
+        prompt = unopened(tokenizer, turns)
     for path, start, answer in zip(item.paths, item.starts, ("Four, I am sure.", "No."), strict=True):
         ids = spool[path].tolist()
         assert ids[:start] == prompt

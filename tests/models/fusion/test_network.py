@@ -227,7 +227,8 @@ def test_adapters_on_one_base_are_models_of_their_own(trained):
     (loss, gate, low), (loss2, gate2, low2) = found
     torch.testing.assert_close(loss, loss2)
     torch.testing.assert_close(gate, gate2, rtol=1e-4, atol=1e-6)
-    assert all(part is not None and part.any() for part in gate)
+    # The gate's last bias adds the same number to all scores, which a softmax does not see: its gradient is rounding, or 0.
+    assert all(part is not None and part.any() for part in gate[:-1])
     if trained == "gate":
         assert all(part is None for part in low)
     else:

@@ -1,0 +1,44 @@
+"""Objectives over labelled rows: classification and regression."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step, forward_inputs
+
+__all__ = ["Classification", "Regression"]
+
+
+class Classification(Objective):
+    """Cross-entropy over classes; labels (B,) int64, -100 for rows without a label."""
+
+    name, metric_names = "cross-entropy", ("accuracy",)
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Step:
+        """Loss of the labelled rows."""
+        logits = _wide(network(**forward_inputs(batch)).logits)
+        labels = batch["labels"]
+        loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+        known = labels != -100
+        return Step(loss, known.sum(), logits.detach().argmax(-1)[known], labels[known])
+
+
+class Regression(Objective):
+    """Squared error, as transformers' sequence classification has it; labels (B,) float, NaN for rows without one."""
+
+    name, metric_names = "squared error", ("pearson", "spearman")
+
+    def __call__(self, network: nn.Module, batch: Batch) -> Step:
+        """Loss of the labelled rows."""
+        values = _wide(network(**forward_inputs(batch)).logits).squeeze(-1)
+        labels = batch["labels"].to(values.dtype)
+        known = ~labels.isnan()
+        loss = F.mse_loss(values[known], labels[known], reduction="sum")
+        return Step(loss, known.sum(), values.detach()[known], labels[known])
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    """At least float32: a loss in half precision loses its small differences."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

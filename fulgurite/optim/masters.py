@@ -1,0 +1,84 @@
+"""Float32 masters of parameters in half precision: small steps add up instead of rounding to nothing.
+
+A bfloat16 weight has 8 bits of precision: an update below 1/256 of it is lost, which at a learning rate of 1e-5 is nearly every
+update (seen: full tuning moved 5.9 % of the weights in 20 steps). The optimizer therefore keeps each such weight, and both of
+its moments, in float32, steps there, and writes the rounded result into the model, whose weight is a working copy. Memory: 12
+bytes a parameter in the optimizer instead of 4, and for the time of a step 4 more for the gradients.
+
+Whatever writes into the model's weight between two steps (a loaded checkpoint, an average that is swapped in) is noticed: where
+the weight is not the rounded master, the master takes the weight's value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["keep_master", "needs_master", "restore_masters", "to_masters", "write_back"]
+
+_WIDE = ("master", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
+def needs_master(parameter: torch.Tensor) -> bool:
+    """Whether the parameter is in half precision."""
+    return parameter.dtype in (torch.bfloat16, torch.float16)
+
+
+@torch.no_grad()
+def keep_master(parameter: torch.Tensor, state: dict[str, Any], *, step: torch.Tensor, amsgrad: bool) -> None:
+    """Make or renew the float32 state of one parameter, before the optimizer looks at it.
+
+    Args:
+        parameter: in half precision, any shape.
+        state: the optimizer's state of it, empty before the first step.
+        step: float32 scalar zero that becomes the count of steps of a new state.
+        amsgrad: whether the maximum of the second moment is kept too.
+    """
+    if not state:
+        state["step"] = step
+        for name in ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ())):
+            state[name] = torch.zeros_like(parameter, dtype=torch.float32, memory_format=torch.preserve_format)
+    master = state.get("master")
+    if master is None:  # the first step, or a state that was saved without one
+        state["master"] = parameter.detach().float()
+    else:
+        master.copy_(torch.where(master.to(parameter.dtype) == parameter, master, parameter.float()))
+    for name in _WIDE:
+        if name in state and state[name].dtype != torch.float32:
+            state[name] = state[name].float()
+
+
+def to_masters(
+    params: list[torch.Tensor], grads: list[torch.Tensor], states: dict[Any, dict[str, Any]]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Put masters and float32 gradients in the place of parameters in half precision; returns (parameter, master) pairs."""
+    pairs = []
+    for i, parameter in enumerate(params):
+        if needs_master(parameter):
+            master = states[parameter]["master"]
+            pairs.append((parameter, master))
+            params[i], grads[i] = master, grads[i].float()
+    return pairs
+
+
+@torch.no_grad()
+def write_back(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Round the masters into the model's parameters."""
+    for parameter, master in pairs:
+        parameter.copy_(master)
+
+
+def restore_masters(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """After ``load_state_dict``, which casts state to the parameter's dtype: put the float32 values of the saved state back.
+
+    Args:
+        optimizer: which has just loaded ``state_dict``.
+        state_dict: as it was saved.
+    """
+    for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=True):
+        for parameter, key in zip(group["params"], saved["params"], strict=True):
+            if needs_master(parameter) and key in state_dict["state"]:
+                for name, value in state_dict["state"][key].items():
+                    if name in _WIDE and isinstance(value, torch.Tensor):
+                        optimizer.state[parameter][name] = value.to(parameter.device, torch.float32, copy=True)
