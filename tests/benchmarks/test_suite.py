@@ -33,8 +33,8 @@ def test_linear_contenders_are_right(dtype, gated):
 
 
 def test_a_wrong_kernel_is_refused(monkeypatch):
-    right = gated_lora._scaled_b
-    monkeypatch.setattr(gated_lora, "_scaled_b", lambda *args: right(*args) * 1.01)
+    right = gated_lora.scaled_b
+    monkeypatch.setattr(gated_lora, "scaled_b", lambda *args: right(*args) * 1.01)
     case = linear.Case(64, 32, 32, 4, torch.float32, True)
     assert run.check(linear.BENCHMARK, linear.prepare("fulgurite", case, linear.Alone(case)))["wrong"]
     assert not run.check(linear.BENCHMARK, linear.prepare("plain torch", case, linear.Alone(case)))["wrong"]
