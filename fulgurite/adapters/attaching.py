@@ -49,6 +49,11 @@ def attach(
             does not fit, a sharded parameter.
     """
     site = site_of(model) or Site()
+    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise ValueError(
+            f"attach: name={name!r}; it must be a word without dots that is no attribute of nn.ModuleDict, because the keys of the "
+            "state dict contain it. Give another name=."
+        )
     if name in site.adapters:
         raise ValueError(f"attach: an adapter named {name!r} is attached already; detach it, or give another name=.")
     method = method_of(config)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
 
 from torch import nn
 
 from fulgurite.adapters.layers.layer import adaptable
+from fulgurite.adapters.patterns import Pattern
 
 __all__ = ["find_targets", "match_modules"]
 
@@ -41,8 +41,8 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
             _log.warning("attach: %s is left out, %s", name, bypassed[name])
         found = {name: module for name, module in found.items() if name not in bypassed}
     else:
-        pattern = re.compile(targets)
-        found = {name: module for name, module in linear.items() if pattern.fullmatch(name)}
+        pattern = Pattern(targets, "attach: targets")
+        found = {name: module for name, module in linear.items() if pattern.matches(name)}
         for name in found:
             if name in bypassed:
                 raise ValueError(
@@ -57,13 +57,13 @@ def match_modules(model: nn.Module, patterns: tuple[str, ...]) -> dict[str, nn.M
     """Modules whose whole qualified name matches one of the regexes.
 
     Raises:
-        ValueError: a pattern that matches none.
+        ValueError: a pattern that matches no module, is no valid expression, or takes too long.
     """
     modules = {name: module for name, module in model.named_modules() if name}
     found: dict[str, nn.Module] = {}
     for pattern in patterns:
-        compiled = re.compile(pattern)
-        hits = {name: module for name, module in modules.items() if compiled.fullmatch(name)}
+        compiled = Pattern(pattern, "attach: train pattern")
+        hits = {name: module for name, module in modules.items() if compiled.matches(name)}
         if not hits:
             close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
