@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Iterable
 
 from torch import nn
 
 from fulgurite.adapters.layers.layer import adaptable
 from fulgurite.adapters.patterns import Pattern
 
-__all__ = ["find_targets", "match_modules"]
+__all__ = ["find_targets", "match_modules", "tell_unreached"]
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +71,35 @@ def match_modules(model: nn.Module, patterns: tuple[str, ...]) -> dict[str, nn.M
             raise ValueError(f"attach: train pattern {pattern!r} matches no module of {type(model).__name__}.{hint}")
         found.update(hits)
     return found
+
+
+def tell_unreached(model: nn.Module, reached: Iterable[nn.Module], train: tuple[str, ...]) -> None:
+    """Log which weights of the repeated blocks "all-linear" leaves frozen because no linear layer holds them, if they are many.
+
+    Experts of a mixture that are fused into one Parameter hold most of a block; convolutions and
+    ``nn.MultiheadAttention.in_proj_weight`` are others. Less than 1 % of the blocks' weights is not worth a line.
+
+    Args:
+        model: before the branches are put in.
+        reached: the layers that :func:`find_targets` found.
+        train: regexes of the modules that are trained fully.
+    """
+    known = {id(p) for module in reached for p in module.parameters(recurse=False)}
+    known |= {id(p) for module in match_modules(model, train).values() for p in module.parameters()}
+    blocks = {
+        name: p
+        for name, p in model.named_parameters()
+        if p.dim() >= 2 and ".branches." not in name and _in_repeated_block(model, name)
+    }
+    left = {name: p for name, p in blocks.items() if id(p) not in known}
+    share = sum(p.numel() for p in left.values()) / max(1, sum(p.numel() for p in blocks.values()))
+    if share >= 0.01:
+        largest = max(left, key=lambda name: left[name].numel())
+        _log.warning(
+            "attach: targets='all-linear' adapts linear layers: %.0f %% of the weights in the repeated blocks of %s lie elsewhere "
+            "and stay frozen (%d tensors, the largest is %s of the shape %s); APET(targets='all') or full tuning trains them.",
+            100 * share, type(model).__name__, len(left), largest, tuple(left[largest].shape),
+        )  # fmt: skip
 
 
 def _in_repeated_block(model: nn.Module, name: str) -> bool:
