@@ -67,7 +67,12 @@ def attach(
     put = method.plan(model, config, tuple(train), choice)
     if not site.adapters:
         site.open(model)
-    adapter = put(Place(model, name, site, list(heads), tuple(train)))
+    try:
+        adapter = put(Place(model, name, site, list(heads), tuple(train)))
+    except BaseException:  # out of memory, say: a model that stays frozen would train nothing, without a word
+        if not site.adapters:
+            site.close(model)
+        raise
     for head in heads.values():
         head.requires_grad_(True)
     site.adapters[name] = adapter

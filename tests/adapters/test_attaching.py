@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fulgurite.adapters import APET, LoRA, SoRA, attach, find_adapters
+from fulgurite.adapters import APET, Bottleneck, LoRA, SoRA, attach, find_adapters
 from tests.adapters.toys import Toy, difference, wake
 
 
@@ -274,3 +274,26 @@ def test_all_linear_says_nothing_where_it_reaches_everything(caplog):
     attach(Toy(), LoRA(rank=2))
     attach(Toy(), SoRA(rank=2, targets=".*up"))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("where", ["low_rank.attaching.LowRankBranch", "inserted.attaching.BottleneckBranch"])
+def test_an_attachment_that_fails_half_way_leaves_the_model_as_it_was(monkeypatch, where):
+    model = Toy()
+    model.head.weight.requires_grad_(False)
+    flags = {n: p.requires_grad for n, p in model.named_parameters()}
+    config = LoRA(rank=2) if "low_rank" in where else Bottleneck(targets=".*up|.*down")
+    made = []
+
+    def full(*args):
+        made.append(args)
+        if len(made) == 3:
+            raise torch.OutOfMemoryError("no memory is left")
+        return nn.Module()
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(f"fulgurite.adapters.{where}", full)
+        attach(model, config)
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == flags
+    assert not find_adapters(model) and type(model.blocks[0]["up"]) is nn.Linear
+    attach(model, config).detach()
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == flags

@@ -55,9 +55,11 @@ class LoRAMethod(LowRankMethod):
 def _put(config: LoRA | SoRA, found: dict[str, nn.Module], place: Place) -> LowRankAdapter:
     clock = Clock()
     gate = config.gate_init if isinstance(config, SoRA) else None
+    branches = []
     for layer in found.values():
         k, n = features(layer)
         device = next(layer.parameters()).device
-        branch = LowRankBranch(k, n, config.rank, config.alpha, config.dropout, gate, clock, device)
+        branches.append(LowRankBranch(k, n, config.rank, config.alpha, config.dropout, gate, clock, device))
+    for layer, branch in zip(found.values(), branches, strict=True):
         put_branch(layer, place.name, branch, place.site)
     return LowRankAdapter(place.model, place.name, config, list(found), place.heads, place.train, clock)
