@@ -49,6 +49,11 @@ def attach(
             does not fit, a sharded parameter.
     """
     site = site_of(model) or Site()
+    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise ValueError(
+            f"attach: name={name!r}; it must be a word without dots that is no attribute of nn.ModuleDict, because the keys of the "
+            "state dict contain it. Give another name=."
+        )
     if name in site.adapters:
         raise ValueError(f"attach: an adapter named {name!r} is attached already; detach it, or give another name=.")
     method = method_of(config)
@@ -62,7 +67,12 @@ def attach(
     put = method.plan(model, config, tuple(train), choice)
     if not site.adapters:
         site.open(model)
-    adapter = put(Place(model, name, site, list(heads), tuple(train)))
+    try:
+        adapter = put(Place(model, name, site, list(heads), tuple(train)))
+    except BaseException:  # out of memory, say: a model that stays frozen would train nothing, without a word
+        if not site.adapters:
+            site.close(model)
+        raise
     for head in heads.values():
         head.requires_grad_(True)
     site.adapters[name] = adapter

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fulgurite.adapters import LoRA, SoRA, attach, find_adapters
+from fulgurite.adapters import APET, Bottleneck, LoRA, SoRA, attach, find_adapters
 from tests.adapters.toys import Toy, difference, wake
 
 
@@ -236,3 +236,64 @@ def test_merge_refuses_tied_weights_and_double_merging():
         adapter.merge()
     with pytest.raises(RuntimeError, match="without reversible=True"):
         adapter.unmerge()
+
+
+def mixtral():
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    )
+    return MixtralForCausalLM(config)
+
+
+@pytest.mark.parametrize("config", [LoRA(rank=2), APET(budget=50, targets="all-linear")], ids=["LoRA", "APET"])
+def test_all_linear_names_the_weights_that_it_cannot_reach(config, caplog):
+    """Fused experts are three-dimensional Parameters of no linear layer; they hold most of a block."""
+    model = mixtral()
+    blocks = {n: p for n, p in model.named_parameters() if n.startswith("model.layers") and p.dim() >= 2}
+    frozen = {n: p for n, p in blocks.items() if "experts" in n and p.dim() == 3}
+    if not frozen:
+        pytest.skip("this version of transformers keeps experts as linear layers")
+    assert set(frozen) < set(blocks)
+    attach(model, config, check_forward=False)
+    (message,) = (r.getMessage() for r in caplog.records if "all-linear" in r.getMessage())
+    unreached = {n: p for n, p in blocks.items() if p.dim() == 3 or "gate.weight" in n}
+    share = 100 * sum(p.numel() for p in unreached.values()) / sum(p.numel() for p in blocks.values())
+    assert f"{share:.0f} % of the weights in the repeated blocks" in message
+    assert f"{len(unreached)} tensors, the largest is model.layers.0.mlp.experts.gate_up_proj" in message
+
+
+def test_all_linear_says_nothing_where_it_reaches_everything(caplog):
+    attach(Toy(), LoRA(rank=2))
+    attach(Toy(), SoRA(rank=2, targets=".*up"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("where", ["low_rank.attaching.LowRankBranch", "inserted.attaching.BottleneckBranch"])
+def test_an_attachment_that_fails_half_way_leaves_the_model_as_it_was(monkeypatch, where):
+    model = Toy()
+    model.head.weight.requires_grad_(False)
+    flags = {n: p.requires_grad for n, p in model.named_parameters()}
+    config = LoRA(rank=2) if "low_rank" in where else Bottleneck(targets=".*up|.*down")
+    made = []
+
+    def full(*args):
+        made.append(args)
+        if len(made) == 3:
+            raise torch.OutOfMemoryError("no memory is left")
+        return nn.Module()
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(f"fulgurite.adapters.{where}", full)
+        attach(model, config)
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == flags
+    assert not find_adapters(model) and type(model.blocks[0]["up"]) is nn.Linear
+    attach(model, config).detach()
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == flags

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from fulgurite.adapters.layers.sparse_branch import refuse_sharded
 from fulgurite.adapters.layers.targets import find_targets, match_modules
+from fulgurite.adapters.patterns import Pattern
 
 __all__ = ["Eligible", "eligible_scalars", "find_eligible"]
 
@@ -112,9 +113,8 @@ def _refuse(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         )
 
 
-def _refuse_packed(model: nn.Module, wanted: object) -> None:
+def _refuse_packed(model: nn.Module, wanted: Callable[[str], bool]) -> None:
     """Raise a ValueError for quantised layers that keep their weight as a packed buffer instead of a Parameter."""
-    assert callable(wanted)
     for name, module in model.named_modules():
         packed = [key for key in ("qweight", "weight_packed") if key in module._buffers]
         if packed and wanted(_joined(name, "weight")):
@@ -124,14 +124,13 @@ def _refuse_packed(model: nn.Module, wanted: object) -> None:
             )
 
 
-def _matcher(model: nn.Module, targets: str, train: tuple[str, ...]):  # type: ignore[no-untyped-def]
+def _matcher(model: nn.Module, targets: str, train: tuple[str, ...]) -> Callable[[str], bool]:
     if targets == "all":
         return lambda name: True
     if targets == "all-linear":
         names = {_joined(name, "weight") for name in find_targets(model, "all-linear", train)}
         return lambda name: name in names
-    pattern = re.compile(targets)
-    return lambda name: pattern.fullmatch(name) is not None
+    return Pattern(targets, "attach: targets").matches
 
 
 def _joined(layer: str, key: str) -> str:
