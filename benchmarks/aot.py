@@ -161,27 +161,6 @@ def sparse_launches(dtype: str, rows: int = 8192, features: int = FEATURES) -> l
     return launches
 
 
-def live_launches() -> list[tuple[Any, dict[str, Any]]]:
-    """AdamW on δ with the writes into live weights of each dtype."""
-    import torch
-
-    from fulgurite.kernels import LiveWeights
-    from fulgurite.kernels.sparse import triton_live as triton_sparse_live
-
-    launches: list[tuple[Any, dict[str, Any]]] = []
-    kernel = triton_sparse_live.sparse_adamw_kernel
-    triton_sparse_live.sparse_adamw_kernel = _Recorder(kernel, launches)
-    try:
-        for dtype in DTYPES:
-            weight, n = torch.zeros(64, 64, dtype=getattr(torch, dtype)), 1024
-            live = LiveWeights([weight], [torch.arange(n)], [weight.view(-1)[:n]])
-            arenas = [torch.zeros(n) for _ in range(4)]
-            triton_sparse_live.sparse_adamw_step_(*arenas, live, 1.0, 1e-3, 0.9, 0.999, 1e-8, 0.01)
-    finally:
-        triton_sparse_live.sparse_adamw_kernel = kernel
-    return launches
-
-
 def fused_launches(dtype: str, number: int, vocabulary: int = 32000) -> list[tuple[Any, dict[str, Any]]]:
     """The gate alone, hidden states as well, and the backward of trained heads, for some specialists; with and without a cap."""
     import torch
@@ -295,9 +274,6 @@ def _cases(quick: bool) -> Iterator[tuple[dict[str, Any], Any, dict[str, Any]]]:
                 yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 2048}, kernel, arguments
         for kernel, arguments in sparse_launches(dtype):
             yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 8192}, kernel, arguments
-    for kernel, arguments in live_launches():
-        dtype = str(arguments["base_ptr"].dtype).removeprefix("torch.")
-        yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 1024}, kernel, arguments
     for dtype in DTYPES[:1] if quick else DTYPES:
         for number in (3,) if quick else (1, 2, 3, 6):
             for kernel, arguments in fused_launches(dtype, number):
