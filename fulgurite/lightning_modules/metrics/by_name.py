@@ -1,4 +1,4 @@
-"""Metrics by name, from torchmetrics."""
+"""The metrics that a datamodule can name: those of labels and values from torchmetrics, and those of tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["METRICS", "TOKEN_METRICS", "MeanLoss", "Perplexity", "TokenMetrics",
 
 METRICS = ("accuracy", "f1", "mcc", "pearson", "spearman", "perplexity", "token_accuracy", *ANSWER_METRICS)
 PAIR_METRIC = "rewards/accuracies"  # of preference modules, which keep it themselves
-# Updated token by token, outside of the collection that compares predictions with labels.
+# Updated token by token, not in the collection that compares predictions with labels.
 TOKEN_METRICS = ("perplexity", "token_accuracy")
 _ELSEWHERE = (*TOKEN_METRICS, *ANSWER_METRICS)
 
