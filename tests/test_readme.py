@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from pathlib import Path
@@ -31,7 +32,7 @@ def shortened(command: str, root: Path) -> list[str]:
         command = command.replace(f"runs/{name}", str(root / name))
     words = shlex.split(command)[1:]
     config = next((word for word in words if word.startswith("configs/")), "")
-    name = RUNS.get(config, "other")
+    name = RUNS.get(config) or f"other-{hashlib.sha256(command.encode()).hexdigest()[:8]}"
     if words[0] in ("fit", "test"):
         words += ["--trainer.default_root_dir", str(root / name), "--trainer.accelerator", "cpu"]
     if words[0] == "fit" and "rte_schedule" in config:
