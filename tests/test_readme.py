@@ -67,7 +67,7 @@ def test_commands_of_the_readme_run_in_order(tmp_path, monkeypatch, capsys):
         assert main(shortened(command, tmp_path)) == 0, (command, capsys.readouterr())
         ran.append(command.split()[1])
     assert set(ran) == {"fit", "test", "export", "generate", "control"} and len(ran) >= 11
-    assert "max |merged − adapter|" in capsys.readouterr().out
+    assert "max |PEFT − adapter|" in capsys.readouterr().out
     assert (tmp_path / "quickstart" / "peft" / "adapter_config.json").is_file()
 
 
