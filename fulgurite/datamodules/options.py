@@ -40,7 +40,7 @@ OPTIONS = {
     "max_length": "tokens of a row at most; longer rows are cut.",
     "limit_train": "train on that many random rows only.",
     # How they are batched.
-    "batch_size": "training rows, with packing packs, per process and batch.",
+    "batch_size": "training rows (packs where rows are packed) per process and batch.",
     "eval_batch_size": "the same in validation, test and prediction; None takes four times batch_size.",
     "num_workers": "processes that collate batches.",
     "seed": "decides the order of the training rows.",
