@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -12,7 +11,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 from fulgurite.data.records.conversation import Turn
 from fulgurite.data.records.findings import Finding, Tally, place
 from fulgurite.data.sources.formats import Numbered, Row
-from fulgurite.data.sources.locate import RowSource
+from fulgurite.data.sources.locate import RowSource, short_name
 
 __all__ = [
     "BadRow",
@@ -291,12 +290,3 @@ def column_names(row: Mapping[str, Any]) -> str:
         row: columns by name.
     """
     return ", ".join(map(repr, row)) or "none"
-
-
-def short_name(source: str) -> str:
-    """What a file, folder or hub id is called without the path to it.
-
-    Args:
-        source: its name.
-    """
-    return re.split(r"[/\\]", source.rstrip("/\\"))[-1].split(".")[0] or source

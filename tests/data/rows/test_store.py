@@ -13,15 +13,8 @@ from fulgurite.data.records.conversation import Conversation, Turn
 from fulgurite.data.records.findings import Finding, Tally
 from fulgurite.data.rows.collate import CausalLMCollator, Seq2SeqCollator
 from fulgurite.data.rows.encoded import IGNORE_INDEX, EncodedRows, SelectedRows
-from fulgurite.data.rows.store import (
-    TokenWriter,
-    load_or_write,
-    numbered,
-    open_rows,
-    tags_of,
-    tally_of,
-    write_conversations,
-)
+from fulgurite.data.rows.store import TokenWriter, load_or_write, open_rows
+from fulgurite.data.rows.writing import numbered, tags_of, tally_of, write_conversations
 from fulgurite.data.sampling.windows import Batch
 
 ROWS = [
