@@ -30,7 +30,6 @@ __all__ = [
     "Site",
     "adaptable",
     "features",
-    "inserted_modules",
     "put_branch",
     "release",
     "take_branch",
@@ -202,12 +201,6 @@ def features(layer: nn.Module) -> tuple[int, int]:
 def weight_is_transposed(layer: nn.Module) -> bool:
     """Whether the weight is stored (K, N), as Conv1D does."""
     return not isinstance(layer, nn.Linear)
-
-
-def inserted_modules(model: nn.Module) -> set[int]:
-    """The id() of every module that adapters put into the layers of ``model``: nothing that another adapter may go to."""
-    layers = (layer for layer in model.modules() if isinstance(layer, AdaptedLayer))
-    return {id(module) for layer in layers for module in layer.branches.modules()}
 
 
 def put_branch(layer: nn.Module, name: str, branch: nn.Module, site: Site) -> AdaptedLayer:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from fulgurite.adapters.layers.layer import adaptable, inserted_modules
+from fulgurite.adapters.layers.layer import adaptable
+from fulgurite.adapters.layers.own import inserted_modules
 from fulgurite.adapters.patterns import Pattern
 
 __all__ = ["find_targets", "match_modules", "tell_unreached"]

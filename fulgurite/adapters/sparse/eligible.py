@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fulgurite.adapters.layers.layer import inserted_modules
+from fulgurite.adapters.layers.own import inserted_modules, own_parameters
 from fulgurite.adapters.layers.sparse_branch import refuse_sharded
 from fulgurite.adapters.layers.targets import find_targets, match_modules
 from fulgurite.adapters.patterns import Pattern
@@ -140,9 +140,7 @@ def _joined(layer: str, key: str) -> str:
 
 
 def _nothing(model: nn.Module, targets: str) -> str:
-    skipped = inserted_modules(model)
-    inserted = {id(p) for module in model.modules() if id(module) in skipped for p in module.parameters()}
-    names = [name for name, p in model.named_parameters() if id(p) not in inserted]
+    names = list(own_parameters(model))
     if not names:
         return f"attach: {type(model).__name__} has no parameter that APET could train."
     close = difflib.get_close_matches(targets, names, n=2, cutoff=0.3)
