@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from fulgurite.adapters.layers.layer import adaptable
+from fulgurite.adapters.layers.own import inserted_modules
 from fulgurite.adapters.patterns import Pattern
 
 __all__ = ["find_targets", "match_modules", "tell_unreached"]
@@ -29,10 +30,13 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
         ValueError: nothing matches, or a regex names a layer whose forward is bypassed.
     """
     trained = set(match_modules(model, train))
+    inserted = inserted_modules(model)
     linear = {
         name: module
         for name, module in model.named_modules()
-        if adaptable(module) and not any(name == t or name.startswith(t + ".") for t in trained)
+        if adaptable(module)
+        and id(module) not in inserted
+        and not any(name == t or name.startswith(t + ".") for t in trained)
     }
     bypassed = _bypassed(model)
     if targets == "all-linear":
@@ -60,7 +64,8 @@ def match_modules(model: nn.Module, patterns: tuple[str, ...]) -> dict[str, nn.M
     Raises:
         ValueError: a pattern that matches no module, is no valid expression, or takes too long.
     """
-    modules = {name: module for name, module in model.named_modules() if name}
+    inserted = inserted_modules(model)
+    modules = {name: module for name, module in model.named_modules() if name and id(module) not in inserted}
     found: dict[str, nn.Module] = {}
     for pattern in patterns:
         compiled = Pattern(pattern, "attach: train pattern")
@@ -85,11 +90,13 @@ def tell_unreached(model: nn.Module, reached: Iterable[nn.Module], train: tuple[
         train: regexes of the modules that are trained fully.
     """
     known = {id(p) for module in reached for p in module.parameters(recurse=False)}
+    inserted = inserted_modules(model)
     known |= {id(p) for module in match_modules(model, train).values() for p in module.parameters()}
     blocks = {
-        name: p
-        for name, p in model.named_parameters()
-        if p.dim() >= 2 and ".branches." not in name and _in_repeated_block(model, name)
+        f"{layer}.{key}": p
+        for layer, module in model.named_modules()
+        for key, p in module._parameters.items()
+        if p is not None and p.dim() >= 2 and id(module) not in inserted and _in_repeated_block(model, f"{layer}.{key}")
     }
     left = {name: p for name, p in blocks.items() if id(p) not in known}
     share = sum(p.numel() for p in left.values()) / max(1, sum(p.numel() for p in blocks.values()))

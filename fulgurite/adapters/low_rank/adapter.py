@@ -160,14 +160,14 @@ class LowRankAdapter(Adapter):
     def _fits(self, key: str, saved: torch.Size, own: torch.Size) -> bool:
         """Ranks may have been cut out of the saved tensors, or out of this adapter's."""
         layer, _, kind = key.rpartition(".")
-        if layer not in self.branches or kind not in ("lora_a", "lora_b", "gate", "_extra_state"):
+        if layer not in self.layer_names or kind not in ("lora_a", "lora_b", "gate", "_extra_state"):
             return saved == own
         if kind == "_extra_state":
             return len(saved) == 1
-        dim = 1 if kind == "lora_b" else 0
-        rank = self.branches[layer].max_rank
+        ranks = 1 if kind == "lora_b" else 0  # the dimension that counts them
+        sizes = list(zip(saved, own, strict=False))
         return len(saved) == len(own) and all(
-            a == b or (i == dim and a <= rank) for i, (a, b) in enumerate(zip(saved, own))
+            a == b or (dim == ranks and a <= self.config.rank) for dim, (a, b) in enumerate(sizes)
         )
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:

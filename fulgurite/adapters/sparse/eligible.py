@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from fulgurite.adapters.layers.own import inserted_modules, own_parameters
 from fulgurite.adapters.layers.sparse_branch import refuse_sharded
 from fulgurite.adapters.layers.targets import find_targets, match_modules
 from fulgurite.adapters.patterns import Pattern
@@ -65,8 +66,9 @@ def find_eligible(model: nn.Module, targets: str, train: tuple[str, ...] = ()) -
     trained = {id(p) for module in match_modules(model, train).values() for p in module.parameters()}
     places: dict[int, list[tuple[str, str]]] = {}
     parameters: dict[int, nn.Parameter] = {}
+    inserted = inserted_modules(model)
     for layer, module in model.named_modules(remove_duplicate=True):
-        if ".branches." in f".{layer}.":
+        if id(module) in inserted:
             continue
         for key, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in trained:
@@ -138,7 +140,7 @@ def _joined(layer: str, key: str) -> str:
 
 
 def _nothing(model: nn.Module, targets: str) -> str:
-    names = [name for name, _ in model.named_parameters() if ".branches." not in name]
+    names = list(own_parameters(model))
     if not names:
         return f"attach: {type(model).__name__} has no parameter that APET could train."
     close = difflib.get_close_matches(targets, names, n=2, cutoff=0.3)
