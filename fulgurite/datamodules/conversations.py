@@ -47,7 +47,7 @@ class ConversationDataModule(LoaderDataModule):
     Args:
         on_bad_row: a row that is no conversation is left out and counted ("skip") or stops the run ("error").
         max_length: tokens of a row or pack at most.
-        limit_train: train on that many random conversations only.
+        limit_train: train on that many random conversations only; all of them are tokenised once, whatever the limit.
     """
 
     hub_path: str | None = None
