@@ -39,6 +39,7 @@ from fulgurite.data.readers.ultrafeedback import SCORES, completion_score, score
 from fulgurite.data.records.conversation import Turn
 from fulgurite.data.records.findings import Finding, place
 from fulgurite.data.records.preference import EQUAL, Labelled, Preference, PreferenceRecord, Ranked, checked_preference
+from fulgurite.data.records.sequences import common_length
 from fulgurite.data.sources.formats import Row
 from fulgurite.data.sources.locate import RowSource
 
@@ -173,8 +174,7 @@ def _apart(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> tuple[tuple[
     """The turns that two dialogues have in common at their beginning, and the last turn of each, its answer."""
     if chosen == rejected:
         raise BadRow(EQUAL, "both dialogues are the same")
-    shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
-    shared = min(len(chosen), len(rejected)) if shared is None else shared
+    shared = common_length(chosen, rejected)
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         left = turns[shared:]
         if len(left) != 1:
