@@ -49,8 +49,8 @@ class LoaderDataModule(LightningDataModule):
     task_type: str = "classification"
     metric_names: tuple[str, ...] = ("accuracy",)
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         documented(cls)
 
     def __init__(

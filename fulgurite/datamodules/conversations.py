@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -47,7 +48,7 @@ class ConversationDataModule(LoaderDataModule):
     Args:
         on_bad_row: a row that is no conversation is left out and counted ("skip") or stops the run ("error").
         max_length: tokens of a row or pack at most.
-        limit_train: train on that many random conversations only.
+        limit_train: train on that many random conversations only; all of them are tokenised once, whatever the limit.
     """
 
     hub_path: str | None = None
@@ -117,6 +118,7 @@ class ConversationDataModule(LoaderDataModule):
         self.tags: Sequence[str] | None = None
         self.critique_prompt: str | None = None
         self._reader([])  # a schema or column that does not exist is told now
+        self._opened: tuple[Path, MappedRows] | None = None
         self._mixed: tuple[EncodedRows, Tensor | None, Rows] | None = None
 
     def _with_template(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -169,7 +171,7 @@ class ConversationDataModule(LoaderDataModule):
             if where.sources:
                 limit = self.limit_train if split == "train" else None
                 encoded = self._load_or_encode(split, where.sources)
-                rows = selected(self._tagged(encoded), where.part, self.val_fraction, limit, self.seed)
+                rows = selected(encoded, where.part, self.val_fraction, limit, self.seed)
                 if not len(rows):
                     raise self._empty(split, where.sources, tally_of(encoded).lines())
             self._splits[split] = rows
@@ -207,7 +209,7 @@ class ConversationDataModule(LoaderDataModule):
         return []
 
     def _load_or_encode(self, split: str, sources: list[RowSource]) -> MappedRows:
-        """All rows of some sources, out of the cache, or read once and written there."""
+        """All rows of some sources, with their tags numbered, out of the cache, or read once and written there."""
         tokenizer = self.load_tokenizer()
         how = [
             ["conversations", self.task_type, self.max_length, self.supervise, self.too_long, self.on_bad_row],
@@ -237,7 +239,9 @@ class ConversationDataModule(LoaderDataModule):
                     raise self._empty(split, sources, tally.lines())
                 writer.finish({"tally": json.dumps(tally.state()), "schemas": json.dumps(reader.schemas)})
 
-        return load_or_write(path, write)
+        if self._opened is None or self._opened[0] != path:  # one mapping of the file for all of its splits
+            self._opened = (path, self._tagged(load_or_write(path, write)))
+        return self._opened[1]
 
     def _identity(self, tokenizer: PreTrainedTokenizerBase, sources: Sequence[RowSource]) -> list[Any]:
         """What a cache entry is made of: tokenizer, template, and the bytes of the sources."""

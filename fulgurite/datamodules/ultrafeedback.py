@@ -32,8 +32,6 @@ class UltraCritiqueDataModule(ConversationDataModule):
 
     Args:
         prompt: what the model is asked, with {instruction} and {answer} in it; None takes our wording.
-        max_length: tokens of a row or pack at most.
-        limit_train: train on that many random conversations only.
     """
 
     hub_path = "openbmb/UltraFeedback"

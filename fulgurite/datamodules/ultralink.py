@@ -20,8 +20,6 @@ class UltraLinkDataModule(ConversationDataModule):
     Args:
         languages: languages to take (en, zh, es, ru, fr); None takes all of them.
         weights: share of each language in the training rows; None takes the rows as they are.
-        max_length: tokens of a row or pack at most.
-        limit_train: train on that many random conversations only.
     """
 
     hub_path = "R0k1e/UltraLink"

@@ -141,7 +141,7 @@ def _write_adapter(
     base = resolve_backbone(module.backbone)
     if format == "adapter":
         adapter.save(folder)
-        fresh = _fresh_base(module, base)
+        fresh = module.load_base().model
         load_adapter(fresh, folder)
         compare("reloaded", logits_of(fresh.float().eval(), batch), expected, tolerance)
         return
@@ -154,7 +154,7 @@ def _write_adapter(
     stops = stopping_config(network, tokenizer) if module.task == "causal_lm" else None
     if stops is not None:
         stops.save_pretrained(folder)
-    loaded = _with_peft(module, base, folder)
+    loaded = _with_peft(module, folder)
     if loaded is None:
         say("PEFT is not installed, so the folder was not loaded with it; pip install peft to have that checked too")
         return
@@ -185,19 +185,13 @@ def _write_merged(
         check_stops(again, folder, tokenizer)
 
 
-def _fresh_base(module: "FinetuneModule", base: str) -> nn.Module:
-    """The base as it was before training: rounded as the trained base was."""
-    remote, dtype = module.trust_remote_code, module.dtype_name
-    return load_backbone(base, module.task, num_labels=module.num_labels, dtype=dtype, trust_remote_code=remote).model
-
-
-def _with_peft(module: "FinetuneModule", base: str, folder: Path) -> nn.Module | None:
+def _with_peft(module: "FinetuneModule", folder: Path) -> nn.Module | None:
     """The folder on a fresh base, loaded by stock PEFT; None where PEFT is not installed."""
     try:
         from peft import PeftModel
     except ImportError:
         return None
-    fresh: Any = _fresh_base(module, base).float()  # computed in fp32 like the figures it is compared with
+    fresh: Any = module.load_base().model.float()  # computed in fp32 like the figures it is compared with
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers is about to rename
         loaded: nn.Module = PeftModel.from_pretrained(fresh, str(folder))

@@ -41,6 +41,7 @@ TOO_LONG = "longer than max_length"
 NO_ANSWER = "no assistant turn"
 UNTRAINED = "no answer is to be trained on (weight 0 or train: false)"
 UNRENDERED = "the chat template never writes "
+_IGNORED = "keys of messages that the chat template never writes: "
 _APART = "prompt and answer share a token: tokenised apart"
 _OWN_ROW = "an answer with a row of its own"
 _SHORTENED = "last turns left out: longer than max_length"
@@ -220,14 +221,17 @@ class ConversationEncoder:
         rows: list[list[_Row]] = [[] for _ in conversations]
         apart: list[tuple[int, Answer]] = []
         for i, piece, (ids, spans) in zip(owners, pieces, self._align(pieces), strict=True):
+            ignored = finder.renderer.ignored(conversations[i].turns)
+            told = (_IGNORED + ", ".join(ignored),) if ignored else ()
             kept = [span for span in spans if span is not None]
             ends = [end for _, end in kept]
             if everything:
-                rows[i].append(_Row(ids, [(0, len(ids))], ends, closing, ()))
+                rows[i].append(_Row(ids, [(0, len(ids))], ends, closing, told))
                 continue
             if kept:
                 notes: tuple[str, ...] = (_OWN_ROW,) if len(found[i]) > 1 else ()
                 notes += (_CLOSED,) if any(answer.closed for answer in piece.answers) else ()
+                notes += told
                 rows[i].append(_Row(ids[: ends[-1]], kept, ends, closing, notes))
             apart.extend((i, a) for a, span in zip(piece.answers, spans, strict=True) if span is None)
         for (i, _), (ids, span, note) in zip(apart, self._apart([answer for _, answer in apart]), strict=True):

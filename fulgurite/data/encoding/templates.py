@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fulgurite.data.records.conversation import Turn
+from fulgurite.data.records.conversation import CONTENT_KEYS, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -268,6 +268,15 @@ class ChatRenderer:
             Names such as "tool_calls", each once.
         """
         keys = [*(["tools"] if tools is not None else []), *(key for turn in turns for key in turn.extra_keys)]
+        return [key for key in self._unwritten(keys) if key in CONTENT_KEYS]
+
+    def ignored(self, turns: Sequence[Turn]) -> list[str]:
+        """Names of what messages hold beside their content (an id, a name) that the template never looks at."""
+        return [
+            key for key in self._unwritten([k for turn in turns for k in turn.extra_keys]) if key not in CONTENT_KEYS
+        ]
+
+    def _unwritten(self, keys: Sequence[str]) -> list[str]:
         return [key for key in dict.fromkeys(keys) if re.search(rf"\b{re.escape(key)}\b", self.template) is None]
 
     def prompt(self, turns: Sequence[Turn], tools: str | None = None) -> str:

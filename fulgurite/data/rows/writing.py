@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from itertools import islice
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from fulgurite.data.records.conversation import Conversation
 from fulgurite.data.records.findings import Tally
@@ -17,7 +16,7 @@ from fulgurite.data.rows.encoded import SelectedRows
 from fulgurite.data.rows.store import EncodedRow, MappedRows, TokenWriter
 from fulgurite.data.sampling.splits import chosen_records
 
-__all__ = ["Encode", "file_of", "key_hash", "numbered", "selected", "tags_of", "tally_of", "write_conversations"]
+__all__ = ["Encode", "file_of", "key_hash", "selected", "tags_of", "tally_of", "write_conversations"]
 
 _CHUNK = 1000
 
@@ -132,18 +131,3 @@ def tags_of(rows: MappedRows) -> list[str]:
     """
     names: list[str] = json.loads(rows.metadata["tag_names"])
     return names
-
-
-def numbered(conversations: Iterable[Conversation], keep: Tensor | None) -> Iterator[Conversation]:
-    """The conversations at whose position `keep` is true; all of them for None.
-
-    Args:
-        conversations: in the order that `keep` was decided in.
-        keep: (conversations,) bool.
-    """
-    if keep is None:
-        yield from conversations
-        return
-    for conversation, wanted in zip(conversations, keep.tolist(), strict=True):
-        if wanted:
-            yield conversation
