@@ -40,7 +40,12 @@ def fit(make_trainer):
     def run(module, data, **options):
         losses = Losses()
         trainer = make_trainer(
-            losses, strategy=OtherDefault(torch.device("cpu")), max_epochs=1, limit_train_batches=2, **options
+            losses,
+            strategy=OtherDefault(torch.device("cpu")),
+            max_epochs=1,
+            limit_train_batches=2,
+            limit_val_batches=2,
+            **options,
         )
         seed_everything(0, verbose=False)
         trainer.fit(module, data)
@@ -55,11 +60,13 @@ def sentences():
 
 
 def chats(tmp_path, **options):
-    return SFTDataModule("builtin", cache_dir=str(tmp_path / "cache"), batch_size=2, max_length=64, **options)
+    options = {"batch_size": 2, "max_length": 64, "limit_train": 200, **options}
+    return SFTDataModule("builtin", cache_dir=str(tmp_path / "cache"), **options)
 
 
 def pairs(tmp_path, **options):
-    return PreferenceDataModule("builtin", cache_dir=str(tmp_path / "cache"), batch_size=2, **options)
+    options = {"batch_size": 2, "max_length": 256, "limit_train": 60, **options}
+    return PreferenceDataModule("builtin", cache_dir=str(tmp_path / "cache"), **options)
 
 
 @pytest.mark.parametrize("selection", ["uniform_scalar", "magnitude", "gradient", "tensor_greedy"])
