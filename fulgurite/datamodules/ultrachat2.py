@@ -286,14 +286,9 @@ class DomainFiles(RowFiles):
 
     def validates(self) -> bool:
         """Whether every domain has validation rows of its own."""
-        return all(self._of_domain(domain, "val") for domain in self.domains)
+        return {source.group for source in self.sources("val")} == set(self.domains)
 
-    def sources(self, split: str) -> list[RowSource]:
-        """The sources of a split, domain by domain.
-
-        Args:
-            split: "train", "val" or "test".
-        """
+    def _found(self, split: str) -> list[RowSource]:
         return [source for domain in self.domains for source in self._of_domain(domain, split)]
 
     def _of_domain(self, domain: str, split: str) -> list[RowSource]:

@@ -68,6 +68,7 @@ class RowFiles:
         self.given = {"val": val_path, "test": test_path}
         self.val_fraction = val_fraction
         self.choose = choose
+        self._sources: dict[str, list[RowSource]] = {}
         self._fingerprints: dict[str, str] = {}
 
     def split(self, split: str) -> SplitRows:
@@ -88,11 +89,16 @@ class RowFiles:
         return bool(self.sources("val"))
 
     def sources(self, split: str) -> list[RowSource]:
-        """The sources of a split, whatever part of their rows belongs to it.
+        """The sources of a split, whatever part of their rows belongs to it; they are looked for once.
 
         Args:
             split: "train", "val" or "test".
         """
+        if split not in self._sources:
+            self._sources[split] = self.choose(self._found(split))
+        return self._sources[split]
+
+    def _found(self, split: str) -> list[RowSource]:
         given = self.given.get(split)
         short = [short_name(path) for path in self.paths]
         found = []
@@ -108,7 +114,7 @@ class RowFiles:
                 use=self.use,
             ):
                 found.append(replace(source, group=name if short.count(name) < 2 else path))
-        return self.choose(found)
+        return found
 
     def identity(self, sources: Sequence[RowSource]) -> list[list[str]]:
         """Name, group and fingerprint of each source: what a cache of their rows depends on; each file is hashed once.
