@@ -130,9 +130,11 @@ class ConversationDataModule(LoaderDataModule):
 
     @property
     def chat_template(self) -> str | None:
-        """The template that is trained with, so that a module can keep it; None for a tokenizer without one."""
+        """The template that is trained with, so that a module can keep it; "none" for plain text, None where nothing is known."""
         template = getattr(self.load_tokenizer(), "chat_template", None)
-        return template if isinstance(template, str) else None
+        if isinstance(template, str):
+            return template
+        return self.template if self.template == "none" else None
 
     def sample_prompts(self, count: int) -> list[tuple[list[int], str]]:
         """Prompt ids and reference answer of the first validation rows; fewer where there are fewer.

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fulgurite.data.encoding.conversations import PLAIN_TEXT
+from fulgurite.data.encoding.templates import NO_TEMPLATE
 from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
 from fulgurite.data.readers.preferences import PreferenceReader
 from fulgurite.data.records.findings import Tally
@@ -53,7 +55,8 @@ class PreferenceDataModule(LoaderDataModule):
     Attributes after `setup`: `objective_kind`, what a batch holds; `tag_names`, what the numbers in its `tag` stand for.
 
     Args:
-        as_chat: lay the chat template over prompts and answers that are plain texts, instead of joining them as they are.
+        as_chat: lay the chat template over prompts and answers that are plain texts; false joins them as they are, and `score` and
+            `generate` then do the same.
         objective_kind: what a loss sees: "pairs", "labels" (KTO) or "groups" (K-way); None: labels if the rows have them,
             else pairs.
         pair_rule: pairs of a row with several scored answers: "all", "best_vs_random" or "best_vs_worst".
@@ -87,7 +90,7 @@ class PreferenceDataModule(LoaderDataModule):
         test_path: str | None = None,
         schema: str = "auto",
         columns: dict[str, str] | None = None,
-        as_chat: bool = False,
+        as_chat: bool = True,
         template: str | None = None,
         objective_kind: Literal["pairs", "labels", "groups"] | None = None,
         pair_rule: Literal["all", "best_vs_random", "best_vs_worst"] = "all",
@@ -170,9 +173,16 @@ class PreferenceDataModule(LoaderDataModule):
 
     @property
     def chat_template(self) -> str | None:
-        """The template that is trained with, so that a module can keep it; None for a tokenizer without one."""
+        """The template that is trained with, so that a module can keep it; "none" for plain text, None where nothing is known."""
         template = getattr(self.load_tokenizer(), "chat_template", None)
+        if self.template == NO_TEMPLATE or (not self.as_chat and self._plain()):
+            return NO_TEMPLATE
         return template if isinstance(template, str) else None
+
+    def _plain(self) -> bool:
+        """Whether rows of plain text were read, which `as_chat` keeps as they are."""
+        found = [rows for rows in self._splits.values() if rows is not None] or [self._need("train", "fit")]
+        return any(PLAIN_TEXT in json.loads(rows.metadata["tally"])["notes"] for rows in found)
 
     def reports(self) -> list[LengthReport]:
         """Units, trees, tokens, packs and steps of every split that has been read."""

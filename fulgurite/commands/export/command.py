@@ -29,6 +29,7 @@ from fulgurite.commands.export.stops import check_stops, stopping_config
 from fulgurite.commands.shared.checkpoint_files import load_module
 from fulgurite.console import say, shortest
 from fulgurite.data.conditions.objectives import CONDITION_FILE
+from fulgurite.data.encoding.templates import lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.models import RewardModel, load_backbone
@@ -105,8 +106,7 @@ def export(
             "alone it computes something else; --format merged writes the whole model"
         )
     tokenizer = load_tokenizer(module.backbone)
-    if module.chat_template is not None:
-        tokenizer.chat_template = module.chat_template  # what was trained with is what has to be served with
+    lay_stored(tokenizer, module.chat_template)  # what was trained with is what has to be served with
     table = _summary(adapter, module)  # before a merge takes the adapter off
     with whole_folder(target) as folder:
         if format == "merged" and isinstance(module.network, RewardModel):

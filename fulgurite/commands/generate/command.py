@@ -16,7 +16,7 @@ from fulgurite.commands.shared.checkpoint_files import load_module
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.console import shortest
-from fulgurite.data.encoding.templates import apply_template
+from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.records.conversation import Turn
 from fulgurite.evaluation.generation import LoadedModel, generate_text, load_for_generation
@@ -190,11 +190,14 @@ def _from_checkpoint(
     fused = module.network if isinstance(module.network, FusedNetwork) else None
     # A fused model's specialists may be adapters, whose base has the tokenizer.
     tokenizer = load_tokenizer(module.backbone if fused is None else str(fused.config._name_or_path))
+    lay_stored(tokenizer, module.chat_template)
     if template is not None:
-        tokenizer.chat_template = module.chat_template or tokenizer.chat_template
+        if module.chat_template == NO_TEMPLATE != template:
+            raise ValueError(
+                f"{verb}: {shortest(path)} was trained on plain text, without a chat template, and --template {template} was "
+                "given; leave --template out, or train with --data.template"
+            )
         apply_template(tokenizer, template)
-    elif module.chat_template is not None:
-        tokenizer.chat_template = module.chat_template
     network = module.network.to(device=device)  # type: ignore[call-overload]
     network = network if dtype is None else network.to(getattr(torch, dtype))
     if isinstance(network, FusedNetwork):

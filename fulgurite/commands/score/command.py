@@ -16,11 +16,11 @@ import torch
 
 from fulgurite.commands.score.report import benchmark_table, summary_table
 from fulgurite.commands.score.rows import HASH, Asked, Row, read_asked, read_item
-from fulgurite.commands.shared.checkpoint_files import load_module
+from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.commands.shared.written_rows import json_line, written_rows
 from fulgurite.console import say, shortest
-from fulgurite.data.encoding.templates import apply_template
+from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.records.conversation import Conversation
@@ -43,7 +43,7 @@ def score(
     file: str,
     output: str | None = None,
     benchmark: Literal["rewardbench", "rewardbench2"] | None = None,
-    as_chat: bool = True,
+    as_chat: bool | None = None,
     template: str | None = None,
     max_length: int = 2048,
     batch_size: int = 8,
@@ -60,7 +60,8 @@ def score(
             chosen and rejected, completion, or completions.
         output: the .jsonl file for the rows with their rewards; may be left out with --benchmark.
         benchmark: the file holds rows of RewardBench 1 or 2; print the section scores.
-        as_chat: lay the chat template over prompts and answers that are plain texts, instead of joining them as they are.
+        as_chat: lay the chat template over prompts and answers that are plain texts (true), or join them as they are (false); none
+            does what the model was trained on: a checkpoint knows it, a folder has a chat template or has none.
         template: auto, a template's name or a Jinja file; none takes the stored one.
         max_length: tokens of prompt and answer at most; longer ones get no reward and are counted, never cut.
         batch_size: answers of a forward.
@@ -80,6 +81,9 @@ def score(
         raise ValueError(f"score: --output {output} is the input itself; give another name")
     if output is not None and Path(output).is_dir():
         raise IsADirectoryError(f"score: --output {output} is a folder; give the name of a file")
+    if not model.endswith(".ckpt"):
+        check_folder(resolve_backbone(model))
+    as_chat = _as_chat(model, as_chat, template)
     table = read_table(source, owner="score: --file")
     rows = list(zip(table.rows, table.places, strict=True))
     items = []
@@ -91,9 +95,7 @@ def score(
         ]
     else:
         asked = [read_asked(row, place.source, place.row, as_chat) for row, place in rows]
-    if not model.endswith(".ckpt"):
-        check_folder(resolve_backbone(model))
-    scorer = _load(model, template, max_length, batch_size, dtype, device, trust_remote_code)
+    scorer = _load(model, template, max_length, batch_size, dtype, device, trust_remote_code, as_chat)
     rewards, lengths = _rewards(
         asked, scorer, None if output is None else Path(output), [model, _stamp(model)], overwrite
     )
@@ -211,6 +213,24 @@ def _hash(common: str, conversations: Sequence[Conversation]) -> str:
     return hashlib.sha256(f"{common}\n{turns}".encode()).hexdigest()[:16]
 
 
+def _as_chat(model: str, asked: bool | None, template: str | None) -> bool:
+    """Whether plain texts are scored under a chat template: as the model was trained, and nothing else."""
+    if template == NO_TEMPLATE:
+        asked = False if asked is None else asked
+    if not model.endswith(".ckpt"):
+        if asked is not None or template is not None:
+            return asked is not False
+        return bool(load_tokenizer(model).chat_template)
+    trained = read_checkpoint(model, mmap=True).get("chat_template") != NO_TEMPLATE
+    if asked not in (None, trained) or (template not in (None, NO_TEMPLATE) and not trained):
+        how = "under a chat template" if trained else "on plain text, without a chat template"
+        raise ValueError(
+            f"score: {shortest(model)} was trained {how}, and its rewards mean nothing otherwise; leave --as_chat and --template "
+            "out"
+        )
+    return trained
+
+
 def _stamp(path: str) -> int | None:
     place = Path(path)
     files = [place] if place.is_file() else [f for f in place.iterdir() if f.is_file()] if place.is_dir() else []
@@ -225,6 +245,7 @@ def _load(
     dtype: str | None,
     device: str | None,
     trust_remote_code: bool,
+    as_chat: bool,
 ) -> RewardScorer:
     from fulgurite.lightning_modules.reward import RewardModule
     from fulgurite.models import load_reward_model
@@ -241,12 +262,13 @@ def _load(
             )
         network = module.network
         tokenizer = load_tokenizer(module.backbone)
-        tokenizer.chat_template = module.chat_template or tokenizer.chat_template
+        lay_stored(tokenizer, module.chat_template)
         network = network if dtype is None else network.to(getattr(torch, dtype))
     else:
         dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
         folder = resolve_backbone(model)
         network = load_reward_model(folder, dtype=dtype, require_head=True, trust_remote_code=trust_remote_code).model
         tokenizer = load_tokenizer(model)
-    apply_template(tokenizer, template)
+    if as_chat:
+        apply_template(tokenizer, template)
     return RewardScorer(network.to(place), tokenizer, max_length, batch_size)

@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["find_checkpoint", "load_module", "read_checkpoint"]
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     """A checkpoint as a dict of plain values and tensors on the CPU; never runs code from the file.
 
     Args:
         path: the file
+        mmap: leave the tensors in the file, for a look at the rest.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint {path}: no such file; give a .ckpt file that `fulgurite fit` wrote")
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise ValueError(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_ANSWER",
+    "PLAIN_TEXT",
     "TOO_LONG",
     "UNRENDERED",
     "UNTRAINED",
@@ -47,7 +48,7 @@ _OWN_ROW = "an answer with a row of its own"
 _SHORTENED = "last turns left out: longer than max_length"
 _CUT = "end cut off: longer than max_length"
 _SPLIT = "text split into several rows"
-_PLAIN = "prompt and completion as plain text, without a chat template"
+PLAIN_TEXT = "prompt and completion as plain text, without a chat template"
 _CLOSED = "answer without the reasoning that the generation prompt opens: trained as the template's finished turn"
 
 
@@ -194,7 +195,7 @@ class ConversationEncoder:
             before = self._text.begun(prompt)
             ids = self._text.ended([*before, *completion])
             start = 0 if self.supervise == "all" else len(before)
-            rows.append([_Row(ids, [(start, len(ids))], [], [], (_PLAIN,))])
+            rows.append([_Row(ids, [(start, len(ids))], [], [], (PLAIN_TEXT,))])
         return rows
 
     def _texts(self, conversations: Sequence[Conversation]) -> list[list[_Row]]:

@@ -1,0 +1,100 @@
+"""What a model was trained on travels with its checkpoint: plain text or a chat template, for rewards and for answers alike."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fulgurite.cli import main
+from fulgurite.commands.generate.command import load_model
+from fulgurite.data.encoding.prompts import encode_prompt
+from fulgurite.data.encoding.tokenizers import load_tokenizer
+from fulgurite.data.records.conversation import Turn
+from fulgurite.models import load_reward_model
+
+PAIRS = [{"prompt": f"What is {i} + 2? ", "chosen": f"It is {i + 2}.", "rejected": "I do not know."} for i in range(12)]
+
+
+def fit(folder: Path, module: str, data: str, rows: list[dict[str, str]], *words: str) -> str:
+    source = folder / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["--model", module, "--model.backbone", "playground", "--data", data, "--data.path", str(source), *words]
+    limits = [
+        "--trainer.max_steps",
+        "1",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.default_root_dir",
+        str(folder / "run"),
+    ]
+    assert main(["fit", *given, *limits, "--trainer.limit_val_batches", "1"]) == 0
+    return str(folder / "run" / "checkpoints" / "last.ckpt")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("plain")
+    return fit(
+        folder, "RewardModule", "PreferenceDataModule", PAIRS, "--data.as_chat", "false", "--data.val_fraction", "0.2"
+    )
+
+
+def stored(checkpoint: str) -> str | None:
+    return torch.load(checkpoint, weights_only=True)["chat_template"]
+
+
+def test_rewards_of_a_model_of_plain_text_are_of_plain_text(plain: str, tmp_path: Path, capsys) -> None:
+    assert stored(plain) == "none"
+    source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in PAIRS[:3]))
+    words = ["score", "--model", plain, "--file", str(source), "--output", str(out), "--device", "cpu"]
+    assert main(words) == 0
+    exported = tmp_path / "merged"
+    assert main(["export", "--ckpt_path", plain, "--out", str(exported), "--format", "merged"]) == 0
+    model, tokenizer = load_reward_model(str(exported)).model.eval(), load_tokenizer(str(exported))
+    assert tokenizer.chat_template is None
+    for row, line in zip(PAIRS, out.read_text().splitlines(), strict=False):
+        for side in ("chosen", "rejected"):
+            ids = [tokenizer.bos_token_id, *tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]]
+            ids = torch.tensor(
+                [[*ids, *tokenizer(row[side], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]]
+            )
+            with torch.no_grad():
+                expected = float(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
+            assert json.loads(line)[f"reward_{side}"] == pytest.approx(expected, abs=1e-4)
+    # The exported folder, which has no template, is scored alike; a contradiction is refused.
+    again = tmp_path / "again.jsonl"
+    assert (
+        main(["score", "--model", str(exported), "--file", str(source), "--output", str(again), "--device", "cpu"]) == 0
+    )
+    rewards = [[json.loads(line)["reward_chosen"] for line in path.read_text().splitlines()] for path in (out, again)]
+    assert rewards[0] == pytest.approx(rewards[1], abs=1e-4)
+    capsys.readouterr()
+    for more in (["--as_chat", "true"], ["--template", "ultrachat"]):
+        assert main([*words, "--overwrite", "true", *more]) == 1
+        assert "was trained on plain text, without a chat template" in capsys.readouterr().err
+
+
+def test_plain_pairs_are_trained_as_chats_unless_told_otherwise(tmp_path: Path) -> None:
+    checkpoint = fit(tmp_path, "RewardModule", "PreferenceDataModule", PAIRS, "--data.val_fraction", "0.2")
+    assert stored(checkpoint) == load_tokenizer("playground").chat_template
+
+
+@pytest.mark.parametrize("template", [None, "none"])
+def test_answers_are_asked_for_as_they_were_trained(template: str | None, tmp_path: Path, capsys) -> None:
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS]
+    words = [] if template is None else ["--data.template", template]
+    checkpoint = fit(
+        tmp_path, "SFTModule", "SFTDataModule", rows, "--data.val_fraction", "0.2", "--model.adapter", "LoRA", *words
+    )
+    loaded = load_model("generate", checkpoint, None, None, None, "cpu")
+    asked = (Turn("prompt" if template else "user", "What is 1 + 2?"),)
+    assert (loaded.tokenizer.chat_template is None) is (template == "none")
+    ids = encode_prompt(loaded.tokenizer, asked)
+    text = loaded.tokenizer.decode(ids)
+    assert text == ("<bos>What is 1 + 2?" if template else "<bos><|user|>\nWhat is 1 + 2?<|end|>\n<|assistant|>\n")
+    if template:
+        capsys.readouterr()
+        assert main(["generate", "--model", checkpoint, "--prompt", "Hi", "--template", "auto"]) == 1
+        assert "was trained on plain text" in capsys.readouterr().err
