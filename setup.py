@@ -43,6 +43,7 @@ setup(
         "einops>=0.7",
         "filelock>=3.12",
         "xxhash>=3.0",
+        "regex>=2024.4.16",
         "numpy>=2.0",
         "jsonargparse[signatures]>=4.48,<5",
         "torchmetrics>=1.4",

@@ -24,7 +24,6 @@ from benchmarks.harness.launches import (
     DTYPES,
     FEATURES,
     fused_launches,
-    live_launches,
     log_probs_launches,
     proximal_launches,
     recorded_launches,
@@ -60,9 +59,6 @@ def _cases(quick: bool) -> Iterator[tuple[dict[str, Any], Any, dict[str, Any]]]:
                 yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 2048}, kernel, arguments
         for kernel, arguments in sparse_launches(dtype):
             yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 8192}, kernel, arguments
-    for kernel, arguments in live_launches():
-        dtype = str(arguments["base_ptr"].dtype).removeprefix("torch.")
-        yield {"dtype": dtype, "rank": 0, "dropout": 0.0, "rows": 1024}, kernel, arguments
     for dtype in DTYPES[:1] if quick else DTYPES:
         for number in (3,) if quick else (1, 2, 3, 6):
             for kernel, arguments in fused_launches(dtype, number):

@@ -110,6 +110,7 @@ def main(args: list[str] | None = None) -> int:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         guess = f" Did you mean {close[0]!r}?" if close else ""
         return _fail(f"no verb {verb!r}.{guess} The verbs are: {', '.join(VERBS)}", 2)
+    _show_all_letters()
     return _guarded(lambda: _dispatch(verb, rest))
 
 
@@ -159,6 +160,14 @@ def _with_values(words: list[str], flags: set[str]) -> list[str]:
     ]
 
 
+def _show_all_letters() -> None:
+    """On a terminal of few letters (Latin-1, ASCII) the others come out as escapes instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "")
+        if not encoding.startswith("utf") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _guarded(run: Callable[[], None]) -> int:
     """Runs, and turns errors that the user can mend into one line; all others keep their traceback."""
     try:
@@ -183,6 +192,28 @@ def _guarded(run: Callable[[], None]) -> int:
     return 0
 
 
+def _known_trouble(error: BaseException | None) -> BaseException | None:
+    """One sentence for troubles of the machine or of the installation that libraries raise in words of their own."""
+    text = str(error)
+    if isinstance(error, RuntimeError) and (match := re.match(r"Symlink loop from '(.+)'", text)):
+        return OSError(f"{match.group(1)}: symbolic links that lead to each other; give another path")
+    if isinstance(error, RuntimeError) and "home directory" in text:
+        return OSError(
+            "this user has no home folder; set HOME, or FULGURITE_CACHE and HF_HOME, to folders that can be written"
+        )
+    if match := re.search(r"class_path '([\w.]+)':\s+Requirement '([^']+)' not met", text):
+        name = match.group(1).rpartition(".")[2]
+        return ValueError(
+            f"{name}: a package that it needs is not installed; pip install '{match.group(2)}', or choose another"
+        )
+    if match := re.search(r"class_path '([\w.]+)':\s+((?:Neither|No module named) .+)", text):
+        name = match.group(1).rpartition(".")[2]
+        return ValueError(
+            f"{name}: a package that it needs is not installed ({match.group(2)}); pip install it, or choose another"
+        )
+    return None
+
+
 def _for_the_user(error: BaseException | None) -> BaseException | None:
     """The error that the user can mend: a missing file, a misuse that Lightning names, a `raise` of ours; else None.
 
@@ -191,6 +222,9 @@ def _for_the_user(error: BaseException | None) -> BaseException | None:
     jsonargparse wraps what a constructor raises into a message about types. Behind that message the cause is looked for; some
     versions lose it, and then its text is taken from the list of what each type of a union said.
     """
+    told = _known_trouble(error)
+    if told is not None:
+        return told
     wrapped = [match for match in _REFUSALS.findall(str(error)) if not match.startswith("Expected a ")]
     while error is not None:
         frame = error.__traceback__

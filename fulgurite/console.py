@@ -140,5 +140,5 @@ def shortest(path: str | Path) -> str:
     """
     try:
         return str(Path(path).resolve().relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, RuntimeError, OSError):  # elsewhere, or links that lead to each other
         return str(path)

@@ -10,7 +10,6 @@ import pytest
 PUBLIC = {
     "fulgurite.kernels": [
         "FusedTokenScores",
-        "LiveWeights",
         "SparsePlan",
         "TokenScores",
         "current_backend",
@@ -25,7 +24,6 @@ PUBLIC = {
         "plan_sparse_delta",
         "proximal_adamw_step_",
         "soft_threshold_",
-        "sparse_adamw_step_",
         "sparse_delta_embedding",
         "sparse_delta_linear",
         "use_backend",
@@ -173,8 +171,6 @@ SIGNATURES = {
     "fulgurite.kernels.live_values": "tensor delta index",
     "fulgurite.kernels.plan_sparse_delta": "index shape",
     "fulgurite.kernels.soft_threshold_": "value threshold",
-    "fulgurite.kernels.sparse_adamw_step_": ("delta grad exp_avg exp_avg_sq live step lr beta1 beta2 eps weight_decay"),
-    "fulgurite.kernels.LiveWeights": "tensors indexes bases",
     "fulgurite.kernels.sparse_delta_embedding": "ids weight delta index padding_idx=None",
     "fulgurite.kernels.sparse_delta_linear": "x weight bias delta index transposed=False plan=None recompute=True",
     "fulgurite.kernels.write_live_": "tensor index base delta=None",

@@ -12,7 +12,6 @@ __all__ = [
     "DTYPES",
     "FEATURES",
     "fused_launches",
-    "live_launches",
     "log_probs_launches",
     "proximal_launches",
     "recorded_launches",
@@ -141,27 +140,6 @@ def sparse_launches(dtype: str, rows: int = 8192, features: int = FEATURES) -> l
     finally:
         for module, name, kernel in kernels:
             setattr(module, name, kernel)
-    return launches
-
-
-def live_launches() -> list[tuple[Any, dict[str, Any]]]:
-    """AdamW on δ with the writes into live weights of each dtype."""
-    import torch
-
-    from fulgurite.kernels import LiveWeights
-    from fulgurite.kernels.sparse import triton_live as triton_sparse_live
-
-    launches: list[tuple[Any, dict[str, Any]]] = []
-    kernel = triton_sparse_live.sparse_adamw_kernel
-    triton_sparse_live.sparse_adamw_kernel = _Recorder(kernel, launches)
-    try:
-        for dtype in DTYPES:
-            weight, n = torch.zeros(64, 64, dtype=getattr(torch, dtype)), 1024
-            live = LiveWeights([weight], [torch.arange(n)], [weight.view(-1)[:n]])
-            arenas = [torch.zeros(n) for _ in range(4)]
-            triton_sparse_live.sparse_adamw_step_(*arenas, live, 1.0, 1e-3, 0.9, 0.999, 1e-8, 0.01)
-    finally:
-        triton_sparse_live.sparse_adamw_kernel = kernel
     return launches
 
 

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from fulgurite.commands.thresholds.runs import Run, Settings, run_all, train_and_score
+from fulgurite.commands.thresholds.processes import run_all
+from fulgurite.commands.thresholds.runs import Run, Settings, train_and_score
 
 __all__ = ["report", "run"]
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from fulgurite.commands.thresholds.runs import Run, Settings, describe, run_all, train
+from fulgurite.commands.thresholds.processes import run_all
+from fulgurite.commands.thresholds.runs import Run, Settings, describe, train
 
 __all__ = ["report", "run"]
 

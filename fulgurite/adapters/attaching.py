@@ -10,6 +10,7 @@ from torch import nn
 
 from fulgurite.adapters.config import AdapterConfig
 from fulgurite.adapters.handle import Adapter, adapters_of
+from fulgurite.adapters.layers.layer import AdaptedLayer, release, take_branch
 from fulgurite.adapters.layers.site import Site, site_of
 from fulgurite.adapters.layers.targets import match_modules
 from fulgurite.adapters.methods import Choice, Place, method_of
@@ -46,11 +47,22 @@ def attach(
     Raises:
         ValueError: a name that is taken, targets that match nothing or bypass their forward, a rank above a layer's size, a
             tied or quantised layer that cannot carry the adapter; for APET a budget of 0 or above what is eligible, a mask that
-            does not fit, a sharded parameter.
+            does not fit, a sharded parameter; adapters on a part of the model, or on a module around it.
     """
     site = site_of(model) or Site()
+    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise ValueError(
+            f"attach: name={name!r}; it must be a word without dots that is no attribute of nn.ModuleDict, because the keys of the "
+            "state dict contain it. Give another name=."
+        )
     if name in site.adapters:
         raise ValueError(f"attach: an adapter named {name!r} is attached already; detach it, or give another name=.")
+    for layer in model.modules():
+        if isinstance(layer, AdaptedLayer) and layer.site is not site:
+            raise ValueError(
+                f"attach: a part of {type(model).__name__} carries adapters already ({', '.join(map(repr, layer.site.adapters))}), "
+                "which are attached to another module; attach to the same module, or detach them first."
+            )
     method = method_of(config)
     choice = Choice(positions, scores)
     if not method.takes_choice and choice != Choice():
@@ -60,14 +72,21 @@ def attach(
         )
     heads = match_modules(model, tuple(train))
     put = method.plan(model, config, tuple(train), choice)
+    flags = [(p, p.requires_grad) for p in model.parameters()]
     if not site.adapters:
         site.open(model)
-    adapter = put(Place(model, name, site, list(heads), tuple(train)))
-    for head in heads.values():
-        head.requires_grad_(True)
-    site.adapters[name] = adapter
-    site.active = (*site.active, name)
-    adapter.on_attached(check_forward)
+    try:
+        adapter = put(Place(model, name, site, list(heads), tuple(train)))
+        for head in heads.values():
+            head.requires_grad_(True)
+        site.adapters[name] = adapter
+        site.active = (*site.active, name)
+        adapter.on_attached(check_forward)
+    except BaseException:  # out of memory, say: a model that stays frozen would train nothing, without a word
+        _undo(model, site, name)
+        for p, flag in flags:
+            p.requires_grad_(flag)
+        raise
     if len(site.adapters) == 1:
         site.load_hooks = [
             model.register_load_state_dict_pre_hook(_before_loading),
@@ -79,6 +98,22 @@ def attach(
 def find_adapters(module: nn.Module) -> list[Adapter]:
     """Every adapter attached to ``module`` or to a module inside it, in order."""
     return [adapter for child in module.modules() for adapter in adapters_of(child)]
+
+
+def _undo(model: nn.Module, site: Site, name: str) -> None:
+    """Take off what an attachment that failed had put in by then."""
+    adapter = site.adapters.pop(name, None)
+    for hook in adapter.hooks if isinstance(adapter, Adapter) else ():
+        hook.remove()
+    site.active = tuple(n for n in site.active if n != name)
+    for layer in list(model.modules()):
+        if isinstance(layer, AdaptedLayer):
+            if name in layer.branches:
+                take_branch(layer, name)
+            else:
+                release(layer)
+    if not site.adapters:
+        site.close(model)
 
 
 def _before_loading(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

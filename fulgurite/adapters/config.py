@@ -10,9 +10,10 @@ union of dataclasses would not allow.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from fulgurite.adapters.patterns import Pattern
 
 __all__ = [
     "APET",
@@ -209,10 +210,5 @@ def _check_low_rank(config: LoRA | SoRA) -> None:
 
 
 def _check_targets(config: LoRA | SoRA | APET | BitFit | Bottleneck, words: str) -> None:
-    try:
-        re.compile(config.targets)
-    except re.error as error:
-        raise ValueError(
-            f"{type(config).__name__}: targets={config.targets!r} is no valid regular expression ({error}); give {words} a regex "
-            "that matches whole names."
-        ) from None
+    _check(config, "targets", isinstance(config.targets, str), f"{words} a regex that matches whole names")
+    Pattern(config.targets, f"{type(config).__name__}: targets")

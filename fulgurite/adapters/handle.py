@@ -17,11 +17,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from fulgurite.adapters import storage
 from fulgurite.adapters.config import AdapterConfig, config_to_dict
+from fulgurite.adapters.groups import decayed_groups
 from fulgurite.adapters.layers.layer import AdaptedLayer, take_branch
 from fulgurite.adapters.layers.low_rank_branch import RankRow
+from fulgurite.adapters.layers.own import own_parameters, own_state
 from fulgurite.adapters.layers.site import Site, site_of
-from fulgurite.adapters.storage import check_layers, check_tensors, read_adapter_config, read_tensors, write_adapter
 
 __all__ = ["Adapter", "adapters_of"]
 
@@ -40,6 +42,7 @@ class Adapter:
     """
 
     _described_as = ""  # what description() says of each layer, for the error of a folder made for others
+    _optional: tuple[str, ...] = ()  # endings of keys that a folder may hold although this adapter does not
 
     def __init__(
         self,
@@ -137,15 +140,9 @@ class Adapter:
             gate_lr: learning rate of the gates; default ``lr``.
             head_lr: learning rate of the fully trained modules; default ``lr``.
         """
-        groups = self._own_groups(lr, weight_decay, gate_lr)
-        heads = list({id(p): p for head in self.heads.values() for p in head.parameters()}.values())
-        for label, params, decay in (
-            ("heads", [p for p in heads if p.dim() >= 2], weight_decay),
-            ("heads_no_decay", [p for p in heads if p.dim() < 2], 0.0),
-        ):
-            rate = lr if head_lr is None else head_lr
-            groups += [{"name": label, "params": params, "lr": rate, "weight_decay": decay}] if params else []
-        return groups
+        heads = self._head_parameters().values()
+        rate = lr if head_lr is None else head_lr
+        return self._own_groups(lr, weight_decay, gate_lr) + decayed_groups("heads", heads, rate, weight_decay)
 
     @property
     def merged(self) -> bool:
@@ -245,7 +242,7 @@ class Adapter:
             "train": list(self.train_patterns),
             **self.description(),
         }
-        write_adapter(Path(folder), whole, {**self.stored_tensors(), **self._head_tensors()})
+        storage.write_adapter(Path(folder), whole, {**self.stored_tensors(), **self._head_tensors()})
 
     def load(self, folder: str | Path) -> None:
         """Load the values that :meth:`save` wrote; this adapter must have the same layers and shapes.
@@ -255,16 +252,15 @@ class Adapter:
             RuntimeError: it is merged, so that the values would not be computed with.
         """
         if self.merged:
-            raise RuntimeError(
-                f"Adapter.load: adapter {self.name!r} is merged into the base weights; call unmerge() first."
-            )
+            raise RuntimeError(f"Adapter.load: adapter {self.name!r} is merged; call unmerge() first.")
         folder = Path(folder)
-        self.check_description(read_adapter_config(folder), folder)
-        tensors = read_tensors(folder)
-        check_tensors(folder, tensors, self.stored_tensors(), self._head_tensors())
+        self.check_description(storage.read_adapter_config(folder), folder)
+        tensors = storage.read_tensors(folder)
+        own = {**self.stored_tensors(), **self._head_tensors()}
+        storage.check_tensors(folder, tensors, own, self._fits, self._optional)
         self.load_tensors(tensors)
         for name, head in self.heads.items():
-            head.load_state_dict({key: tensors[f"{name}.{key}"] for key in head.state_dict()})
+            head.load_state_dict({**head.state_dict(), **{key: tensors[f"{name}.{key}"] for key in own_state(head)}})
 
     def export_peft(
         self,
@@ -287,8 +283,7 @@ class Adapter:
 
     def trainable_parameters(self) -> int:
         """Scalars that this adapter and its fully trained modules train, retired ranks not counted."""
-        heads = {id(p): p.numel() for head in self.heads.values() for p in head.parameters()}
-        return self._own_parameters() + sum(heads.values())
+        return self._own_parameters() + sum(p.numel() for p in self._head_parameters().values())
 
     def summary(self) -> list[tuple[str, str]]:
         """(what, figure) for people: what is adapted and what it costs."""
@@ -296,7 +291,7 @@ class Adapter:
 
     def trained_keys(self) -> list[str]:
         """Keys of ``model.state_dict()`` without which a checkpoint is not this adapter's."""
-        heads = [f"{name}.{key}" for name, head in self.heads.items() for key, _ in head.named_parameters()]
+        heads = [f"{name}.{key}" for name, head in self.heads.items() for key in own_parameters(head)]
         return [f"{name}.branches.{self.name}.{key}".lstrip(".") for name, key in self._branch_keys()] + heads
 
     def frozen_keys(self) -> set[str]:
@@ -352,15 +347,21 @@ class Adapter:
     def check_description(self, description: dict[str, Any], folder: Path) -> None:
         """Raise a ValueError if the folder was made for other layers."""
         ((what, mine),) = self.description().items()
-        check_layers(folder, mine, description.get(what, {}), self._described_as)
+        storage.check_layers(folder, mine, description.get(what, {}), self._described_as)
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take the values that :meth:`stored_tensors` gave."""
-        for name, branch in self.branches.items():
-            branch.load_state_dict({key: tensors[f"{name}.{key}"] for key in branch.state_dict()})
+        storage.load_branches(self.branches, tensors)
 
     def _head_tensors(self) -> dict[str, torch.Tensor]:
-        return {f"{name}.{key}": v for name, head in self.heads.items() for key, v in head.state_dict().items()}
+        return {f"{name}.{key}": v for name, head in self.heads.items() for key, v in own_state(head).items()}
+
+    def _head_parameters(self) -> dict[int, nn.Parameter]:
+        return {id(p): p for head in self.heads.values() for p in own_parameters(head).values()}
+
+    def _fits(self, key: str, saved: torch.Size, own: torch.Size) -> bool:
+        """Whether a saved tensor of this shape can be loaded in the place of its own."""
+        return saved == own
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         raise NotImplementedError

@@ -69,7 +69,9 @@ class Place:
     train: tuple[str, ...]
 
 
-Put = Callable[[Place], Adapter]
+Put = Callable[
+    [Place], Adapter
+]  # makes all modules before it puts in the first, so that it fails before the model is changed
 
 
 class Method(ABC, Generic[C]):

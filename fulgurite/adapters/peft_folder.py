@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from fulgurite.adapters.layers.own import own_state
 from fulgurite.whole_files import whole_files
 
 __all__ = ["write_folder"]
@@ -44,7 +45,7 @@ def write_folder(
     _refuse_tied(model, heads)
     tensors = {f"{_PREFIX}{name}.{key}": value for name, named in layers.items() for key, value in named.items()}
     for name, head in heads.items():
-        for key, value in head.state_dict().items():
+        for key, value in own_state(head).items():
             tensors[f"{_PREFIX}{name}.{key}"] = value.detach().cpu().clone()
     whole = {
         "task_type": task_type,

@@ -6,17 +6,18 @@ Both files are written under temporary names and then renamed, so that a crash l
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from fulgurite.whole_files import whole_files
 
-__all__ = ["check_layers", "check_tensors", "read_adapter_config", "read_tensors", "write_adapter"]
+__all__ = ["check_layers", "check_tensors", "load_branches", "read_adapter_config", "read_tensors", "write_adapter"]
 
 _WEIGHTS, _DESCRIPTION = "adapter.safetensors", "adapter.json"
 _FORMAT, _VERSION = "fulgurite-adapter", 1
@@ -49,11 +50,24 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"load_adapter: {path} does not exist; give the folder that adapter.save() wrote.")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        if description["format"] != _FORMAT:
-            raise KeyError("format")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"load_adapter: {path} is not a Fulgurite adapter's description ({error!r}).") from None
-    assert isinstance(description, dict)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"load_adapter: {path} is not a Fulgurite adapter's description ({error}).") from None
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+        raise ValueError(
+            f"load_adapter: {path} is not a Fulgurite adapter's description (its format is not {_FORMAT!r})."
+        )
+    if description.get("version") != _VERSION:
+        raise ValueError(
+            f"load_adapter: {path} has the version {description.get('version')!r}; this release reads version {_VERSION}. Load it "
+            "with the release that wrote it."
+        )
+    for key, kind, words in (("name", str, "a name"), ("adapter", dict, "a configuration"), ("train", list, "a list")):
+        if not isinstance(description.get(key), kind):
+            raise ValueError(f"load_adapter: {path}: {key!r} is {description.get(key)!r}; it must be {words}.")
+    if not all(isinstance(pattern, str) for pattern in description["train"]):
+        raise ValueError(
+            f"load_adapter: {path}: 'train' is {description['train']!r}; it must be a list of expressions."
+        )
     return description
 
 
@@ -75,7 +89,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         ) from None
 
 
-def check_layers(folder: Path, mine: Mapping[str, Any], saved: Mapping[str, Any], words: str) -> None:
+def check_layers(folder: Path, mine: Mapping[str, Any], saved: Any, words: str) -> None:
     """Check that the folder was made for the adapter's layers.
 
     Args:
@@ -87,6 +101,8 @@ def check_layers(folder: Path, mine: Mapping[str, Any], saved: Mapping[str, Any]
     Raises:
         ValueError: a layer that differs, or that only one of them has.
     """
+    if not isinstance(saved, dict):
+        raise ValueError(f"load_adapter: adapter.json in {folder} does not list the layers; save the adapter again.")
     differing = [name for name in {**mine, **saved} if mine.get(name) != saved.get(name)]
     if differing:
         first = differing[0]
@@ -100,26 +116,62 @@ def check_tensors(
     folder: Path,
     tensors: Mapping[str, torch.Tensor],
     own: Mapping[str, torch.Tensor],
-    heads: Mapping[str, torch.Tensor],
+    fits: Callable[[str, torch.Size, torch.Size], bool],
+    optional: tuple[str, ...] = (),
 ) -> None:
-    """Check what :func:`read_tensors` gave against the tensors of the adapter that it goes to.
+    """Check what :func:`read_tensors` gave against the tensors of the adapter that it goes to, before anything is loaded.
 
     Args:
         folder: where it was read, for the messages.
         tensors: of the file.
-        own: the adapter's, whose shapes may differ where ranks were cut out.
-        heads: those of the fully trained modules, whose shapes must be the same.
+        own: the adapter's, and those of its fully trained modules.
+        fits: whether a tensor can be loaded, by its key, its shape in the file and the shape of the adapter's own.
+        optional: endings of keys that the file may hold although the adapter does not.
 
     Raises:
-        ValueError: a missing tensor, or one of another shape.
+        ValueError: a tensor that is missing or left over, has another shape or kind of numbers, or holds NaN or infinity.
     """
     path = folder / _WEIGHTS
-    if missing := sorted({*own, *heads} - set(tensors)):
+    if missing := sorted(set(own) - set(tensors)):
         raise ValueError(
             f"load_adapter: {path} lacks {len(missing)} tensors, first {missing[0]!r}; it is another adapter's."
         )
-    for key, value in heads.items():
-        if tensors[key].shape != value.shape:
+    if left := sorted(key for key in set(tensors) - set(own) if not key.endswith(optional)):
+        raise ValueError(
+            f"load_adapter: {path} holds {len(left)} tensors that this adapter has no place for, the first is {left[0]!r}; attach "
+            "with the configuration and train= that were saved (load_adapter does)."
+        )
+    for key, value in own.items():
+        saved = tensors[key]
+        if saved.is_floating_point() != value.is_floating_point() or saved.is_complex() or saved.dtype == torch.bool:
+            kind = "floating-point numbers" if value.is_floating_point() else "whole numbers"
             raise ValueError(
-                f"load_adapter: {path}: {key} is {tuple(tensors[key].shape)}, the model's is {tuple(value.shape)}."
+                f"load_adapter: {path}: {key} is {saved.dtype}; it must be {kind} (here {value.dtype}). Save the adapter again."
             )
+        if not fits(key, saved.shape, value.shape):
+            raise ValueError(
+                f"load_adapter: {path}: {key} is {tuple(saved.shape)}, the model's is {tuple(value.shape)}."
+            )
+        if not _finite(saved) and _finite(value):
+            raise ValueError(
+                f"load_adapter: {path}: {key} holds NaN or infinity, so that the model would compute nothing of use; take an "
+                "earlier checkpoint, or train again."
+            )
+
+
+def load_branches(branches: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give branches, by layer name, the state that stands under ``<layer>.<key>`` in a file.
+
+    Raises:
+        ValueError: tensors of one layer that do not fit each other.
+    """
+    for name, branch in branches.items():
+        try:
+            branch.load_state_dict({key: tensors[f"{name}.{key}"] for key in branch.state_dict()})
+        except (RuntimeError, ValueError) as error:
+            last = str(error).splitlines()[-1].strip()
+            raise ValueError(f"load_adapter: the tensors of {name} do not fit each other: {last}") from None
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach().float()).all())

@@ -1,7 +1,7 @@
 """Random state in checkpoints: Lightning saves none, so a run resumed with dropout would draw other masks.
 
-States of Python, NumPy, PyTorch and the GPUs are taken on every rank when a checkpoint is written and put back right before the
-first batch after resuming, behind whatever set-up drew in between.
+The states of Python, NumPy, PyTorch and the GPUs are taken on every rank when a checkpoint is written. They are put back right
+before the first batch after resuming, so that random numbers drawn by the set-up in between change nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the proximal step left of each gated adapter: a table, a picture and a CSV file at the end of a fit.
+"""How many ranks the proximal step left in each gated adapter: a table, a picture and a CSV file at the end of a fit.
 
 A gate of exactly zero switches one rank of one module off. While training, the number of gates away from zero is
 logged; at the end come the ranks left per layer and kind of module, in `sparsity.csv`, and `sparsity.png` with

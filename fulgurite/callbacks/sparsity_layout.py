@@ -1,8 +1,8 @@
 """Arranges adapted modules as a grid: one line per layer, one column per kind of module.
 
-`bert.encoder.layer.3.attention.self.query` is kind `query` of layer 3: the first number in a name is the layer,
-what follows is the kind, shortened to the fewest last words that tell the kinds apart. Where a model has two stacks
-(encoder and decoder), the stack's name stands before the number.
+`bert.encoder.layer.3.attention.self.query` is kind `query` of layer 3: the first number in a name is the layer, and the rest of the
+name is the kind, shortened to as few of its last words as tell the kinds apart. If a model has two stacks (encoder and decoder),
+the stack's name stands before the number.
 """
 
 from collections.abc import Sequence

@@ -1,14 +1,15 @@
-"""`TextDataModule`: what every data module of texts shares, from the token cache to the resumable training loader.
+"""`LoaderDataModule`: what every data module shares once its rows are tokenised, above all the resumable training loader.
 
-`prepare_data` tokenises once per machine, into a cache; `setup` reads it on every rank. Training batches carry
-`tokens_in_window` (see fulgurite.data.sampling.windows). In validation and test no row is counted twice under DDP.
+`prepare_data` tokenises the splits of the coming stage once per machine, into a cache; `setup` reads them on every rank. Training
+batches carry `tokens_in_window` (see fulgurite.data.sampling.windows). In validation and test no row is counted twice under DDP.
 
-A run that was interrupted goes on with the very rows that it had not consumed. The position comes from the trainer's
-own progress, which Lightning restores; Lightning makes its first iterator before it sets the epoch, and saves in the
-middle of an epoch, at its end before and after counting it, and after validation.
+A run that was interrupted goes on with exactly those rows that it had not consumed. Where it stood is read off the trainer's own
+progress, which Lightning restores. Lightning makes its first iterator before it sets the epoch; it saves in the middle of an
+epoch, at the end of an epoch both before and after counting it, and after validation.
 """
 
-import logging
+from __future__ import annotations
+
 import weakref
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -17,53 +18,40 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from fulgurite.data.encoding.texts import encode_documents, encode_examples
-from fulgurite.data.encoding.tokenizers import load_tokenizer, tokenizer_fingerprint
-from fulgurite.data.records.examples import Examples
-from fulgurite.data.rows.collate import CausalLMCollator, RowCollator
-from fulgurite.data.rows.encoded import BatchRows, EncodedRows, Rows
-from fulgurite.data.rows.report import summary
-from fulgurite.data.rows.store import cache_key, default_cache_dir, load_or_build
+from fulgurite.data.encoding.tokenizers import load_tokenizer
+from fulgurite.data.rows.encoded import BatchRows, Rows
+from fulgurite.data.rows.report import LengthReport, draw_histogram
+from fulgurite.data.rows.store import default_cache_dir
 from fulgurite.data.sampling.loader import ResumableLoader
 from fulgurite.data.sampling.windows import WindowSampler
+from fulgurite.datamodules.options import documented
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TextDataModule"]
+__all__ = ["LoaderDataModule"]
 
-_log = logging.getLogger(__name__)
-
-_ENCODING = 2  # raise it when rows are encoded in another way: older caches are then not read
-_SHOW_PROGRESS_ROWS = 5000
 _STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
 
-class TextDataModule(LightningDataModule):
-    """Base of the data modules; a subclass provides `_read(split)` and the attributes below.
+@documented
+class LoaderDataModule(LightningDataModule):
+    """Base of the data modules; a subclass provides `_rows(split)`, `_padding_collator()` and the attributes below.
 
-    Attributes after `setup`: `task_type` ("classification", "regression" or "causal_lm"), `num_labels` (1 for
-    regression, 0 for language modelling), `label_names`, `metric_names` (the main metric first).
-
-    Args:
-        tokenizer: hub id, folder or playground name; None takes the backbone of the module that is trained.
-        batch_size: training rows per process and batch.
-        eval_batch_size: rows per process and batch elsewhere; None takes four times batch_size.
-        max_length: tokens per row at most; longer rows are cut.
-        num_workers: processes that collate batches.
-        seed: decides the order of the training rows.
-        cache_dir: folder of the tokenised rows; None takes $FULGURITE_CACHE or ~/.cache/fulgurite.
-        limit_train: train on that many random rows only.
-        pad_multiple: padded lengths are rounded up to a multiple of it.
+    Attributes after `setup`: `task_type`, what the rows are for ("classification", "causal_lm", …), and `metric_names`, the main
+    metric first.
     """
 
     task_type: str = "classification"
-    num_labels: int = 0
-    label_names: list[str] | None = None
     metric_names: tuple[str, ...] = ("accuracy",)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        documented(cls)
 
     def __init__(
         self,
@@ -96,18 +84,28 @@ class TextDataModule(LightningDataModule):
         self.limit_train = limit_train
         self.pad_multiple = pad_multiple
         self._loaded_tokenizer: tuple[str, PreTrainedTokenizerBase] | None = None
-        self._splits: dict[str, EncodedRows | None] = {}
+        self._splits: dict[str, Any] = {}
+        self._coming: tuple[str, ...] = ()
+        self._reported: set[str] = set()
         self._loader: weakref.ref[ResumableLoader] | None = None
         self._resume: dict[str, Any] = {}
 
-    def _read(self, split: str) -> Examples | None:
-        """The rows of "train", "val" or "test"; None where there is no such split."""
+    def _rows(self, split: str) -> Any:
+        """The tokenised rows of "train", "val" or "test"; None where there is no such split."""
+        raise NotImplementedError
+
+    def _padding_collator(self) -> Any:
+        """Makes batches of the rows themselves."""
         raise NotImplementedError
 
     def _forget_rows(self) -> None:
-        """Drops texts that `_read` may have kept; called when the rows of a stage are tokenised."""
+        """Drops what was only kept to tokenise the rows of a stage; called when they are tokenised."""
 
-    def load_tokenizer(self) -> "PreTrainedTokenizerBase":
+    def _with_template(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """The tokenizer as this data module uses it; called when it was loaded."""
+        return tokenizer
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, loaded once."""
         name = self.tokenizer
         if name is None:
@@ -119,9 +117,14 @@ class TextDataModule(LightningDataModule):
                 "tokenizer to a hub id, a folder, or 'playground'"
             )
         if self._loaded_tokenizer is None or self._loaded_tokenizer[0] != name:
-            self._loaded_tokenizer = (name, load_tokenizer(name))
+            self._loaded_tokenizer = (name, self._with_template(load_tokenizer(name)))
             self._splits.clear()  # rows that another module's tokenizer made
         return self._loaded_tokenizer[1]
+
+    def _pad_token_id(self) -> int:
+        pad = self.load_tokenizer().pad_token_id
+        assert isinstance(pad, int)
+        return pad
 
     def prepare_data(self) -> None:
         """Tokenises the splits of the coming stage into the cache."""
@@ -129,7 +132,11 @@ class TextDataModule(LightningDataModule):
         self._load(_STAGE_SPLITS.get(str(getattr(stage, "value", stage)), ("train", "val")))
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the stage's splits ("fit", "validate", "test", "predict"); None reads training and validation."""
+        """Reads the stage's splits ("fit", "validate", "test", "predict") and says, once, what they hold.
+
+        Args:
+            stage: None reads training and validation rows.
+        """
         self._resume = {}
         overfit = getattr(self.trainer, "overfit_batches", 0)
         if overfit:
@@ -140,50 +147,48 @@ class TextDataModule(LightningDataModule):
         self._load(_STAGE_SPLITS["fit" if stage is None else stage])
         if stage == "predict" and self._rows("test") is None:
             self._load(("val",))
+        self._report(stage in (None, "fit"))
 
-    def _load(self, splits: Iterable[str]) -> None:
+    def _load(self, splits: tuple[str, ...]) -> None:
         self.load_tokenizer()
+        self._coming = splits
         for split in splits:
             self._rows(split)
         self._forget_rows()
 
-    def _rows(self, split: str) -> EncodedRows | None:
-        """The tokenised rows of a split."""
-        if split not in self._splits:
-            examples = self._read(split)
-            if examples is not None and not len(examples):
-                raise ValueError(f"{examples.source}: no row is left for {split}; at least one is needed; add rows")
-            if examples is not None and split == "train" and self.limit_train is not None:
-                order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(self.seed))
-                examples = examples.take(order[: self.limit_train].tolist())
-            self._splits[split] = None if examples is None else self._encode(examples)
-        return self._splits[split]
+    def reports(self) -> list[LengthReport]:
+        """Rows, tokens, lengths, packs and steps of every split that has been read; a subclass that knows them gives them."""
+        return []
 
-    def _encode(self, examples: Examples) -> EncodedRows:
-        tokenizer = self.load_tokenizer()
-        how = [_ENCODING, self.task_type, self.max_length, tokenizer_fingerprint(tokenizer)]
-        key = cache_key(how, examples.texts, examples.pairs, examples.labels)
+    def describe(self) -> str:
+        """What every split that has been read holds."""
+        lines = [line for report in self.reports() for line in report.lines()]
+        return "\n".join(lines) if lines else "no split has been read; call setup() first"
 
-        def build() -> EncodedRows:
-            progress = self._progress(len(examples))
-            if self.task_type == "causal_lm":
-                return encode_documents(tokenizer, examples.texts, self.max_length, progress)
-            return encode_examples(tokenizer, examples, self.max_length, self.task_type == "regression", progress)
+    def _report(self, fitting: bool) -> None:
+        """Says on the first process what the splits hold; before training it also draws their lengths."""
+        trainer = self.trainer
+        reports = [report for report in self.reports() if report.split not in self._reported]
+        self._reported |= {report.split for report in reports}
+        if not reports or (trainer is not None and not trainer.is_global_zero):
+            return
+        rank_zero_info("\n".join(line for report in reports for line in report.lines()))
+        if fitting and trainer is not None and not getattr(trainer, "fast_dev_run", False):
+            draw_histogram(reports, Path(trainer.default_root_dir) / "length_histogram.png")
 
-        encoded = load_or_build(self.cache_dir / "tokens", key, build)
-        if int(encoded.lengths.max()) > tokenizer.model_max_length:
-            _log.warning(
-                "max_length is %d, but the tokenizer is made for %d tokens", self.max_length, tokenizer.model_max_length
-            )
-        return encoded
+    def _shown(self, records: Iterable[Any], what: str, unit: str) -> Iterable[Any]:
+        """The records, with a progress bar once they take longer than two seconds.
 
-    def _progress(self, rows: int) -> Callable[[Iterable[int]], Iterable[int]]:
-        silent = self.trainer is not None and self.trainer.progress_bar_callback is None
-        if rows < _SHOW_PROGRESS_ROWS or silent:
-            return lambda chunks: chunks
+        Args:
+            records: any.
+            what: is done with them.
+            unit: one of them.
+        """
+        if self.trainer is not None and self.trainer.progress_bar_callback is None:
+            return records
         from tqdm import tqdm
 
-        return lambda chunks: tqdm(chunks, desc=f"tokenising {rows} rows", unit="k rows", leave=False)
+        return tqdm(records, desc=what, unit=unit, leave=False, delay=2.0)
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of training rows in a new order each epoch, with `tokens_in_window`."""
@@ -233,7 +238,7 @@ class TextDataModule(LightningDataModule):
         self._resume = dict(state_dict)
 
     @staticmethod
-    def _most_batches(trainer: "Trainer", batches: int) -> int | None:
+    def _most_batches(trainer: Trainer, batches: int) -> int | None:
         """Where Lightning will end the epoch, if before the last batch: the last window ends there too."""
         limit = trainer.limit_train_batches
         most = int(limit * batches) if isinstance(limit, float) else limit
@@ -247,12 +252,6 @@ class TextDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of test rows, which must have labels."""
         return self._evaluation_loader(self._need("test", "test"), "test")
-
-    def has_test_split(self) -> bool:
-        """Whether there are test rows that can be scored; nothing is tokenised for the answer."""
-        examples = self._read("test")
-        self._forget_rows()
-        return examples is not None and (examples.labels is None or any(label is not None for label in examples.labels))
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Batches of test rows, labelled or not; of validation rows where there is no test split."""
@@ -286,7 +285,7 @@ class TextDataModule(LightningDataModule):
         collate, batches = self._collator(), BatchRows(rows)
         return [collate(batches[batch]) for batch in islice(sampler, count)]
 
-    def _evaluation_loader(self, encoded: EncodedRows, split: str) -> DataLoader[Any]:
+    def _evaluation_loader(self, encoded: Any, split: str) -> DataLoader[Any]:
         rows = self._arranged(encoded)
         if int(rows.targets().sum()) == 0:
             raise ValueError(
@@ -314,27 +313,25 @@ class TextDataModule(LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
         )
 
-    def _need(self, split: str, verb: str) -> EncodedRows:
+    def _need(self, split: str, verb: str) -> Any:
         encoded = self._rows(split)
         if encoded is None:
             raise ValueError(f"{type(self).__name__}: there is no {split} split, which {verb} needs; give one")
         return encoded
 
-    def _arranged(self, encoded: EncodedRows, mixed: bool = False) -> Rows:
-        """The rows as they are batched: here as they are; a subclass packs them, and mixes those of the training loader."""
-        return encoded
+    def _arranged(self, encoded: Any, mixed: bool = False) -> Rows:
+        """The rows in the arrangement that is batched: here unchanged; a subclass packs them, and mixes those that are trained on.
+
+        Args:
+            encoded: of `_rows`.
+            mixed: they are those of the training loader.
+        """
+        rows: Rows = encoded
+        return rows
 
     def _collator(self) -> Any:
         """Makes batches of what `_arranged` returns."""
         return self._padding_collator()
-
-    def _padding_collator(self) -> Any:
-        """Makes batches of the rows themselves."""
-        kind: type[RowCollator | CausalLMCollator]
-        kind = CausalLMCollator if self.task_type == "causal_lm" else RowCollator
-        pad = self.load_tokenizer().pad_token_id
-        assert isinstance(pad, int)
-        return kind(pad, self.pad_multiple)
 
     def _pin(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
@@ -363,12 +360,3 @@ class TextDataModule(LightningDataModule):
         running = epochs.ready > epochs.processed
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return epochs.processed, batches.processed if running else 0
-
-    def describe(self) -> str:
-        """Rows, tokens, lengths, cut rows and labels of every split that has been read, one line each."""
-        lines = [
-            f"{split}: {summary(encoded, self.max_length, self.label_names)}"
-            for split, encoded in self._splits.items()
-            if encoded is not None
-        ]
-        return "\n".join(lines) if lines else "no split has been read; call setup() first"

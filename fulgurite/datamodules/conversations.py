@@ -1,97 +1,59 @@
-"""`ConversationDataModule`: what every data module of conversations shares, from the file to packed batches.
+"""`ConversationDataModule`: what every data module of conversations shares, from their files to packed batches.
 
-`prepare_data` reads the rows one by one, encodes them in chunks and writes the tokens to a cache file, which every rank
-maps into memory: neither texts nor tokens need to fit. The cache is keyed by the bytes of the files and everything that
-decides the tokens. Before training a report says what was read and left out, how long the rows are, and how many steps
-an epoch has.
+`prepare_data` reads the conversations one by one, encodes them in chunks and writes their tokens to a cache file, which every
+rank maps into memory: neither texts nor tokens have to fit into it. A source is read once: the rows for training, for validation
+and of a limit are selections of one cache file. Its key is made of the bytes of the sources and of all that decides the tokens.
+Before training a report says what was read and what was left out, how long the rows are, and how many steps an epoch has.
 
-With packing a "row" of the sampler is a pack: the order of packs is drawn anew in each epoch, what is in a pack stays. An
-interrupted epoch so resumes to the same batches. In evaluation the packs keep the order of the file by their first rows.
+With packing the sampler's unit is a pack of rows. The order of the packs is drawn anew in each epoch, what is in a pack never
+changes, so that an interrupted epoch resumes to the same batches. In evaluation packs stand in the order of their first rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from hashlib import blake2b
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
-from fulgurite.data.readers.base import short_name
 from fulgurite.data.readers.conversations import ConversationReader
 from fulgurite.data.records.conversation import Conversation
 from fulgurite.data.rows.collate import CausalLMCollator, Seq2SeqCollator
 from fulgurite.data.rows.encoded import EncodedRows, Rows, SelectedRows
-from fulgurite.data.rows.report import LengthReport, draw_histogram, length_report
-from fulgurite.data.rows.store import (
-    Encode,
-    MappedRows,
-    TokenWriter,
-    cache_key,
-    load_or_write,
-    numbered,
-    tags_of,
-    tally_of,
-    write_conversations,
-)
-from fulgurite.data.sampling.mixing import mix
-from fulgurite.data.sampling.splits import held_out
-from fulgurite.data.sources.locate import RowSource, find_sources
-from fulgurite.datamodules.base import TextDataModule
+from fulgurite.data.rows.report import LengthReport, length_report
+from fulgurite.data.rows.store import MappedRows, TokenWriter, cache_key, load_or_write
+from fulgurite.data.rows.writing import Encode, file_of, selected, tags_of, tally_of, write_conversations
+from fulgurite.data.sampling.mixing import mix, tag_numbers
+from fulgurite.data.sources.locate import RowSource
+from fulgurite.data.sources.row_files import RowFiles
+from fulgurite.datamodules.base import LoaderDataModule
+from fulgurite.datamodules.options import check_choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["ConversationDataModule", "SFTDataModule"]
 
-_FORMAT = 2  # raise it when conversations are read or encoded in another way: older caches are then not read
 
-
-class ConversationDataModule(TextDataModule):
+class ConversationDataModule(LoaderDataModule):
     """Base of the data modules of conversations.
 
-    Attributes after `setup`: those of `TextDataModule`; `packing`, whether batches are packed; `tag_names`, what the
+    Attributes after `setup`: those of `LoaderDataModule`; `packing`, whether batches are packed; `tag_names`, what the
     numbers in a batch's `tag` stand for.
 
     Args:
-        path: hub id; file; folder with files named after their split; "builtin"; or a list of these; None takes the hub
-            id of the data set that the class is named after.
-        val_path: file or folder of the validation rows; None takes those of path, or cuts val_fraction.
-        test_path: file or folder of the test rows; None takes those of path.
-        schema: how rows are read, see fulgurite.data.readers.conversations; "auto" guesses from the columns.
-        columns: the file's name of columns that the schema calls otherwise.
-        template: None takes the tokenizer's own chat template or our default; or a known name; or a jinja file.
-        supervise: train on the answers ("assistant"), on the last of each conversation ("last"), or on every token.
-        task_type: "causal_lm" or "seq2seq", an answer to all that stands before it.
-        packing: lay several conversations into one row of max_length tokens, none of which sees another (causal_lm).
-        too_long: a conversation longer than max_length is left out and counted ("drop"), stops the run ("error"), or
-            loses the end of its answer and with it the mark where to stop ("cut").
         on_bad_row: a row that is no conversation is left out and counted ("skip") or stops the run ("error").
-        val_fraction: share of the training rows that validate where there are none; 0 for no validation.
-        weights: share of each tag (language, task, file) in the training rows; None takes the rows as they are.
-        mixing: with weights, an epoch ends when the first tag's rows do, or has as many rows as there are and repeats.
-        revision: commit of the hub's data set; None takes the one that we know, or the newest.
-        tokenizer: hub id, folder or playground name; None takes the backbone of the module that is trained.
-        batch_size: training rows, with packing packs, per process and batch.
-        eval_batch_size: rows or packs per process and batch elsewhere; None takes four times batch_size.
         max_length: tokens of a row or pack at most.
-        num_workers: processes that collate batches.
-        seed: decides the order of the training rows.
-        cache_dir: folder of the tokenised rows; None takes $FULGURITE_CACHE or ~/.cache/fulgurite.
-        limit_train: train on that many random conversations only.
-        pad_multiple: padded lengths are rounded up to a multiple of it.
+        limit_train: train on that many random conversations only; all of them are tokenised once, whatever the limit.
     """
 
     hub_path: str | None = None
     hub_revision: str | None = None
     builtin_schema = "ultrachat_200k"
-    used_for = "sft"  # which files and hub splits are this module's: those of conversations, or "prefs"
 
     def __init__(
         self,
@@ -124,53 +86,47 @@ class ConversationDataModule(TextDataModule):
             tokenizer, batch_size, eval_batch_size, max_length, num_workers, seed, cache_dir, limit_train, pad_multiple
         )
         name = type(self).__name__
-        for option, value, allowed in (
-            ("supervise", supervise, ("assistant", "last", "all")),
-            ("task_type", task_type, ("causal_lm", "seq2seq")),
-            ("too_long", too_long, ("drop", "error", "cut")),
-            ("on_bad_row", on_bad_row, ("skip", "error")),
-            ("mixing", mixing, ("until_first_ends", "repeat")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}: {option} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+        check_choice(name, "supervise", supervise, ("assistant", "last", "all"))
+        check_choice(name, "task_type", task_type, ("causal_lm", "seq2seq"))
+        check_choice(name, "too_long", too_long, ("drop", "error", "cut"))
+        check_choice(name, "on_bad_row", on_bad_row, ("skip", "error"))
+        check_choice(name, "mixing", mixing, ("until_first_ends", "repeat"))
         if task_type == "seq2seq" and supervise == "all":
             raise ValueError(
                 f"{name}: supervise is 'all' with task_type 'seq2seq'; an encoder-decoder is trained on answers: allowed are "
                 "'assistant' and 'last'"
             )
-        if not 0.0 <= val_fraction < 1.0:
-            raise ValueError(f"{name}: val_fraction is {val_fraction}; allowed is 0 up to, not including, 1")
-        given = [self.hub_path] if path is None else [path] if isinstance(path, str) else list(path)
-        self.paths = [entry for entry in given if entry]
-        if len(self.paths) < len(given) or not given:
-            raise ValueError(f"{name}: no path was given; give a hub id, a file, a folder, or 'builtin'")
-        self.val_path, self.test_path = val_path, test_path
         self.schema, self.columns, self.template = schema, columns, template
         self.supervise, self.task_type = supervise, task_type
         self.too_long, self.on_bad_row = too_long, on_bad_row
         self.packing = packing and task_type == "causal_lm"
         self.val_fraction, self.weights, self.mixing = val_fraction, weights, mixing
         self.revision = revision or (self.hub_revision if path is None else None)
+        builtin = self.builtin_schema if schema == "auto" else schema
+        self.files = RowFiles(
+            self.hub_path if path is None else path,
+            owner=name,
+            builtin={"ultrafeedback_critique": "ultrafeedback", "messages": "ultrachat_200k"}.get(builtin, builtin),
+            revision=self.revision,
+            val_path=val_path,
+            test_path=test_path,
+            val_fraction=val_fraction,
+            choose=self._chosen_sources,
+        )
         self.metric_names = ("perplexity", "token_accuracy")
         self.tag_names: list[str] = []
         self.tags: Sequence[str] | None = None
         self.critique_prompt: str | None = None
         self._reader([])  # a schema or column that does not exist is told now
-        self._fingerprints: dict[str, str] = {}
+        self._opened: tuple[Path, MappedRows] | None = None
         self._mixed: tuple[EncodedRows, Tensor | None, Rows] | None = None
-        self._reported: set[str] = set()
 
-    def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer with its chat template, loaded once."""
-        before = self._loaded_tokenizer
-        tokenizer = super().load_tokenizer()
-        if self._loaded_tokenizer is not before and (self.task_type == "causal_lm" or self.template is not None):
-            from fulgurite.data.encoding.templates import apply_template
+    def _with_template(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        if self.task_type != "causal_lm" and self.template is None:
+            return tokenizer
+        from fulgurite.data.encoding.templates import apply_template
 
-            tokenizer = apply_template(tokenizer, self.template)
-            assert self._loaded_tokenizer is not None
-            self._loaded_tokenizer = (self._loaded_tokenizer[0], tokenizer)
-        return tokenizer
+        return apply_template(tokenizer, self.template)
 
     @property
     def chat_template(self) -> str | None:
@@ -204,60 +160,38 @@ class ConversationDataModule(TextDataModule):
         """Whether rows keep their answers beside the input ids."""
         return self.task_type == "seq2seq"
 
-    def setup(self, stage: str | None = None) -> None:
-        """Reads the stage's splits and reports, once, what they hold."""
-        super().setup(stage)
-        self._report(stage in (None, "fit"))
-
-    def describe(self) -> str:
-        """What every split that has been read holds."""
-        lines = [line for report in self.reports() for line in report.lines()]
-        return "\n".join(lines) if lines else "no split has been read; call setup() first"
-
     def reports(self) -> list[LengthReport]:
         """Rows, tokens, lengths, packs and steps of every split that has been read."""
-        return [
-            self._length_report(split, rows) for split, rows in self._splits.items() if isinstance(rows, MappedRows)
-        ]
+        return [self._length_report(split, rows) for split, rows in self._splits.items() if rows is not None]
 
     def _rows(self, split: str) -> EncodedRows | None:
         if split not in self._splits:
-            sources, part = self._split(split)
-            self._splits[split] = None if not sources else self._tagged(self._load_or_encode(split, sources, part))
-        return self._splits[split]
+            where = self.files.split(split)
+            rows = None
+            if where.sources:
+                limit = self.limit_train if split == "train" else None
+                encoded = self._load_or_encode(split, where.sources)
+                rows = selected(encoded, where.part, self.val_fraction, limit, self.seed)
+                if not len(rows):
+                    raise self._empty(split, where.sources, tally_of(encoded).lines())
+            self._splits[split] = rows
+        found: EncodedRows | None = self._splits[split]
+        return found
 
     def has_test_split(self) -> bool:
         """Whether there are test rows; none is read for the answer."""
-        return bool(self._split("test")[0])
+        return bool(self.files.split("test").sources)
 
-    def _split(self, split: str) -> tuple[list[RowSource], str]:
-        """The sources of a split, and which part of their rows belongs to it: "all", "train" or "held out"."""
-        if split == "test":
-            return self._sources("test"), "all"
-        own = self.val_fraction == 0 or bool(self._sources("val"))
-        if split == "train":
-            return self._sources("train"), "all" if own else "train"
-        return (self._sources("val"), "all") if own else (self._sources("train"), "held out")
+    def _empty(self, split: str, sources: Sequence[RowSource], lines: Sequence[str]) -> ValueError:
+        found = "\n  ".join(lines)
+        return ValueError(
+            f"{type(self).__name__}: no conversation of {', '.join(s.name for s in sources[:3])} is left for "
+            f"{split}; raise max_length, or correct the rows\n  {found}"
+        )
 
-    def _sources(self, split: str) -> list[RowSource]:
-        given = {"val": self.val_path, "test": self.test_path}.get(split)
-        builtin = self.builtin_schema if self.schema == "auto" else self.schema
-        builtin = {"ultrafeedback_critique": "ultrafeedback", "messages": "ultrachat_200k"}.get(builtin, builtin)
-        short = [short_name(path) for path in self.paths]
-        found = []
-        for path in self.paths if given is None else [given]:
-            name = short_name(path)
-            for source in find_sources(
-                path,
-                split,
-                owner=type(self).__name__,
-                builtin=builtin,
-                revision=self.revision,
-                only_split=given is not None,
-                use=self.used_for,
-            ):
-                found.append(replace(source, group=name if short.count(name) < 2 else path))
-        return found
+    def _chosen_sources(self, sources: list[RowSource]) -> list[RowSource]:
+        """The sources of a split that have to be read; a subclass that knows some to be of no use leaves them out."""
+        return sources
 
     def _reader(self, sources: Sequence[RowSource]) -> ConversationReader:
         return ConversationReader(
@@ -266,7 +200,7 @@ class ConversationDataModule(TextDataModule):
             self.columns,
             self.on_bad_row,
             self.tags,
-            tag_sources=len(self.paths) > 1,
+            tag_sources=len(self.files.paths) > 1,
             critique_prompt=self.critique_prompt,
         )
 
@@ -274,64 +208,45 @@ class ConversationDataModule(TextDataModule):
         """What decides the rows beside the options of this class; a subclass whose reader has more says so here."""
         return []
 
-    def _load_or_encode(self, split: str, sources: list[RowSource], part: str) -> MappedRows:
+    def _load_or_encode(self, split: str, sources: list[RowSource]) -> MappedRows:
+        """All rows of some sources, with their tags numbered, out of the cache, or read once and written there."""
         tokenizer = self.load_tokenizer()
-        limit = self.limit_train if split == "train" else None
         how = [
-            [_FORMAT, self.task_type, self.max_length, self.supervise, self.too_long, self.on_bad_row],
-            [self.schema, self.columns, self.tags and sorted(self.tags), self.critique_prompt, len(self.paths) > 1],
+            ["conversations", self.task_type, self.max_length, self.supervise, self.too_long, self.on_bad_row],
+            [
+                self.schema,
+                self.columns,
+                self.tags and sorted(self.tags),
+                self.critique_prompt,
+                len(self.files.paths) > 1,
+            ],
             *self._identity(tokenizer, sources),
-            [part, self.val_fraction if part != "all" else None, limit, self.seed if limit else None],
             *self._reader_key(),
         ]
         path = self.cache_dir / "conversations" / f"{cache_key(how)}.safetensors"
 
         def write() -> None:
             reader = self._reader(sources)
-            keep = self._kept(reader, part, limit)
             with TokenWriter(path, self._answers_apart) as writer:
                 tally = write_conversations(
                     writer,
-                    numbered(reader, keep),
+                    reader,
                     self._encode_with(tokenizer),
                     lambda: reader.tally,
-                    lambda items: self._shown(items, f"encoding {split}"),
+                    lambda items: self._shown(items, "encoding", " conversations"),
                 )
                 if writer.rows == 0:
-                    found = "\n  ".join(tally.lines())
-                    raise ValueError(
-                        f"{type(self).__name__}: no conversation of {', '.join(s.name for s in sources[:3])} is left for "
-                        f"{split}; raise max_length, or correct the rows\n  {found}"
-                    )
+                    raise self._empty(split, sources, tally.lines())
                 writer.finish({"tally": json.dumps(tally.state()), "schemas": json.dumps(reader.schemas)})
 
-        return load_or_write(path, write)
+        if self._opened is None or self._opened[0] != path:  # one mapping of the file for all of its splits
+            self._opened = (path, self._tagged(load_or_write(path, write)))
+        return self._opened[1]
 
     def _identity(self, tokenizer: PreTrainedTokenizerBase, sources: Sequence[RowSource]) -> list[Any]:
-        """What a cache entry was made of: tokenizer, template, and the bytes of the files."""
-        for source in sources:
-            if source.name not in self._fingerprints:
-                self._fingerprints[source.name] = source.fingerprint()
-        return [
-            [tokenizer_fingerprint(tokenizer), getattr(tokenizer, "chat_template", None)],
-            [[Path(source.name).name, source.group, self._fingerprints[source.name]] for source in sources],
-        ]
-
-    def _kept(self, reader: ConversationReader, part: str, limit: int | None) -> Tensor | None:
-        """Which conversations are encoded; a reading of its own, before that of the encoding, where it takes one."""
-        if part == "all" and limit is None:
-            return None
-        keys = [_hash(conversation) for conversation in self._shown(reader, "dividing rows")]
-        keep = torch.ones(len(keys), dtype=torch.bool)
-        if part != "all":
-            validate = held_out(keys, self.val_fraction)
-            keep = validate if part == "held out" else ~validate
-        if limit is not None:
-            kept = keep.nonzero().squeeze(1)
-            order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(self.seed))
-            keep = torch.zeros_like(keep)
-            keep[kept[order[:limit]]] = True
-        return keep
+        """What a cache entry is made of: tokenizer, template, and the bytes of the sources."""
+        made_of = [tokenizer_fingerprint(tokenizer), getattr(tokenizer, "chat_template", None)]
+        return [made_of, self.files.identity(sources)]
 
     def _encode_with(self, tokenizer: PreTrainedTokenizerBase) -> Encode:
         if self.task_type == "seq2seq":
@@ -351,25 +266,14 @@ class ConversationDataModule(TextDataModule):
 
         return ConversationEncoder(tokenizer, self.max_length, self.supervise, self.too_long).encode
 
-    def _shown(self, conversations: Iterable[Conversation], what: str) -> Iterable[Conversation]:
-        """The conversations, with a progress bar once that takes longer than two seconds."""
-        if self.trainer is not None and self.trainer.progress_bar_callback is None:
-            return conversations
-        from tqdm import tqdm
-
-        return tqdm(conversations, desc=what, unit=" conversations", leave=False, delay=2.0)
-
     def _tagged(self, rows: MappedRows) -> MappedRows:
         """The rows with tags numbered as in `tag_names`, which grows by those that are new."""
         names = tags_of(rows)
-        self.tag_names = self.tag_names + sorted(set(names) - set(self.tag_names))
-        if not names:
-            return rows.with_tag(None)
-        numbers = torch.tensor([*(self.tag_names.index(name) for name in names), -1], dtype=torch.int32)
-        return rows.with_tag(numbers[rows.tensors["tag"].long()])  # -1 takes the last
+        self.tag_names, numbers = tag_numbers(self.tag_names, names)
+        return rows.with_tag(numbers[rows.tensors["tag"].long()] if names else None)
 
-    def _arranged(self, encoded: EncodedRows, mixed: bool = False) -> Rows:
-        """The rows packed, and those of the training loader mixed by `weights`."""
+    def _arranged(self, encoded: Any, mixed: bool = False) -> Rows:
+        """The rows packed; those of the training loader are mixed by `weights` before."""
         if not mixed:
             return self._packed(encoded, None)
         if self._mixed is None or self._mixed[0] is not encoded:
@@ -405,13 +309,8 @@ class ConversationDataModule(TextDataModule):
         kind = Seq2SeqCollator if self.task_type == "seq2seq" else CausalLMCollator
         return kind(self._pad_token_id(), self.pad_multiple)
 
-    def _pad_token_id(self) -> int:
-        pad = self.load_tokenizer().pad_token_id
-        assert isinstance(pad, int)
-        return pad
-
-    def _length_report(self, split: str, rows: MappedRows) -> LengthReport:
-        train = split == "train"
+    def _length_report(self, split: str, rows: Any) -> LengthReport:
+        train, file = split == "train", file_of(rows)
         arranged = self._arranged(rows, mixed=train)
         lengths, targets, tag = rows.lengths, rows.targets(), rows.tensors.get("tag")
         chosen = self._mixed[1] if train and self._mixed is not None else None
@@ -423,30 +322,15 @@ class ConversationDataModule(TextDataModule):
             lengths,
             targets,
             self.max_length,
-            tally_of(rows),
+            tally_of(file),
             packs=len(arranged) if self.packing else None,
             rows_per_batch=(self.batch_size if train else self.eval_batch_size)
             * (trainer.world_size if trainer else 1),
             accumulate=self._accumulate() if train else 1,
             tags=None if tag is None else (tag, self.tag_names),
-            schemas=json.loads(rows.metadata["schemas"]),
+            schemas=json.loads(file.metadata["schemas"]),
             pairs=self._answers_apart,
         )
-
-    def _report(self, fitting: bool) -> None:
-        """Says on the first process what the splits hold; before training it also draws their lengths."""
-        trainer = self.trainer
-        reports = [report for report in self.reports() if report.split not in self._reported]
-        self._reported |= {report.split for report in reports}
-        if not reports or (trainer is not None and not trainer.is_global_zero):
-            return
-        rank_zero_info("\n".join(line for report in reports for line in report.lines()))
-        if fitting and trainer is not None and not getattr(trainer, "fast_dev_run", False):
-            draw_histogram(reports, Path(trainer.default_root_dir) / "length_histogram.png")
-
-
-def _hash(conversation: Conversation) -> int:
-    return int.from_bytes(blake2b(conversation.key.encode(), digest_size=8).digest(), "little") >> 1
 
 
 class SFTDataModule(ConversationDataModule):

@@ -8,6 +8,7 @@ packing, trees, resuming) is theirs: this class holds one of them and hands on w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from fulgurite.data.conditions.reader import RatedReader
 from fulgurite.data.conditions.rows import Conditioned, Conditioning, tag_objectives
 from fulgurite.data.sources.locate import RowSource
 from fulgurite.datamodules.conversations import ConversationDataModule
+from fulgurite.datamodules.options import documented
 from fulgurite.datamodules.preferences import PreferenceDataModule
 
 __all__ = ["CPODataModule"]
@@ -27,6 +29,7 @@ _STAGES = ("cpsft", "cdpo")
 _HUB, _REVISION = "openbmb/UltraFeedback", "40b436560ca83a8dba36114c22ab3c66e43f6d5e"
 
 
+@documented
 class CPODataModule(LightningDataModule):
     """Rated answers for CPO: CPO's item schema, UltraFeedback or UltraSafety, with condition tokens in front.
 
@@ -36,10 +39,7 @@ class CPODataModule(LightningDataModule):
     Args:
         stage: "cpsft" for conversations conditioned on the answers' own ratings, "cdpo" for pairs under conditions.
         path: hub id; file; folder with files named after their split; "builtin"; or a list of these; None takes UltraFeedback.
-        val_path: file or folder of the validation rows; None takes those of path, or cuts val_fraction.
-        test_path: file or folder of the test rows; None takes those of path.
         schema: "cpo", "completions" (UltraFeedback, UltraSafety), or "auto" to guess it from the columns.
-        columns: the file's name of columns that the schema calls otherwise.
         objectives: lowest and highest level by objective, in the order of the tokens; None: helpfulness and honesty 1 to 5,
             harmlessness 0 to 1.
         spelling: how conditions are written: "canonical", or as the publications have it "paper", "legacy", "legacy_cdpo".
@@ -49,23 +49,17 @@ class CPODataModule(LightningDataModule):
         conditions_per_row: conditions of each answer (cpsft) or row (cdpo).
         buckets: pairs by condition, such as {"helpfulness=5": 3000, "honesty=any": 3000, "none": 6000}, instead of control for
             the training rows of cdpo.
-        template: None takes the tokenizer's own chat template or our default; or a known name; or a jinja file.
         supervise: in cpsft train on the answers ("assistant") or on every token, as published ("all").
         trees: in cdpo compute what answers share (prompt, tokens) once; False gives each pair rows of its own.
         packing: lay several conversations or trees into one row.
         token_budget: in cdpo tokens of a pack; None takes twice max_length.
         on_bad_row: a row without answers that can be used is left out and counted ("skip") or stops the run ("error").
         val_fraction: share of the training rows that validate where there are none, whole instructions; 0 for none.
-        revision: commit of the hub's data set; None takes the one that we know, or the newest.
-        tokenizer: hub id, folder or playground name; None takes the backbone of the module that is trained.
         batch_size: training packs per process and batch.
         eval_batch_size: the same elsewhere; None takes batch_size.
         max_length: tokens of a prompt with its answer at most; longer ones are left out and counted, never cut.
-        num_workers: processes that collate batches.
         seed: decides conditions and the order of the packs.
-        cache_dir: folder of the tokenised rows; None takes $FULGURITE_CACHE or ~/.cache/fulgurite.
         limit_train: train on that many random conversations or ranked rows only.
-        pad_multiple: lengths of batches are rounded up to a multiple of it.
     """
 
     def __init__(
@@ -271,7 +265,7 @@ class _Conversations(ConversationDataModule):
         return Conditioned(rated, self.conditioning, "cpsft")
 
     def _reader_key(self) -> list[Any]:
-        return [["cpsft", 1, *self.conditioning.key()]]
+        return [["cpsft", *self.conditioning.key()]]
 
 
 class _Pairs(PreferenceDataModule):
@@ -281,23 +275,16 @@ class _Pairs(PreferenceDataModule):
 
     def __init__(self, conditioning: Conditioning, **options: Any) -> None:
         self.conditioning = conditioning
-        self._training = True
         super().__init__(objective_kind="pairs", **options)
 
-    def _load_or_encode(self, split: str, sources: list[RowSource], part: str) -> Any:
+    def _reader(self, sources: Sequence[RowSource], training: bool = True) -> Any:
         # Validation rows that are cut off the training rows are drawn with them.
-        self._training = split == "train" or part == "held out"
-        return super()._load_or_encode(split, sources, part)
-
-    def _reader(self, sources: Sequence[RowSource]) -> Any:
-        from dataclasses import replace
-
-        how = self.conditioning if self._training else replace(self.conditioning, buckets=None)
+        how = self.conditioning if training else replace(self.conditioning, buckets=None)
         rated = RatedReader(sources, how.objectives, self.schema, self.columns, self.on_bad_row)
         return Conditioned(rated, how, "cdpo")
 
-    def _reader_key(self) -> list[Any]:
-        return [["cdpo", 1, self._training, *self.conditioning.key()]]
+    def _reader_key(self, training: bool) -> list[Any]:
+        return [["cdpo", training, *self.conditioning.key()]]
 
 
 def _buckets(objectives: Objectives, given: dict[str, int]) -> tuple[Bucket, ...]:

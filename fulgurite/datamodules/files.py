@@ -14,7 +14,7 @@ from fulgurite.data.records.examples import Examples, checked_text, number_in_ra
 from fulgurite.data.sampling.splits import held_out_indices
 from fulgurite.data.sources.locate import find_sources
 from fulgurite.data.sources.tables import Table, read_sources
-from fulgurite.datamodules.base import TextDataModule
+from fulgurite.datamodules.texts import TextDataModule
 
 __all__ = ["FilesDataModule"]
 
@@ -40,15 +40,8 @@ class FilesDataModule(TextDataModule):
         label_names: labels by class index; None takes the sorted labels of the training file.
         val_fraction: share of the training rows that validate where there is no val_path; 0 for no validation.
         documents: how many documents "builtin" takes.
-        tokenizer: hub id, folder or playground name; None takes the backbone of the module that is trained.
-        batch_size: training rows per process and batch.
-        eval_batch_size: rows per process and batch elsewhere; None takes four times batch_size.
         max_length: tokens per row at most; longer rows are cut, longer documents go on in the next block.
-        num_workers: processes that collate batches.
-        seed: decides the order of the training rows.
-        cache_dir: folder of the tokenised rows; None takes $FULGURITE_CACHE or ~/.cache/fulgurite.
         limit_train: train on that many random rows (documents) only.
-        pad_multiple: padded lengths are rounded up to a multiple of it.
     """
 
     def __init__(

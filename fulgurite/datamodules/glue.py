@@ -10,7 +10,7 @@ from fulgurite.data.sources.hub import hub_rows
 from fulgurite.data.sources.locate import check_hub_id
 from fulgurite.data.tasks.glue import examples_from_rows, task_named
 from fulgurite.data.tasks.glue_files import read_glue_file, read_glue_split, task_folder
-from fulgurite.datamodules.base import TextDataModule
+from fulgurite.datamodules.texts import TextDataModule
 
 __all__ = ["GLUEDataModule"]
 
@@ -28,15 +28,7 @@ class GLUEDataModule(TextDataModule):
         splits: "official"; "paper", re-split as in SoRA so that the test labels are known; or "train", validation cut
             from the training rows and the official validation rows as test.
         mismatched: for mnli, validate and test on the mismatched genres.
-        tokenizer: hub id, folder or playground name; None takes the backbone of the module that is trained.
-        batch_size: training rows per process and batch.
-        eval_batch_size: rows per process and batch elsewhere; None takes four times batch_size.
-        max_length: tokens per row at most; longer rows are cut.
-        num_workers: processes that collate batches.
         seed: decides the order of the training rows; the re-splits always use the paper's seed.
-        cache_dir: folder of the tokenised rows; None takes $FULGURITE_CACHE or ~/.cache/fulgurite.
-        limit_train: train on that many random rows only.
-        pad_multiple: padded lengths are rounded up to a multiple of it.
     """
 
     def __init__(

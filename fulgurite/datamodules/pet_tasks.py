@@ -24,13 +24,12 @@ from fulgurite.data.rows.store import cache_key, load_or_build
 from fulgurite.data.sampling.splits import held_out_indices, paper_validation_rows
 from fulgurite.data.tasks.pet import AnsweredExamples, input_text, pet_task_named
 from fulgurite.data.tasks.pet_files import pet_task_folder, read_pet_source
-from fulgurite.datamodules.base import TextDataModule
+from fulgurite.datamodules.texts import TextDataModule
 
 __all__ = ["PETTasksDataModule"]
 
 _FORMS = ("classification", "causal_lm", "seq2seq")
 _VERBALISERS = ("words", "digits")
-_ENCODING = 1  # raise it when text-to-text rows are encoded in another way
 
 
 class PETTasksDataModule(TextDataModule):
@@ -45,16 +44,8 @@ class PETTasksDataModule(TextDataModule):
         verbaliser: text to text, "words" answers with the label's word, "digits" with its index.
         max_answer_length: text to text, tokens of an answer at most.
         generate: text to text without classes, whether validation and test generate answers and score them.
-        tokenizer: hub id, folder or playground name; None takes the backbone of the module that is trained.
-        batch_size: training rows per process and batch.
-        eval_batch_size: rows per process and batch elsewhere; None takes four times batch_size.
         max_length: tokens per row at most, those of an answer not counted; longer inputs are cut.
-        num_workers: processes that collate batches.
-        seed: decides the order of the training rows.
-        cache_dir: folder of the tokenised rows; None takes $FULGURITE_CACHE or ~/.cache/fulgurite.
-        limit_train: train on that many random rows only.
         limit_eval: validate and test on that many rows only, the first ones.
-        pad_multiple: padded lengths are rounded up to a multiple of it.
     """
 
     def __init__(
@@ -154,7 +145,7 @@ class PETTasksDataModule(TextDataModule):
         assert isinstance(examples, AnsweredExamples)
         encoder, inputs = self._encoder(), self._inputs(examples)
         first = [self._verbalised(right[0]) if right else None for right in examples.answers]
-        how = ["pet", _ENCODING, self.task_type, self.max_length, self.max_answer_length]
+        how = ["pet", self.task_type, self.max_length, self.max_answer_length]
         key = cache_key(how, tokenizer_fingerprint(self.load_tokenizer()), inputs, first)
         progress = self._progress(len(inputs))
         return load_or_build(self.cache_dir / "tokens", key, lambda: encoder.encode(inputs, first, progress))
@@ -163,9 +154,7 @@ class PETTasksDataModule(TextDataModule):
         if self.task_type == "seq2seq":
             from fulgurite.data.rows.collate import Seq2SeqCollator
 
-            pad = self.load_tokenizer().pad_token_id
-            assert isinstance(pad, int)
-            return Seq2SeqCollator(pad, self.pad_multiple)
+            return Seq2SeqCollator(self._pad_token_id(), self.pad_multiple)
         return super()._collator()
 
     def _padding_collator(self) -> Any:

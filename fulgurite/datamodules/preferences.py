@@ -1,65 +1,59 @@
 """`PreferenceDataModule`: preferences of any published schema, as packs of trees.
 
-`prepare_data` reads the rows, encodes each answer once, grows the trees (fulgurite.data.trees.prefix_tree) and writes them to a
-cache file, which every rank reads. A "row" of the sampler is a pack of trees: the order of the packs is drawn anew in each epoch,
-what is in a pack stays, and an interrupted epoch resumes to the same batches. `tokens_in_window` counts units: pairs,
-labelled answers, or groups of scored answers.
+`prepare_data` reads the records, encodes each answer once, grows the trees (fulgurite.data.trees.growing) and writes them to a
+cache file for each split, which every rank reads. A source is read once for the rows that are trained on and those that are held
+out; a second time where something has to be known before the first record is encoded (fulgurite.data.trees.preparing).
 
-With labels, packs hold wanted and unwanted answers alike (fulgurite.data.trees.packing).
+The sampler's unit is a pack of trees: the order of the packs is drawn anew in each epoch, what is in a pack never changes, and an
+interrupted epoch resumes to the same batches. `tokens_in_window` counts units: pairs, labelled answers, or groups of scored
+answers. With labels a pack holds wanted and unwanted answers alike (fulgurite.data.trees.packing).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
 from fulgurite.data.readers.preferences import PreferenceReader
-from fulgurite.data.records.findings import Finding, Tally
-from fulgurite.data.records.preference import Labelled
+from fulgurite.data.records.findings import Tally
 from fulgurite.data.rows.encoded import Rows
 from fulgurite.data.rows.report import LengthReport, length_report
-from fulgurite.data.rows.store import cache_key, numbered
-from fulgurite.data.sampling.mixing import mix
+from fulgurite.data.rows.store import cache_key
+from fulgurite.data.sampling.mixing import mix, tag_numbers
 from fulgurite.data.sources.locate import RowSource
-from fulgurite.data.trees.augmentation import Augmented
-from fulgurite.data.trees.comparisons import KINDS, PAIR_RULES, Comparison, Kind, compare
-from fulgurite.data.trees.encoding import ComparisonEncoder, EncodedComparison, Spool
-from fulgurite.data.trees.growing import baseline_partners, grow_trees, load_trees, save_trees
+from fulgurite.data.sources.row_files import RowFiles, SplitRows
+from fulgurite.data.trees.comparisons import KINDS, PAIR_RULES, Kind
+from fulgurite.data.trees.growing import load_trees, save_trees
 from fulgurite.data.trees.packing import pack_trees
+from fulgurite.data.trees.preparing import Selection, TreeOptions, prepare_trees
 from fulgurite.data.trees.report import tree_report
 from fulgurite.data.trees.rows import PackedTrees, TreeCollator, TreeRows, path_to
-from fulgurite.datamodules.conversations import ConversationDataModule
+from fulgurite.datamodules.base import LoaderDataModule
+from fulgurite.datamodules.options import check_choice
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["PreferenceDataModule"]
 
 _log = logging.getLogger(__name__)
-_FORMAT = 3  # raise it when preferences are read, encoded or laid out in another way: older caches are then not read
-_CHUNK = 250
 
 
-class PreferenceDataModule(ConversationDataModule):
+class PreferenceDataModule(LoaderDataModule):
     """Pairs of answers, answers with a label, or several answers with scores, in any schema.
 
     Attributes after `setup`: `objective_kind`, what a batch holds; `tag_names`, what the numbers in its `tag` stand for.
 
     Args:
-        path: hub id; file; folder with files named after their split; "builtin"; or a list of these; None takes the hub
-            id of the data set that the class is named after.
-        val_path: file or folder of the validation rows; None takes those of path, or cuts val_fraction.
-        test_path: file or folder of the test rows; None takes those of path.
-        schema: how rows are read, see fulgurite.data.readers.preferences; "auto" guesses from the columns.
-        columns: the file's name of columns that the schema calls otherwise.
         as_chat: lay the chat template over prompts and answers that are plain texts, instead of joining them as they are.
-        template: None takes the tokenizer's own chat template or our default; or a known name; or a jinja file.
         objective_kind: what a loss sees: "pairs", "labels" (KTO) or "groups" (K-way); None: labels if the rows have them,
             else pairs.
         pair_rule: pairs of a row with several scored answers: "all", "best_vs_random" or "best_vs_worst".
@@ -72,24 +66,19 @@ class PreferenceDataModule(ConversationDataModule):
         packing: lay several trees into one row; False gives each answer a padded row of its own, without trees.
         token_budget: tokens of a pack; None takes twice max_length, for groups four times.
         on_bad_row: a row that is no preference is left out and counted ("skip") or stops the run ("error").
-        val_fraction: share of the training rows that validate where there are none, whole groups; 0 for no validation.
         weights: share of each path's pairs in the training rows, by its short name (with one path, of each tag); None takes
             the rows as they are.
         mixing: with weights, an epoch ends when the first path's rows do, or has as many pairs as there are and repeats.
-        revision: commit of the hub's data set; None takes the one that we know, or the newest.
-        tokenizer: hub id, folder or playground name; None takes the backbone of the module that is trained.
         batch_size: packs per process and batch; without packing units (pairs, labels, groups).
         eval_batch_size: the same elsewhere; None takes batch_size.
         max_length: tokens of a prompt with its answer at most; longer ones are left out and counted, never cut.
-        num_workers: processes that collate batches.
         seed: decides the order of the packs, random pairs, and the mismatched answers of KTO's baseline.
-        cache_dir: folder of the tokenised rows; None takes $FULGURITE_CACHE or ~/.cache/fulgurite.
         limit_train: train on that many rows of random groups only.
-        pad_multiple: lengths of batches are rounded up to a multiple of it.
     """
 
+    hub_path: str | None = None
+    hub_revision: str | None = None
     builtin_schema = "ultrafeedback_binarized"
-    used_for = "prefs"
 
     def __init__(
         self,
@@ -124,60 +113,66 @@ class PreferenceDataModule(ConversationDataModule):
         limit_train: int | None = None,
         pad_multiple: int = 1,
     ) -> None:
-        self.score, self.as_chat, self.margin_scale, self.augment = score, as_chat, margin_scale, augment
+        name = type(self).__name__
+        super().__init__(
+            tokenizer,
+            batch_size,
+            batch_size if eval_batch_size is None else eval_batch_size,
+            max_length,
+            num_workers,
+            seed,
+            cache_dir,
+            limit_train,
+            pad_multiple,
+        )
         if isinstance(margin_scale, (int, float)) and not 0 < margin_scale < float("inf"):
             raise ValueError(
-                f"{type(self).__name__}: margin_scale is {margin_scale}; allowed are numbers above 0, 'annotation' and None"
+                f"{name}: margin_scale is {margin_scale}; allowed are numbers above 0, 'annotation' and None"
             )
-        super().__init__(
-            path=path,
-            val_path=val_path,
-            test_path=test_path,
-            schema=schema,
-            columns=columns,
-            template=template,
-            supervise="last",
-            packing=packing,
-            on_bad_row=on_bad_row,
-            val_fraction=val_fraction,
-            weights=weights,
-            mixing=mixing,
-            revision=revision,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            eval_batch_size=batch_size if eval_batch_size is None else eval_batch_size,
-            max_length=max_length,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
-            limit_train=limit_train,
-            pad_multiple=pad_multiple,
-        )
-        name = type(self).__name__
-        for option, value, allowed in (("objective_kind", objective_kind, KINDS), ("pair_rule", pair_rule, PAIR_RULES)):
-            if value is not None and value not in allowed:
-                raise ValueError(f"{name}: {option} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+        check_choice(name, "on_bad_row", on_bad_row, ("skip", "error"))
+        check_choice(name, "mixing", mixing, ("until_first_ends", "repeat"))
+        check_choice(name, "objective_kind", objective_kind or KINDS[0], KINDS)
+        check_choice(name, "pair_rule", pair_rule, PAIR_RULES)
         if token_budget is not None and token_budget < max_length:
             raise ValueError(
                 f"{name}: token_budget is {token_budget}; a pack must hold one path of max_length={max_length} tokens at least; "
                 "raise it, or lower max_length"
             )
-        self.task_type = "preference"
-        self.metric_names = ()
+        self.schema, self.columns, self.template = schema, columns, template
+        self.score, self.as_chat, self.margin_scale, self.augment = score, as_chat, margin_scale, augment
         self.pair_rule, self.ties = pair_rule, ties
         self.packing, self.trees = packing, trees and packing
-        self.token_budget = token_budget
+        self.token_budget, self.on_bad_row = token_budget, on_bad_row
+        self.val_fraction, self.weights, self.mixing = val_fraction, weights, mixing
+        self.revision = revision or (self.hub_revision if path is None else None)
+        self.files = RowFiles(
+            self.hub_path if path is None else path,
+            owner=name,
+            builtin=self.builtin_schema if schema == "auto" else schema,
+            revision=self.revision,
+            val_path=val_path,
+            test_path=test_path,
+            val_fraction=val_fraction,
+            use="prefs",
+        )
+        self.task_type = "preference"
+        self.metric_names = ()
+        self.tag_names: list[str] = []
         self._given_kind: Kind | None = objective_kind
         self.objective_kind: Kind | None = objective_kind
+        self._reader([])  # a schema or column that does not exist is told now
+        self._mixed: tuple[TreeRows, Tensor | None, Rows] | None = None
 
-    def load_tokenizer(self) -> Any:
-        """The tokenizer with its chat template, loaded once."""
-        # Preferences are for causal models, whose tokenizers get a template.
-        task, self.task_type = self.task_type, "causal_lm"
-        try:
-            return super().load_tokenizer()
-        finally:
-            self.task_type = task
+    def _with_template(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        from fulgurite.data.encoding.templates import apply_template
+
+        return apply_template(tokenizer, self.template)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template that is trained with, so that a module can keep it; None for a tokenizer without one."""
+        template = getattr(self.load_tokenizer(), "chat_template", None)
+        return template if isinstance(template, str) else None
 
     def reports(self) -> list[LengthReport]:
         """Units, trees, tokens, packs and steps of every split that has been read."""
@@ -237,124 +232,99 @@ class PreferenceDataModule(ConversationDataModule):
         packed = encoded if isinstance(encoded, PackedTrees) else self._packed(encoded, chosen)
         return super()._evaluation_loader(packed, split)  # type: ignore[arg-type]
 
-    def _reader(self, sources: Sequence[RowSource]) -> Any:
+    def has_test_split(self) -> bool:
+        """Whether there are test rows; none is read for the answer."""
+        return bool(self.files.split("test").sources)
+
+    def _rows(self, split: str) -> TreeRows | None:
+        if split not in self._splits:
+            where = self.files.split(split)
+            self._splits[split] = self._tagged(self._load_or_grow(split, where)) if where.sources else None
+        found: TreeRows | None = self._splits[split]
+        return found
+
+    def _reader(self, sources: Sequence[RowSource], training: bool = True) -> Any:
+        """Reads the records of some sources; whether they are those of training rows matters to a subclass."""
+        several = len(self.files.paths) > 1
         return PreferenceReader(
             sources,
             self.schema,
             self.columns,
             self.on_bad_row,
-            self.tags,
-            tag_sources="all" if self.weights is not None and len(self.paths) > 1 else len(self.paths) > 1,
+            None,
+            tag_sources="all" if self.weights is not None and several else several,
             score=self.score,
             as_chat=self.as_chat,
         )
 
-    def _load_or_encode(self, split: str, sources: list[RowSource], part: str) -> Any:
-        limit = self.limit_train if split == "train" else None
-        how = [
-            ["preference", _FORMAT, self.max_length, self.token_budget, self.on_bad_row, self.seed],
-            [self._given_kind, self.pair_rule, self.ties, self.score, self.trees, self.as_chat, self.margin_scale],
-            [self.schema, self.columns, self.tags and sorted(self.tags), len(self.paths) > 1, self.weights is not None],
-            [self.augment and split == "train"],
-            *self._identity(self.load_tokenizer(), sources),
-            [part, self.val_fraction if part != "all" else None, limit],
-            *self._reader_key(),
-        ]
-        path = self.cache_dir / "preferences" / f"{cache_key(how)}.safetensors"
+    def _reader_key(self, training: bool) -> list[Any]:
+        """What decides the records beside the options of this class; a subclass whose reader has more says so here."""
+        return []
+
+    def _load_or_grow(self, split: str, where: SplitRows) -> TreeRows:
+        """The trees of a split, out of the cache, or grown and written there."""
+        tokenizer, path = self.load_tokenizer(), self._cache_file(split, where)
         if path.is_file():
             try:
                 return load_trees(path)
             except ValueError as error:
                 _log.warning("the cache entry %s is damaged (%s); it is built again", path, error)
-        save_trees(self._grown(split, sources, part, limit), path)
+        wanted = {split: self._selection(split, where)}
+        other = {"train": "val", "val": "train"}.get(split)
+        if other in self._coming and other is not None and where.part != "all":
+            beside = self.files.split(other)
+            if beside.part != "all" and not self._cache_file(other, beside).is_file():
+                wanted[other] = self._selection(other, beside)  # out of the same reading
+        grown = prepare_trees(
+            self._reader(where.sources, split == "train" or where.part != "all"),
+            tokenizer,
+            wanted,
+            self._tree_options(),
+            owner=type(self).__name__,
+            sources=[source.name for source in where.sources],
+            progress=lambda items, what: self._shown(items, what, " rows"),
+        )
+        for name, rows in grown.items():
+            save_trees(rows, self._cache_file(name, self.files.split(name)))
         return load_trees(path)
 
-    def _grown(self, split: str, sources: list[RowSource], part: str, limit: int | None) -> TreeRows:
-        """The trees of a split, built from its rows."""
-        reader = self._reader(sources)
-        keep = self._kept(reader, part, limit)
-        kept: Any = numbered(reader, keep)
-        if self.augment and split == "train":
-            # Behind the division: new pairs must not move the line between training and validation rows.
-            kept = Augmented(lambda: numbered(reader, keep), self.seed)
-        records: Any = iter(self._shown(kept, f"encoding {split}"))
-        first = next(records, None)
-        kind = self._given_kind or ("labels" if isinstance(first, Labelled) else "pairs")
-        tally = Tally()
-        with tempfile.TemporaryDirectory() as folder, Spool(Path(folder)) as spool:
-            encoder = ComparisonEncoder(self.load_tokenizer(), self.max_length, spool, tally)
-            encoded: list[EncodedComparison] = []
-            records = chain([] if first is None else [first], records)
-            while chunk := list(islice(records, _CHUNK)):
-                compared = [
-                    compare(record, kind, self.pair_rule, self.ties, self.seed, self.margin_scale) for record in chunk
-                ]
-                for item in compared:
-                    if isinstance(item, Finding):
-                        tally.add(item.where, item.reason, item.detail, item.lost)
-                encoded += encoder.encode([item for item in compared if isinstance(item, Comparison)])
-            partners = None
-            if kind == "labels":
-                self._check_labels(split, encoded, [*reader.tally.lines(), *tally.lines()])
-                partners = baseline_partners(encoded, spool, self.max_length, self.seed)
-            names = sorted({item.comparison.tag for item in encoded if item.comparison.tag is not None})
-            writer = grow_trees(
-                encoded,
-                spool,
-                token_budget=self._budget(kind),
-                tally=tally,
-                tags=names,
-                trees=self.trees,
-                partners=partners,
-                progress=lambda families: self._shown(families, f"growing trees of {split}"),  # type: ignore[arg-type, return-value]
-            )
-            total = reader.tally
-            total.merge(tally)
-            if writer.trees == 0:
-                found = "\n  ".join(total.lines())
-                raise ValueError(
-                    f"{type(self).__name__}: no preference of {', '.join(s.name for s in sources[:3])} is left for {split}; "
-                    f"raise max_length, or correct the rows\n  {found}"
-                )
-            metadata = {"tally": json.dumps(total.state()), "tag_names": json.dumps(names), "kind": kind}
-            return writer.finish({**metadata, "schemas": json.dumps(reader.schemas)})
+    def _selection(self, split: str, where: SplitRows) -> Selection:
+        train = split == "train"
+        return Selection(where.part, self.val_fraction, self.limit_train if train else None, self.augment and train)
 
-    def _kept(self, reader: Any, part: str, limit: int | None) -> Tensor | None:
-        """Which records are encoded; of limit_train random ones those of a group come together, as a tree needs them."""
-        if limit is None:
-            return super()._kept(reader, part, None)
-        keys = [record.key for record in self._shown(reader, "dividing rows")]
-        keep = torch.ones(len(keys), dtype=torch.bool) if part == "all" else super()._kept(reader, part, None)
-        assert keep is not None
-        groups: dict[str, list[int]] = {}
-        for i in keep.nonzero().squeeze(1).tolist():
-            groups.setdefault(keys[i], []).append(i)
-        order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        members = list(groups.values())
-        chosen = list(islice(chain.from_iterable(members[i] for i in order), limit))
-        kept = torch.zeros_like(keep)
-        kept[chosen] = True
-        return kept
+    def _tree_options(self) -> TreeOptions:
+        return TreeOptions(
+            self._given_kind,
+            self.pair_rule,
+            self.ties,
+            self.margin_scale,
+            self.max_length,
+            self.token_budget,
+            self.trees,
+            self.seed,
+        )
 
-    def _check_labels(self, split: str, encoded: Sequence[EncodedComparison], left_out: Sequence[str]) -> None:
-        """Training needs both labels; what is wrong with a validation of one label is told."""
-        found = {desirable for item in encoded for _, desirable in item.comparison.labels}
-        if len(found) == 1:
-            problem = f"{type(self).__name__}: all labels of the {split} rows are {found.pop()}"
-            if split == "train":
-                found_too = "\n  ".join(left_out)
-                raise ValueError(
-                    f"{problem}; KTO needs desirable and undesirable answers; check the column 'label', or give pairs\n"
-                    f"  {found_too}".rstrip()
-                )
-            _log.warning("%s", problem)
+    def _cache_file(self, split: str, where: SplitRows) -> Path:
+        limit = self.limit_train if split == "train" else None
+        tokenizer = self.load_tokenizer()
+        how = [
+            ["preferences", self.max_length, self.token_budget, self.on_bad_row, self.seed],
+            [self._given_kind, self.pair_rule, self.ties, self.score, self.trees, self.as_chat, self.margin_scale],
+            [self.schema, self.columns, len(self.files.paths) > 1, self.weights is not None],
+            [self.augment and split == "train"],
+            [tokenizer_fingerprint(tokenizer), getattr(tokenizer, "chat_template", None)],
+            self.files.identity(where.sources),
+            [where.part, self.val_fraction if where.part != "all" else None, limit],
+            *self._reader_key(split == "train" or where.part != "all"),
+        ]
+        return self.cache_dir / "preferences" / f"{cache_key(how)}.safetensors"
 
     def _budget(self, kind: str | None) -> int:
-        return self.token_budget or (4 if kind == "groups" else 2) * self.max_length
+        return self._tree_options().budget(kind)
 
-    def _tagged(self, rows: Any) -> Any:
+    def _tagged(self, rows: TreeRows) -> TreeRows:
         """The rows with tags numbered as in `tag_names`, which grows by those that are new; the kind is set."""
-        kind = rows.metadata["kind"]
+        kind: Any = rows.metadata["kind"]
         if self.objective_kind is not None and kind != self.objective_kind:
             raise ValueError(
                 f"{type(self).__name__}: one split holds {self.objective_kind} and another {kind}; give rows of one kind, or "
@@ -362,12 +332,11 @@ class PreferenceDataModule(ConversationDataModule):
             )
         self.objective_kind = kind
         names = json.loads(rows.metadata["tag_names"])
-        self.tag_names = self.tag_names + sorted(set(names) - set(self.tag_names))
-        if not names:
+        self.tag_names, numbers = tag_numbers(self.tag_names, names)
+        if names:
+            rows.tensors["tag"] = numbers[rows.tensors["tag"].long()]
+        else:
             del rows.tensors["tag"]
-            return rows
-        numbers = torch.tensor([*(self.tag_names.index(name) for name in names), -1], dtype=torch.int32)
-        rows.tensors["tag"] = numbers[rows.tensors["tag"].long()]  # -1 takes the last
         return rows
 
     def _arranged(self, encoded: Any, mixed: bool = False) -> Rows:

@@ -26,11 +26,12 @@ from fulgurite.data.readers.conversations import ConversationReader
 from fulgurite.data.rows.encoded import Rows, SelectedRows
 from fulgurite.data.rows.fused import FusedCollator, split_prompts
 from fulgurite.data.rows.report import LengthReport
-from fulgurite.data.rows.store import Encode, MappedRows
+from fulgurite.data.rows.writing import Encode
 from fulgurite.data.sampling.balanced import BalancedSampler
 from fulgurite.data.sampling.windows import WindowSampler
 from fulgurite.data.sources.formats import is_row_file
 from fulgurite.data.sources.locate import RowSource, find_sources
+from fulgurite.data.sources.row_files import RowFiles
 from fulgurite.datamodules.conversations import ConversationDataModule
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["UltraChat2DataModule"]
 
-_FORMAT = 1  # raise it when rows are laid out in another way: older caches are then not read
 _HUB = {"evol_instruct": "nickrosh/Evol-Instruct-Code-80k-v1", "math_instruct": "TIGER-Lab/MathInstruct"}
 _PER_STAGE = [64, 32]  # the default, which also serves a run of one stage
 _ADDED_TO = {"evol_instruct": "code", "math_instruct": "maths"}
@@ -58,21 +58,16 @@ class UltraChat2DataModule(ConversationDataModule):
         repeat: a domain whose rows are used up begins anew, in another order; False: too few rows are an error at the start.
         specialists: whose tokenizers and templates are used; None takes those of the module that is trained.
         templates: chat template of each specialist, in their order; None takes each specialist's own.
-        schema: how rows are read, see fulgurite.data.readers.conversations; "auto" guesses from the columns.
         columns: the files' name of columns that the schema calls otherwise.
         supervise: train on every answer ("assistant") or on the last of each conversation ("last").
         too_long: rows longer than max_length are left out and counted ("drop"), stop the run ("error"), or lose the end
             of the answer ("cut"); prompts that leave no room for the response are left out, or stop the run.
-        on_bad_row: a row that is no conversation is left out and counted ("skip") or stops the run ("error").
         val_fraction: share of the training rows that validate where not every domain has validation rows; 0 for none.
         tokenizer: tokenizer of the base that specialists without one stand on; None takes the module's backbone.
         eval_batch_size: rows per process and batch in validation and test.
         max_length: tokens of a prompt with its answer at most.
-        num_workers: processes that collate batches.
         seed: decides the order of the rows within each domain.
-        cache_dir: folder of the tokenised rows; None takes $FULGURITE_CACHE or ~/.cache/fulgurite.
         limit_train: train on that many random conversations only.
-        pad_multiple: padded lengths are rounded up to a multiple of it.
     """
 
     def __init__(
@@ -134,6 +129,7 @@ class UltraChat2DataModule(ConversationDataModule):
             limit_train=limit_train,
             pad_multiple=pad_multiple,
         )
+        self.files = DomainFiles(self.domains, self.extras, type(self).__name__, self.builtin_schema, val_fraction)
         self.repeat, self.specialists, self.templates = repeat, specialists, templates
         self.tag_names = list(self.domains)
         self._tokenizers: tuple[Any, list[PreTrainedTokenizerBase]] | None = None
@@ -159,7 +155,7 @@ class UltraChat2DataModule(ConversationDataModule):
         return self._tokenizers[1]
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The first specialist's tokenizer; all cut text alike."""
+        """The first specialist's tokenizer; the tokenizers of all specialists cut a text in the same way."""
         return self.tokenizers[0]
 
     def encode_prompts(self, turns: Sequence[Any]) -> list[list[int]]:
@@ -196,28 +192,6 @@ class UltraChat2DataModule(ConversationDataModule):
     def _answers_apart(self) -> bool:
         return True
 
-    def _split(self, split: str) -> tuple[list[RowSource], str]:
-        if split == "test":
-            return self._sources("test"), "all"
-        own = self.val_fraction == 0 or all(self._of_domain(domain, "val") for domain in self.domains)
-        if split == "train":
-            return self._sources("train"), "all" if own else "train"
-        return (self._sources("val"), "all") if own else (self._sources("train"), "held out")
-
-    def _sources(self, split: str) -> list[RowSource]:
-        return [source for domain in self.domains for source in self._of_domain(domain, split)]
-
-    def _of_domain(self, domain: str, split: str) -> list[RowSource]:
-        places = [self.domains[domain]]
-        if split == "train" and domain in self.extras:
-            places.append(self.extras[domain])
-        found = []
-        for place in places:
-            place = f"builtin:{domain}" if place == "builtin" else place
-            for source in find_sources(place, split, owner=type(self).__name__, builtin=self.builtin_schema):
-                found.append(replace(source, group=domain))
-        return found
-
     def _reader(self, sources: Sequence[RowSource]) -> ConversationReader:
         return ConversationReader(
             sources, self.schema, self.columns, self.on_bad_row, self.tags, tag_sources=True, own_tags=False
@@ -225,7 +199,7 @@ class UltraChat2DataModule(ConversationDataModule):
 
     def _identity(self, tokenizer: PreTrainedTokenizerBase, sources: Sequence[RowSource]) -> list[Any]:
         made_of = [[tokenizer_fingerprint(one), one.chat_template] for one in self.tokenizers]
-        return [["fused", _FORMAT, made_of], *super()._identity(tokenizer, sources)]
+        return [["fused", made_of], *super()._identity(tokenizer, sources)]
 
     def _encoder(self) -> FusedEncoder:
         supervise: Any = self.supervise
@@ -266,8 +240,9 @@ class UltraChat2DataModule(ConversationDataModule):
 
     def _arranged(self, encoded: Any, mixed: bool = False) -> Rows:
         """In evaluation the domains take turns, so that a part of the batches holds all of them."""
-        if mixed or isinstance(encoded, SelectedRows):
-            return encoded
+        if mixed:
+            rows: Rows = encoded
+            return rows
         tag = encoded.tensors["tag"].long()
         position = torch.zeros_like(tag)
         for index in range(len(self.tag_names)):
@@ -281,7 +256,7 @@ class UltraChat2DataModule(ConversationDataModule):
     def _padding_collator(self) -> Any:
         return self._collator()
 
-    def _length_report(self, split: str, rows: MappedRows) -> LengthReport:
+    def _length_report(self, split: str, rows: Any) -> LengthReport:
         report = super()._length_report(split, rows)
         # Of all specialists' views the longest is what max_length limits.
         lengths = rows.tensors["full_length"].long().clamp(max=self.max_length)
@@ -290,6 +265,42 @@ class UltraChat2DataModule(ConversationDataModule):
             return report
         sampler = self._sampler(rows, rows.targets())
         return replace(report, batches=len(sampler), steps=len(sampler) // sampler.accumulate)
+
+
+class DomainFiles(RowFiles):
+    """Where each domain's rows are; a row's group is its domain, and validation rows are those of files if every domain has some.
+
+    Args:
+        domains: a place for each domain.
+        extras: a further place of a domain's training rows.
+        owner: what messages call the data module.
+        builtin: schema of the playground's rows.
+        val_fraction: share of the training rows that validates otherwise.
+    """
+
+    def __init__(
+        self, domains: dict[str, str], extras: dict[str, str], owner: str, builtin: str, val_fraction: float
+    ) -> None:
+        super().__init__(list(domains.values()), owner=owner, builtin=builtin, val_fraction=val_fraction)
+        self.domains, self.extras = domains, extras
+
+    def validates(self) -> bool:
+        """Whether every domain has validation rows of its own."""
+        return {source.group for source in self.sources("val")} == set(self.domains)
+
+    def _found(self, split: str) -> list[RowSource]:
+        return [source for domain in self.domains for source in self._of_domain(domain, split)]
+
+    def _of_domain(self, domain: str, split: str) -> list[RowSource]:
+        places = [self.domains[domain]]
+        if split == "train" and domain in self.extras:
+            places.append(self.extras[domain])
+        found = []
+        for place in places:
+            place = f"builtin:{domain}" if place == "builtin" else place
+            for source in find_sources(place, split, owner=self.owner, builtin=self.builtin):
+                found.append(replace(source, group=domain))
+        return found
 
 
 def _domains(path: str | dict[str, str]) -> dict[str, str]:

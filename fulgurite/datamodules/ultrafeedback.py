@@ -1,4 +1,6 @@
-"""UltraFeedback (Cui et al., arXiv 2310.01377) as preferences: four answers to each instruction, rated by GPT-4."""
+"""UltraFeedback (Cui et al., arXiv 2310.01377), four answers to each instruction, rated by GPT-4, as preferences and critiques; and
+UltraSafety (Guo et al., arXiv 2402.19085), answers to harmful instructions, each judged harmless or not.
+"""
 
 from typing import Literal
 
@@ -6,7 +8,7 @@ from fulgurite.data.readers.critiques import critique_reader
 from fulgurite.datamodules.conversations import ConversationDataModule
 from fulgurite.datamodules.preferences import PreferenceDataModule
 
-__all__ = ["UltraCritiqueDataModule", "UltraFeedbackDataModule"]
+__all__ = ["UltraCritiqueDataModule", "UltraFeedbackDataModule", "UltraSafetyDataModule"]
 
 
 class UltraFeedbackDataModule(PreferenceDataModule):
@@ -30,32 +32,6 @@ class UltraCritiqueDataModule(ConversationDataModule):
 
     Args:
         prompt: what the model is asked, with {instruction} and {answer} in it; None takes our wording.
-        path: hub id; file; folder with files named after their split; "builtin"; or a list of these; None takes the hub
-            id of the data set that the class is named after.
-        val_path: file or folder of the validation rows; None takes those of path, or cuts val_fraction.
-        test_path: file or folder of the test rows; None takes those of path.
-        schema: how rows are read, see fulgurite.data.readers.conversations; "auto" guesses from the columns.
-        columns: the file's name of columns that the schema calls otherwise.
-        template: None takes the tokenizer's own chat template or our default; or a known name; or a jinja file.
-        supervise: train on the answers ("assistant"), on the last of each conversation ("last"), or on every token.
-        task_type: "causal_lm" or "seq2seq", an answer to all that stands before it.
-        packing: lay several conversations into one row of max_length tokens, none of which sees another (causal_lm).
-        too_long: a conversation longer than max_length is left out and counted ("drop"), stops the run ("error"), or
-            loses the end of its answer and with it the mark where to stop ("cut").
-        on_bad_row: a row that is no conversation is left out and counted ("skip") or stops the run ("error").
-        val_fraction: share of the training rows that validate where there are none; 0 for no validation.
-        weights: share of each tag (language, task, file) in the training rows; None takes the rows as they are.
-        mixing: with weights, an epoch ends when the first tag's rows do, or has as many rows as there are and repeats.
-        revision: commit of the hub's data set; None takes the one that we know, or the newest.
-        tokenizer: hub id, folder or playground name; None takes the backbone of the module that is trained.
-        batch_size: training rows, with packing packs, per process and batch.
-        eval_batch_size: rows or packs per process and batch elsewhere; None takes four times batch_size.
-        max_length: tokens of a row or pack at most.
-        num_workers: processes that collate batches.
-        seed: decides the order of the training rows.
-        cache_dir: folder of the tokenised rows; None takes $FULGURITE_CACHE or ~/.cache/fulgurite.
-        limit_train: train on that many random conversations only.
-        pad_multiple: padded lengths are rounded up to a multiple of it.
     """
 
     hub_path = "openbmb/UltraFeedback"
@@ -119,3 +95,14 @@ class UltraCritiqueDataModule(ConversationDataModule):
         if prompt is not None:
             critique_reader(prompt)  # raises where a mark is missing
         self.critique_prompt = prompt
+
+
+class UltraSafetyDataModule(PreferenceDataModule):
+    """UltraSafety: a harmless answer against a harmful one, by the rating of harmlessness (0 or 1).
+
+    Eurus's reward model takes one pair per instruction: set pair_rule to best_vs_random. The columns are known from a derived
+    copy only (fulgurite.data.readers.preferences); the hub's revision is not pinned: no commit was published with results.
+    """
+
+    hub_path = "openbmb/UltraSafety"
+    builtin_schema = "ultrasafety"

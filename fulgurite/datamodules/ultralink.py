@@ -19,32 +19,7 @@ class UltraLinkDataModule(ConversationDataModule):
 
     Args:
         languages: languages to take (en, zh, es, ru, fr); None takes all of them.
-        path: hub id; file; folder with files named after their split; "builtin"; or a list of these; None takes the hub
-            id of the data set that the class is named after.
-        val_path: file or folder of the validation rows; None takes those of path, or cuts val_fraction.
-        test_path: file or folder of the test rows; None takes those of path.
-        schema: how rows are read, see fulgurite.data.readers.conversations; "auto" guesses from the columns.
-        columns: the file's name of columns that the schema calls otherwise.
-        template: None takes the tokenizer's own chat template or our default; or a known name; or a jinja file.
-        supervise: train on the answers ("assistant"), on the last of each conversation ("last"), or on every token.
-        task_type: "causal_lm" or "seq2seq", an answer to all that stands before it.
-        packing: lay several conversations into one row of max_length tokens, none of which sees another (causal_lm).
-        too_long: a conversation longer than max_length is left out and counted ("drop"), stops the run ("error"), or
-            loses the end of its answer and with it the mark where to stop ("cut").
-        on_bad_row: a row that is no conversation is left out and counted ("skip") or stops the run ("error").
-        val_fraction: share of the training rows that validate where there are none; 0 for no validation.
         weights: share of each language in the training rows; None takes the rows as they are.
-        mixing: with weights, an epoch ends when the first tag's rows do, or has as many rows as there are and repeats.
-        revision: commit of the hub's data set; None takes the one that we know, or the newest.
-        tokenizer: hub id, folder or playground name; None takes the backbone of the module that is trained.
-        batch_size: training rows, with packing packs, per process and batch.
-        eval_batch_size: rows or packs per process and batch elsewhere; None takes four times batch_size.
-        max_length: tokens of a row or pack at most.
-        num_workers: processes that collate batches.
-        seed: decides the order of the training rows.
-        cache_dir: folder of the tokenised rows; None takes $FULGURITE_CACHE or ~/.cache/fulgurite.
-        limit_train: train on that many random conversations only.
-        pad_multiple: padded lengths are rounded up to a multiple of it.
     """
 
     hub_path = "R0k1e/UltraLink"
@@ -108,9 +83,8 @@ class UltraLinkDataModule(ConversationDataModule):
             raise ValueError("UltraLinkDataModule: languages is empty; name one at least, or leave it out for all")
         self.tags: Sequence[str] | None = languages
 
-    def _sources(self, split: str) -> list[RowSource]:
+    def _chosen_sources(self, sources: list[RowSource]) -> list[RowSource]:
         """The split's sources, without files whose name says another language: they need not be read."""
-        sources = super()._sources(split)
         if self.tags is None:
             return sources
         named = [(source, language_of(Path(source.name).name)) for source in sources]

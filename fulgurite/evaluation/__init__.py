@@ -1,4 +1,4 @@
-"""What needs a model's own text or judges it: generation, rewards, RewardBench. No Lightning in here."""
+"""Evaluation of a model by its own text: generation, rewards of answers, RewardBench, controllability. No Lightning in here."""
 
 from fulgurite.evaluation.answers import exact_match, rouge_l, token_f1
 from fulgurite.evaluation.controllability import ControlReport, ask, conditions_to_ask, pareto_front, spearman

@@ -1,7 +1,7 @@
 """Text from a fused network: each specialist gets the prompt in its own chat template, and every token tells whose it is.
 
-What stands before each specialist is, token for token, what training had there (see fulgurite.data.encoding.fused). An answer ends
-with the end of turn of any specialist's template, or whatever else any of their configurations ends with.
+Each specialist reads, token for token, the same prompt as in training (see fulgurite.data.encoding.fused). An answer ends with the
+end of turn of any specialist's template, or with any end token of their configurations.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class RewardScorer:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop")
+        self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop", plain=True)
         self.omitted: dict[str, int] = {}
 
     def score(self, conversations: Sequence[Conversation | Sequence[Turn]]) -> Iterator[list[Scored]]:

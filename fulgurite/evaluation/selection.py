@@ -48,7 +48,7 @@ def answer_log_probs(
             f"answer_log_probs: {len(prompts)} prompts and {len(answers)} answers; give one answer to each"
         )
     found = torch.full((len(answers),), -torch.inf)
-    encoder = ConversationEncoder(tokenizer, max_length, "last", "cut")
+    encoder = ConversationEncoder(tokenizer, max_length, "last", "cut", plain=True)
     places = [i for i, answer in enumerate(answers) if answer]
     conversations = [
         Conversation((Turn("user", prompts[i]), Turn("assistant", answers[i])), "answers", i + 1) for i in places

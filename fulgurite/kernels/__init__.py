@@ -6,13 +6,12 @@ from fulgurite.kernels.fusion.scores import FusedTokenScores, fused_logits, fuse
 from fulgurite.kernels.log_probs.linear import TokenScores, linear_cross_entropy, linear_log_probs, linear_token_scores
 from fulgurite.kernels.low_rank.gated_lora import gated_lora_linear
 from fulgurite.kernels.sparse.delta import live_values, sparse_delta_embedding, sparse_delta_linear
-from fulgurite.kernels.sparse.live import LiveWeights, sparse_adamw_step_, write_live_
+from fulgurite.kernels.sparse.live import write_live_
 from fulgurite.kernels.sparse.plan import SparsePlan, plan_sparse_delta
 from fulgurite.kernels.steps.proximal import proximal_adamw_step_, soft_threshold_
 
 __all__ = [
     "FusedTokenScores",
-    "LiveWeights",
     "SparsePlan",
     "TokenScores",
     "current_backend",
@@ -27,7 +26,6 @@ __all__ = [
     "plan_sparse_delta",
     "proximal_adamw_step_",
     "soft_threshold_",
-    "sparse_adamw_step_",
     "sparse_delta_embedding",
     "sparse_delta_linear",
     "use_backend",

@@ -35,7 +35,6 @@ _triton_modules: dict[str, str] = {
     "linear_log_probs": "fulgurite.kernels.log_probs.triton_kernel",
     "picked_entries": "fulgurite.kernels.sparse.triton_picked",
     "proximal_adamw_step_": "fulgurite.kernels.steps.triton_proximal",
-    "sparse_adamw_step_": "fulgurite.kernels.sparse.triton_live",
     "sparse_delta_gradient": "fulgurite.kernels.sparse.triton_union",
 }
 # Kernels whose Triton implementation ``auto`` takes. A kernel enters with the result file that shows its win: log_probs_cuda,

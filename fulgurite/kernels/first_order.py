@@ -1,8 +1,9 @@
-"""Backwards that have no derivative of their own, and say so whenever one is asked for.
+"""Backward passes that have no derivative of their own, and raise an error whenever a second derivative is asked for.
 
-torch's ``once_differentiable`` raises only where the *incoming* gradient depends on something that is differentiated: with
-``create_graph=True`` behind a plain sum or mean, whose gradient is a constant, it gives gradients without a graph, and a
-penalty on them is dropped without a word. Here gradients are tied to what they were computed from.
+torch's ``once_differentiable`` raises this error only if the *incoming* gradient depends on a tensor that is differentiated. After
+a plain sum or mean the incoming gradient is a constant: with ``create_graph=True`` torch then returns gradients without a graph,
+and a penalty on these gradients is dropped silently. Here every returned gradient is tied in the graph to the tensors that it was
+computed from, so that its own backward always raises.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["first_order_only"]
 
 
 class _Dead(torch.autograd.Function):
-    """(message, number, that many tensors, what they were computed from) -> the tensors; its backward raises."""
+    """(message, number, ``number`` tensors, the tensors they were computed from) -> the first ones; its backward raises."""
 
     @staticmethod
     def forward(ctx: Any, message: str, number: int, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -30,10 +31,11 @@ class _Dead(torch.autograd.Function):
 
 
 def first_order_only(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a ``torch.autograd.Function``'s backward: without grad mode inside, and an error in its own derivative.
+    """Decorate a ``torch.autograd.Function``'s backward: it runs without grad mode, and differentiating its results raises.
 
-    The derivative is known by the tensors that the forward saved: a gradient that depends on none of them is linear, and has none.
-    A Function with ``at_once = True``, whose gradients were computed in the forward, raises as soon as a graph is asked for.
+    A gradient that depends on no tensor saved by the forward is linear in the incoming gradient and has no second derivative, so
+    that there is nothing to refuse. A Function with ``at_once = True`` computed its gradients in the forward already; it raises as
+    soon as a graph is asked for.
 
     Args:
         backward: (ctx, *gradients) -> gradients.

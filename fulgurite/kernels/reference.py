@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from fulgurite.kernels.fusion.scores import FusedTokenScores
 from fulgurite.kernels.log_probs.linear import TokenScores
 from fulgurite.kernels.low_rank.gated_lora import draw_seed, dropout_scale
-from fulgurite.kernels.sparse.live import LiveWeights
 from fulgurite.kernels.sparse.plan import SparsePlan
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "live_values",
     "proximal_adamw_step_",
     "soft_threshold_",
-    "sparse_adamw_step_",
     "sparse_delta_embedding",
     "sparse_delta_linear",
 ]
@@ -250,28 +248,3 @@ def sparse_delta_embedding(
 ) -> torch.Tensor:
     """Twin of :func:`fulgurite.kernels.sparse_delta_embedding`."""
     return F.embedding(ids, live_values(weight, delta, index), padding_idx)
-
-
-@torch.no_grad()
-def sparse_adamw_step_(
-    delta: torch.Tensor,
-    grad: torch.Tensor,
-    exp_avg: torch.Tensor,
-    exp_avg_sq: torch.Tensor,
-    live: LiveWeights,
-    *,
-    step: torch.Tensor,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-) -> None:
-    """Twin of :func:`fulgurite.kernels.sparse_adamw_step_`: the step's formula, then one write per tensor."""
-    rest = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay, "threshold": 0.0}
-    proximal_adamw_step_(delta, grad, exp_avg, exp_avg_sq, step=step, **rest)  # type: ignore[arg-type]
-    begin = 0
-    for tensor, index, base in zip(live.tensors, live.indexes, live.bases, strict=True):
-        mine = delta[begin : begin + index.numel()]
-        tensor.data.view(-1)[index] = (base.to(mine.dtype) + mine).to(base.dtype)
-        begin += index.numel()

@@ -95,7 +95,7 @@ class APETModule(FinetuneModule):
         )
         remember(self, arguments, APETModule)
         self.score_batches = score_batches
-        self._by_score = selection == "gradient"
+        self._by_score, self._targets = selection == "gradient", targets
         self._positions: dict[str, torch.Tensor] | None = None
 
     def configure_model(self) -> None:
@@ -111,14 +111,13 @@ class APETModule(FinetuneModule):
         super().on_load_checkpoint(checkpoint)
 
     def _attach(self, model: nn.Module, heads: tuple[str, ...]) -> Adapter:
-        config = self.adapter_config
-        assert isinstance(config, APET)
         if not self._by_score:
-            return attach(model, config, train=heads)
+            return super()._attach(model, heads)
+        assert self.adapter_config is not None
         if self._positions is not None:
-            return attach(model, config, train=heads, positions=self._positions)
-        scores = fisher_scores(model, self._batches(model), self._mean_loss, targets=config.targets, train=heads)
-        return attach(model, config, train=heads, scores=scores)
+            return attach(model, self.adapter_config, train=heads, positions=self._positions)
+        scores = fisher_scores(model, self._batches(model), self._mean_loss, targets=self._targets, train=heads)
+        return attach(model, self.adapter_config, train=heads, scores=scores)
 
     def _batches(self, model: nn.Module) -> list[Batch]:
         data: Any = getattr(self._trainer, "datamodule", None)

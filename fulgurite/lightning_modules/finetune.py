@@ -147,7 +147,7 @@ class FinetuneModule(LightningModule):
     def _build(self) -> None:
         if self.kernels is not None:
             use_backend(self.kernels)
-        loaded = self._load()
+        loaded = self.load_base()
         self._prepare_base(loaded.model)
         if self.adapter_config is not None:
             heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
@@ -161,8 +161,8 @@ class FinetuneModule(LightningModule):
         assert self.adapter_config is not None
         return attach(model, self.adapter_config, train=heads)
 
-    def _load(self) -> Backbone:
-        """The backbone with the task's head."""
+    def load_base(self) -> Backbone:
+        """The backbone with the task's head, as it is before training."""
         return load_backbone(
             resolve_backbone(self.backbone),
             self.task,

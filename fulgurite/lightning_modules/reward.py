@@ -124,7 +124,8 @@ class RewardModule(FinetuneModule):
                 f"positions. Give --data.max_length {most} (longer pairs are left out and counted, never cut)."
             )
 
-    def _load(self) -> Backbone:
+    def load_base(self) -> Backbone:
+        """The backbone with a reward head, new where the checkpoint has none."""
         return load_reward_model(
             resolve_backbone(self.backbone),
             head=self.head,

@@ -1,4 +1,4 @@
-"""Dropout off by probability: evaluation mode would switch activation checkpointing off as well."""
+"""Switching dropout off by setting its probabilities to 0: evaluation mode would switch activation checkpointing off as well."""
 
 from torch import nn
 

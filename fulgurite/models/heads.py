@@ -1,12 +1,12 @@
 """The output head of a language model as plain tensors, so that a loss can be computed without the logits.
 
-For most models logits = W h + b, with h the decoder's last hidden state. Around that some scale and some cap:
+For most models logits = W h + b, with h the decoder's last hidden state. Some models also scale or cap the logits:
 
     logits = cap(scale · (W h + b)),   cap(z) = softcap · tanh(z / softcap)
 
 Granite divides by `logits_scaling`, Cohere multiplies by `logit_scale`, T5 with tied embeddings multiplies h by
-d_model^-1/2 (it has no bias, so that the order does not matter), BART adds `final_logits_bias`, Gemma 2 caps. Whether all
-of it was found is proved on the model itself, by :func:`prove_head`.
+d_model^-1/2 (it has no bias, so that the order does not matter), BART adds `final_logits_bias`, Gemma 2 caps. Whether this
+file knows everything that a model does to its logits is proved on the model itself, by :func:`prove_head`.
 """
 
 from __future__ import annotations

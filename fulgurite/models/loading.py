@@ -1,4 +1,4 @@
-"""Loading a pretrained backbone for a task, and telling which modules the checkpoint did not have."""
+"""Loading a pretrained backbone for a task, and naming the modules that the checkpoint did not contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AdamW whose marked groups take a proximal step behind each update: sparse gates for SoRA.
+"""AdamW that lets marked groups take a proximal step after each update: sparse gates for SoRA.
 
 A group with a ``threshold`` (not None) is updated as p ← prox_τ(p − lr·m̂/(√v̂ + eps)) with
 
@@ -11,10 +11,10 @@ Why it matters: an Adam step is at most about lr_t, so once a decaying lr_t fall
 grow and all of them shrink until the end.
 
 All proximal parameters of a group lie in flat arenas (values, gradients, both moments): the step is one kernel over
-thousands of gates instead of some twenty small operations per module. Parameters and gradients stay what users expect
-(views into the arenas); where something replaced a gradient, it is gathered.
+thousands of gates instead of some twenty small operations per module. Users still see ordinary parameters and gradients, which
+are views into the arenas; a gradient that somebody replaced is copied into its arena before the step.
 
-Other groups are torch.optim.AdamW's; parameters in half precision are stepped through float32 masters
+Groups without a threshold are updated by torch.optim.AdamW; parameters in half precision are stepped through float32 masters
 (:mod:`fulgurite.optim.masters`). Deviation from the released SparseAdamW: eps is added to the
 bias-corrected √v̂ (PyTorch's AdamW), not to √v before correction (transformers' old AdamW).
 """
@@ -87,7 +87,8 @@ class _Arena:
                 view.copy_(p.grad)
             if self._rebinds < 3 or p.grad is None:
                 p.grad = view
-        # Somebody (DDP's bucket views, say) keeps taking the gradients away: copying each step is then the cheaper peace.
+        # Somebody, such as DDP with its bucket views, replaces the gradients at every step: after three tries we leave them, and
+        # copy their values into the arena instead.
         self._rebinds += 1
         return True
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fulgurite.adapters import LoRA, SoRA, attach, find_adapters
+from fulgurite.adapters import APET, Bottleneck, LoRA, SoRA, attach, find_adapters
 from tests.adapters.toys import Toy, difference, wake
 
 
@@ -236,3 +236,125 @@ def test_merge_refuses_tied_weights_and_double_merging():
         adapter.merge()
     with pytest.raises(RuntimeError, match="without reversible=True"):
         adapter.unmerge()
+
+
+def mixtral():
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    )
+    return MixtralForCausalLM(config)
+
+
+@pytest.mark.parametrize("config", [LoRA(rank=2), APET(budget=50, targets="all-linear")], ids=["LoRA", "APET"])
+def test_all_linear_names_the_weights_that_it_cannot_reach(config, caplog):
+    """Fused experts are three-dimensional Parameters of no linear layer; they hold most of a block."""
+    model = mixtral()
+    blocks = {n: p for n, p in model.named_parameters() if n.startswith("model.layers") and p.dim() >= 2}
+    frozen = {n: p for n, p in blocks.items() if "experts" in n and p.dim() == 3}
+    if not frozen:
+        pytest.skip("this version of transformers keeps experts as linear layers")
+    assert set(frozen) < set(blocks)
+    attach(model, config, check_forward=False)
+    (message,) = (r.getMessage() for r in caplog.records if "all-linear" in r.getMessage())
+    unreached = {n: p for n, p in blocks.items() if p.dim() == 3 or "gate.weight" in n}
+    share = 100 * sum(p.numel() for p in unreached.values()) / sum(p.numel() for p in blocks.values())
+    assert f"{share:.0f} % of the weights in the repeated blocks" in message
+    assert f"{len(unreached)} tensors, the largest is model.layers.0.mlp.experts.gate_up_proj" in message
+
+
+def test_all_linear_says_nothing_where_it_reaches_everything(caplog):
+    attach(Toy(), LoRA(rank=2))
+    attach(Toy(), SoRA(rank=2, targets=".*up"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("where", ["low_rank.attaching.LowRankBranch", "inserted.attaching.BottleneckBranch"])
+def test_an_attachment_that_fails_half_way_leaves_the_model_as_it_was(monkeypatch, where):
+    model = Toy()
+    model.head.weight.requires_grad_(False)
+    flags = {n: p.requires_grad for n, p in model.named_parameters()}
+    config = LoRA(rank=2) if "low_rank" in where else Bottleneck(targets=".*up|.*down")
+    made = []
+
+    def full(*args):
+        made.append(args)
+        if len(made) == 3:
+            raise torch.OutOfMemoryError("no memory is left")
+        return nn.Module()
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(f"fulgurite.adapters.{where}", full)
+        attach(model, config)
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == flags
+    assert not find_adapters(model) and type(model.blocks[0]["up"]) is nn.Linear
+    attach(model, config).detach()
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == flags
+
+
+def test_adapters_of_a_module_and_of_a_part_of_it_are_refused():
+    """The part's layers listen to one list of active adapters; the other's would never be computed, and be frozen."""
+    model = Toy()
+    inner = attach(model.blocks, LoRA(rank=2))
+    with pytest.raises(
+        ValueError, match=r"a part of Toy carries adapters already.*'default'.*attach to the same module"
+    ):
+        attach(model, LoRA(rank=2), name="outer")
+    assert all(p.requires_grad for branch in inner.branches.values() for p in branch.parameters())
+    inner.detach()
+    attach(model, LoRA(rank=2))
+    with pytest.raises(ValueError, match="a part of ModuleList carries adapters already"):
+        attach(model.blocks, LoRA(rank=2), name="inner")
+
+
+@pytest.mark.parametrize("config", [LoRA(rank=2), APET(budget=30, targets="all-linear"), Bottleneck(targets=".*down")])
+def test_modules_that_another_adapter_inserted_are_not_adapted(config):
+    model = Toy()
+    first = attach(model, Bottleneck(width=3, targets=".*down"), name="first")
+    second = attach(model, config, train=(".*head",), name="second")
+    assert all("branches" not in name for name in second.layer_names)
+    assert all(p.requires_grad for branch in first.branches.values() for p in branch.parameters())
+    first.detach()
+    second.detach()
+    with pytest.raises(ValueError, match="matches no module"):
+        attach(model, LoRA(rank=2), name="a")
+        attach(model, LoRA(rank=2), name="b", train=(r".*branches.*",))
+
+
+class Branched(nn.Module):
+    """A user's own module of the name that adapters use in their layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+    def forward(self, x):
+        return self.branches[0](x) + self.branches[1](x)
+
+
+def test_a_users_own_module_called_branches_is_adapted():
+    assert attach(Branched(), LoRA(rank=2)).layer_names == ["branches.0", "branches.1"]
+    assert attach(Branched(), APET(budget=40)).trainable_parameters() == 40
+
+
+class OwnNames(nn.Linear):
+    def __init__(self, k: int, n: int) -> None:
+        super().__init__(k, n)
+        self.tied = True
+
+
+def test_a_layer_with_attributes_of_the_same_names_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 4), OwnNames(4, 4))
+    for config in (LoRA(rank=2), APET(budget=40)):
+        with pytest.raises(ValueError, match=r"OwnNames has an attribute 'tied' of its own.*leave the layer out"):
+            attach(model, config)
+        assert model[1].tied is True and type(model[0]) is nn.Linear and not find_adapters(model)
+        assert all(p.requires_grad for p in model.parameters())
+    attach(model, LoRA(rank=2, targets="0"))

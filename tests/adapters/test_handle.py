@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from fulgurite.adapters import APET, Bottleneck, LoRA, SoftPrompt, SoRA, attach, find_adapters
+from fulgurite.adapters import APET, Bottleneck, LoRA, SoftPrompt, SoRA, attach, find_adapters, load_adapter
 from tests.adapters.toys import Toy, difference, move, wake
 
 
@@ -195,3 +195,52 @@ def test_a_low_rank_merge_under_scalars_that_stay_is_not_undone():
     sparse.detach()
     with pytest.raises(RuntimeError, match="no copy of the base is left"):
         low_rank.unmerge()
+
+
+def test_attaching_and_detaching_inside_a_block_outlasts_it():
+    model, x = Toy(), torch.randn(4, 12)
+    base = model(x)
+    a, b = attach(model, LoRA(rank=2), name="a"), attach(model, LoRA(rank=2), name="b")
+    wake(a, 1)
+    with a.only():
+        b.detach()
+    only_a = model(x)
+    with a.disabled():
+        c = attach(model, LoRA(rank=2), name="c")
+        wake(c, 2)
+    with a.disabled():
+        assert difference(model(x), base) > 1e-5, "c is active after the block in which it was attached"
+    with c.disabled():
+        torch.testing.assert_close(model(x), only_a)
+    again = attach(model, LoRA(rank=2), name="b")
+    wake(again, 3)
+    assert a.site.active == ("a", "c", "b"), "each adapter once"
+
+
+def test_a_trained_module_that_carries_another_adapter_is_stored_without_it(tmp_path):
+    peft = pytest.importorskip("peft")
+    from safetensors.torch import load_file
+
+    model, x = Toy(), torch.randn(4, 12)
+    base = copy.deepcopy(model)
+    a = attach(model, LoRA(rank=2), name="a", train=("head",))
+    b = attach(model, LoRA(rank=2, targets="head"), name="b")
+    wake(a, 1)
+    wake(b, 2)
+    with torch.no_grad():
+        model.head.bias.add_(1.0)
+    assert a.trainable_parameters() == 4 * 2 * 36 + 39 and b.trainable_parameters() == 2 * 15
+    groups = [*a.param_groups(0.1), *b.param_groups(0.1)]
+    assert sum(p.numel() for group in groups for p in group["params"]) == 4 * 2 * 36 + 39 + 2 * 15
+    torch.optim.SGD(groups)
+    a.save(tmp_path / "own")
+    a.load(tmp_path / "own")
+    a.export_peft(tmp_path / "peft")
+    for file in ("own/adapter.safetensors", "peft/adapter_model.safetensors"):
+        assert not any("branches" in key for key in load_file(tmp_path / file))
+    with b.disabled():
+        expected = model(x)
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "peft").eval()
+    assert difference(loaded(x), expected) < 1e-6
+    own = load_adapter(base, tmp_path / "own")
+    assert torch.equal(own.model(x), expected)

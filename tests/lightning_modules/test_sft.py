@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, seed_everything
 from fulgurite.adapters import LoRA
 from fulgurite.datamodules import SFTDataModule, UltraLinkDataModule
 from fulgurite.lightning_modules import SFTModule
-from tests.lightning_modules.processes import run_script
+from tests.lightning_modules.ddp.processes import run_script
 from tests.lightning_modules.recording import Losses
 
 OPTIONS = {"path": "builtin", "tokenizer": "playground", "max_length": 256, "limit_train": 40}

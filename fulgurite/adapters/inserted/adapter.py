@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fulgurite.adapters.groups import decayed_groups
 from fulgurite.adapters.handle import Adapter
 
 __all__ = ["InsertedAdapter"]
@@ -77,11 +78,7 @@ class InsertedAdapter(Adapter):
 
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         params = [p for branch in self.branches.values() for p in branch.parameters()]
-        groups = [
-            ("inserted", [p for p in params if p.dim() >= 2], weight_decay),
-            ("inserted_no_decay", [p for p in params if p.dim() < 2], 0.0),
-        ]
-        return [{"name": n, "params": some, "lr": lr, "weight_decay": decay} for n, some, decay in groups if some]
+        return decayed_groups("inserted", params, lr, weight_decay)
 
     def _own_parameters(self) -> int:
         return sum(p.numel() for branch in self.branches.values() for p in branch.parameters())

@@ -52,8 +52,10 @@ class SoftPromptMethod(Method[SoftPrompt]):
 
 def _put_bottlenecks(config: Bottleneck, layers: dict[str, nn.Module], place: Place) -> InsertedAdapter:
     adapter = InsertedAdapter(place.model, place.name, config, list(layers), place.heads, place.train)
-    for layer in layers.values():
-        branch = BottleneckBranch(features(layer)[1], config.width, next(layer.parameters()).device)
+    branches = [
+        BottleneckBranch(features(layer)[1], config.width, next(layer.parameters()).device) for layer in layers.values()
+    ]
+    for layer, branch in zip(layers.values(), branches, strict=True):
         put_branch(layer, place.name, branch, place.site)
         adapter.hooks.append(layer.register_forward_hook(partial(put_behind, branch, place.name)))
     return adapter

@@ -212,6 +212,9 @@ def put_branch(layer: nn.Module, name: str, branch: nn.Module, site: Site) -> Ad
         branch: a :class:`SparseBranch` lies in the layer's weights, a :class:`LowRankBranch` is added to its output; any other
             module is only carried, and hooks do its work.
         site: what the adapters of the model share.
+
+    Raises:
+        ValueError: the layer uses the name of an attribute that an adapted layer needs.
     """
     adapted = _adapt(layer, site, live=isinstance(branch, SparseBranch))
     adapted.branches[name] = branch
@@ -249,13 +252,21 @@ def release(layer: AdaptedLayer) -> None:
         if not any(isinstance(branch, SparseBranch) and owner_key in branch.index for branch in branches):
             del layer.tied[key]
     if not layer.branches and not layer.tied:
-        for attribute in ("branches", "merged", "site", "live", "tied"):
+        for attribute in _ATTRIBUTES:
             delattr(layer, attribute)
         layer.__class__ = layer.base_class
 
 
+_ATTRIBUTES = ("branches", "merged", "site", "live", "tied")  # of an adapted layer, beside what its class had
+
+
 def _adapt(layer: nn.Module, site: Site, live: bool) -> AdaptedLayer:
     if not isinstance(layer, AdaptedLayer):
+        if taken := [name for name in _ATTRIBUTES if hasattr(layer, name)]:
+            raise ValueError(
+                f"attach: {type(layer).__name__} has an attribute {taken[0]!r} of its own, which an adapted layer needs; leave the "
+                "layer out by targets=, or rename the attribute."
+            )
         layer.__class__ = _adapted_class(type(layer), ())
         assert isinstance(layer, AdaptedLayer)
         layer.site = site

@@ -125,8 +125,19 @@ class LowRankBranch(nn.Module):
         return torch.tensor([self._clock.steps, self.live, *self.zero_for], dtype=torch.int64, device="cpu")
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Inverse of :meth:`get_extra_state`."""
-        self._clock.steps, self.live, *self.zero_for = (int(value) for value in state.tolist())
+        """Inverse of :meth:`get_extra_state`.
+
+        Raises:
+            ValueError: a state that does not fit the loaded ranks.
+        """
+        steps, live, *zero_for = (int(value) for value in state.tolist())
+        rank = self.lora_a.shape[0]
+        if not 0 <= live <= rank or len(zero_for) != rank:
+            raise ValueError(
+                f"LowRankBranch: the saved counters are of {live} live ranks of {len(zero_for)}, but {rank} ranks were loaded; the "
+                "file is damaged, or its tensors come from several adapters. Save the adapter again."
+            )
+        self._clock.steps, self.live, self.zero_for = steps, live, zero_for
 
     def extra_repr(self) -> str:
         gated = "gated" if self.gate is not None else "no gate"

@@ -79,13 +79,15 @@ class Site:
 
     @contextmanager
     def using(self, names: tuple[str, ...]) -> Iterator[None]:
-        """Within the block exactly these adapters are active."""
-        before = self.active
+        """Within the block exactly these adapters are active; one that is attached in the block stays active after it."""
+        before, known = self.active, dict(self.adapters)
         self.activate(names)
         try:
             yield
         finally:
-            self.activate(before)
+            old = [name for name in before if self.adapters.get(name) is known.get(name)]
+            new = [name for name, adapter in self.adapters.items() if known.get(name) is not adapter]
+            self.activate((*old, *new))
 
     def activate(self, names: tuple[str, ...]) -> None:
         """From now on exactly these adapters are active; δ of sparse ones is written into the weights, or out of them."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
+from collections.abc import Iterable
 
 from torch import nn
 
 from fulgurite.adapters.layers.layer import adaptable
+from fulgurite.adapters.layers.own import inserted_modules
+from fulgurite.adapters.patterns import Pattern
 
-__all__ = ["find_targets", "match_modules"]
+__all__ = ["find_targets", "match_modules", "tell_unreached"]
 
 _log = logging.getLogger(__name__)
 
@@ -28,10 +30,13 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
         ValueError: nothing matches, or a regex names a layer whose forward is bypassed.
     """
     trained = set(match_modules(model, train))
+    inserted = inserted_modules(model)
     linear = {
         name: module
         for name, module in model.named_modules()
-        if adaptable(module) and not any(name == t or name.startswith(t + ".") for t in trained)
+        if adaptable(module)
+        and id(module) not in inserted
+        and not any(name == t or name.startswith(t + ".") for t in trained)
     }
     bypassed = _bypassed(model)
     if targets == "all-linear":
@@ -41,8 +46,8 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
             _log.warning("attach: %s is left out, %s", name, bypassed[name])
         found = {name: module for name, module in found.items() if name not in bypassed}
     else:
-        pattern = re.compile(targets)
-        found = {name: module for name, module in linear.items() if pattern.fullmatch(name)}
+        pattern = Pattern(targets, "attach: targets")
+        found = {name: module for name, module in linear.items() if pattern.matches(name)}
         for name in found:
             if name in bypassed:
                 raise ValueError(
@@ -57,19 +62,51 @@ def match_modules(model: nn.Module, patterns: tuple[str, ...]) -> dict[str, nn.M
     """Modules whose whole qualified name matches one of the regexes.
 
     Raises:
-        ValueError: a pattern that matches none.
+        ValueError: a pattern that matches no module, is no valid expression, or takes too long.
     """
-    modules = {name: module for name, module in model.named_modules() if name}
+    inserted = inserted_modules(model)
+    modules = {name: module for name, module in model.named_modules() if name and id(module) not in inserted}
     found: dict[str, nn.Module] = {}
     for pattern in patterns:
-        compiled = re.compile(pattern)
-        hits = {name: module for name, module in modules.items() if compiled.fullmatch(name)}
+        compiled = Pattern(pattern, "attach: train pattern")
+        hits = {name: module for name, module in modules.items() if compiled.matches(name)}
         if not hits:
             close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
             raise ValueError(f"attach: train pattern {pattern!r} matches no module of {type(model).__name__}.{hint}")
         found.update(hits)
     return found
+
+
+def tell_unreached(model: nn.Module, reached: Iterable[nn.Module], train: tuple[str, ...]) -> None:
+    """Log which weights of the repeated blocks "all-linear" leaves frozen because no linear layer holds them, if they are many.
+
+    Experts of a mixture that are fused into one Parameter hold most of a block; convolutions and
+    ``nn.MultiheadAttention.in_proj_weight`` are others. Less than 1 % of the blocks' weights is not worth a line.
+
+    Args:
+        model: before the branches are put in.
+        reached: the layers that :func:`find_targets` found.
+        train: regexes of the modules that are trained fully.
+    """
+    known = {id(p) for module in reached for p in module.parameters(recurse=False)}
+    inserted = inserted_modules(model)
+    known |= {id(p) for module in match_modules(model, train).values() for p in module.parameters()}
+    blocks = {
+        f"{layer}.{key}": p
+        for layer, module in model.named_modules()
+        for key, p in module._parameters.items()
+        if p is not None and p.dim() >= 2 and id(module) not in inserted and _in_repeated_block(model, f"{layer}.{key}")
+    }
+    left = {name: p for name, p in blocks.items() if id(p) not in known}
+    share = sum(p.numel() for p in left.values()) / max(1, sum(p.numel() for p in blocks.values()))
+    if share >= 0.01:
+        largest = max(left, key=lambda name: left[name].numel())
+        _log.warning(
+            "attach: targets='all-linear' adapts linear layers: %.0f %% of the weights in the repeated blocks of %s lie elsewhere "
+            "and stay frozen (%d tensors, the largest is %s of the shape %s); APET(targets='all') or full tuning trains them.",
+            100 * share, type(model).__name__, len(left), largest, tuple(left[largest].shape),
+        )  # fmt: skip
 
 
 def _in_repeated_block(model: nn.Module, name: str) -> bool:

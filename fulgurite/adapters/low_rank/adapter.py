@@ -157,6 +157,19 @@ class LowRankAdapter(Adapter):
         if check_forward:
             self.hooks.append(FirstForward(self.model, self.layers))
 
+    def _fits(self, key: str, saved: torch.Size, own: torch.Size) -> bool:
+        """Ranks may have been cut out of the saved tensors, or out of this adapter's."""
+        layer, _, kind = key.rpartition(".")
+        if layer not in self.layer_names or kind not in ("lora_a", "lora_b", "gate", "_extra_state"):
+            return saved == own
+        if kind == "_extra_state":
+            return len(saved) == 1
+        ranks = 1 if kind == "lora_b" else 0  # the dimension that counts them
+        sizes = list(zip(saved, own, strict=False))
+        return len(saved) == len(own) and all(
+            a == b or (dim == ranks and a <= self.config.rank) for dim, (a, b) in enumerate(sizes)
+        )
+
     def _own_groups(self, lr: float, weight_decay: float, gate_lr: float | None) -> list[dict[str, Any]]:
         low_rank = [p for b in self.branches.values() for p in (b.lora_a, b.lora_b)]
         groups: list[dict[str, Any]] = [

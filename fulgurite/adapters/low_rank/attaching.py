@@ -11,7 +11,7 @@ from torch import nn
 from fulgurite.adapters.config import LoRA, SoRA
 from fulgurite.adapters.layers.layer import features, put_branch
 from fulgurite.adapters.layers.low_rank_branch import Clock, LowRankBranch
-from fulgurite.adapters.layers.targets import find_targets
+from fulgurite.adapters.layers.targets import find_targets, tell_unreached
 from fulgurite.adapters.low_rank.adapter import LowRankAdapter
 from fulgurite.adapters.methods import Choice, Method, Place, Put, largest_size
 
@@ -36,6 +36,8 @@ class LowRankMethod(Method[LoRA | SoRA]):
                 f"attach: rank={config.rank} is larger than {too_small[0]}; the rank may be at most the smaller side of every "
                 f"adapted layer ({len(too_small)} of {len(found)} are too small). Lower the rank, or leave them out by targets=."
             )
+        if config.targets == "all-linear":
+            tell_unreached(model, found.values(), train)
         return partial(_put, config, found)
 
 
@@ -53,9 +55,11 @@ class LoRAMethod(LowRankMethod):
 def _put(config: LoRA | SoRA, found: dict[str, nn.Module], place: Place) -> LowRankAdapter:
     clock = Clock()
     gate = config.gate_init if isinstance(config, SoRA) else None
+    branches = []
     for layer in found.values():
         k, n = features(layer)
         device = next(layer.parameters()).device
-        branch = LowRankBranch(k, n, config.rank, config.alpha, config.dropout, gate, clock, device)
+        branches.append(LowRankBranch(k, n, config.rank, config.alpha, config.dropout, gate, clock, device))
+    for layer, branch in zip(found.values(), branches, strict=True):
         put_branch(layer, place.name, branch, place.site)
     return LowRankAdapter(place.model, place.name, config, list(found), place.heads, place.train, clock)

@@ -44,6 +44,7 @@ class SparseAdapter(Adapter):
     """
 
     config: APET
+    _optional = (".index",)  # positions, where these were stored and here come from the seed
 
     def __init__(
         self,

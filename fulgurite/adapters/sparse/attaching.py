@@ -13,6 +13,7 @@ from torch import nn
 
 from fulgurite.adapters.config import APET
 from fulgurite.adapters.layers.site import site_of
+from fulgurite.adapters.layers.targets import tell_unreached
 from fulgurite.adapters.methods import Choice, Method, Place, Put
 from fulgurite.adapters.sparse.adapter import SparseAdapter
 from fulgurite.adapters.sparse.eligible import Eligible, find_eligible
@@ -65,6 +66,8 @@ def plan_sparse(model: nn.Module, config: APET, train: tuple[str, ...], choice: 
     with site.using(()) if site is not None else nullcontext():
         eligible = find_eligible(model, config.targets, train)
         chosen = select(model, config, eligible, choice.positions, choice.scores)
+    if config.targets == "all-linear":
+        tell_unreached(model, [model.get_submodule(tensor.layer) for tensor in eligible], train)
     by_hand = choice.positions is not None
     stores = by_hand or config.storage == "indices" or config.selection in _SELECTED_BY_VALUES
     return partial(_put, config, eligible, chosen, stores)

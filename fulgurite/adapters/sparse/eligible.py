@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from fulgurite.adapters.layers.own import inserted_modules, own_parameters
 from fulgurite.adapters.layers.sparse_branch import refuse_sharded
 from fulgurite.adapters.layers.targets import find_targets, match_modules
+from fulgurite.adapters.patterns import Pattern
 
 __all__ = ["Eligible", "eligible_scalars", "find_eligible"]
 
@@ -64,8 +66,9 @@ def find_eligible(model: nn.Module, targets: str, train: tuple[str, ...] = ()) -
     trained = {id(p) for module in match_modules(model, train).values() for p in module.parameters()}
     places: dict[int, list[tuple[str, str]]] = {}
     parameters: dict[int, nn.Parameter] = {}
+    inserted = inserted_modules(model)
     for layer, module in model.named_modules(remove_duplicate=True):
-        if ".branches." in f".{layer}.":
+        if id(module) in inserted:
             continue
         for key, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in trained:
@@ -112,9 +115,8 @@ def _refuse(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         )
 
 
-def _refuse_packed(model: nn.Module, wanted: object) -> None:
+def _refuse_packed(model: nn.Module, wanted: Callable[[str], bool]) -> None:
     """Raise a ValueError for quantised layers that keep their weight as a packed buffer instead of a Parameter."""
-    assert callable(wanted)
     for name, module in model.named_modules():
         packed = [key for key in ("qweight", "weight_packed") if key in module._buffers]
         if packed and wanted(_joined(name, "weight")):
@@ -124,14 +126,13 @@ def _refuse_packed(model: nn.Module, wanted: object) -> None:
             )
 
 
-def _matcher(model: nn.Module, targets: str, train: tuple[str, ...]):  # type: ignore[no-untyped-def]
+def _matcher(model: nn.Module, targets: str, train: tuple[str, ...]) -> Callable[[str], bool]:
     if targets == "all":
         return lambda name: True
     if targets == "all-linear":
         names = {_joined(name, "weight") for name in find_targets(model, "all-linear", train)}
         return lambda name: name in names
-    pattern = re.compile(targets)
-    return lambda name: pattern.fullmatch(name) is not None
+    return Pattern(targets, "attach: targets").matches
 
 
 def _joined(layer: str, key: str) -> str:
@@ -139,7 +140,7 @@ def _joined(layer: str, key: str) -> str:
 
 
 def _nothing(model: nn.Module, targets: str) -> str:
-    names = [name for name, _ in model.named_parameters() if ".branches." not in name]
+    names = list(own_parameters(model))
     if not names:
         return f"attach: {type(model).__name__} has no parameter that APET could train."
     close = difflib.get_close_matches(targets, names, n=2, cutoff=0.3)

@@ -50,6 +50,16 @@ def tensors(branches: Branches) -> dict[str, torch.Tensor]:
 
 def check_model(model: nn.Module, description: dict[str, Any], folder: Path) -> None:
     """Raise a ValueError if a tensor of the description is missing in the model or has another shape there."""
+    tensors, eligible, positions = (description.get(key) for key in ("tensors", "eligible", "positions"))
+    if not (
+        isinstance(tensors, dict)
+        and all(isinstance(entry, list) and len(entry) == 2 for entry in tensors.values())
+        and isinstance(eligible, int)
+        and isinstance(positions, str)
+    ):
+        raise ValueError(
+            f"load_adapter: adapter.json in {folder} does not describe an APET adapter's tensors; save the adapter again."
+        )
     shapes = {key: list(p.shape) for key, p in model.named_parameters()}
     differing = [(key, shape) for key, (shape, _) in description["tensors"].items() if shapes.get(key) != shape]
     if differing:
@@ -79,7 +89,7 @@ def check(model: nn.Module, branches: Branches, eligible: int, description: dict
 
 def saved_positions(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
     """The positions in ``adapter.safetensors``, by parameter name; None if only the seed was stored."""
-    found = {key[: -len(".index")]: value.to(torch.int64) for key, value in stored.items() if key.endswith(".index")}
+    found = {key[: -len(".index")]: value for key, value in stored.items() if key.endswith(".index")}
     return found or None
 
 

@@ -1,9 +1,12 @@
 """`fulgurite export`: a checkpoint's adapter for stock PEFT, merged into its base, or in this project's own form.
 
-Before anything is left on disk both forwards run on a probe batch in fp32, the adapter's branches beside the base
-and the merged weights W + s·B diag(g) A, and then what was written is loaded again by its reader. A difference
-above the tolerance, relative to the largest logit, fails: a merged model that does not compute what was trained is
-the commonest complaint about such tools.
+The trained model computes the logits of a probe batch in fp32. Then the program that will read the folder loads what was
+written and computes them again: stock PEFT, stock transformers, or fulgurite. If they differ by more than the tolerance,
+relative to the largest logit, the export fails and nothing is left on disk: a merged model that does not compute what was
+trained is the commonest complaint about such tools. Weights are merged, W + s·B diag(g) A, for the merged format only,
+because some layers cannot be merged (tied or quantised ones) whose adapter may well leave by itself.
+
+A text model's folder has a generation configuration that stops at the end tokens of the chat template (see stops.py).
 
 Reward models are written merged, in one of two layouts: transformers' sequence classification with one label, or that
 of UltraRM and Eurus-RM. PEFT cannot carry a head on the last token, so that format is refused for them.
@@ -18,10 +21,11 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from fulgurite.adapters import Adapter
+from fulgurite.adapters import Adapter, load_adapter
 from fulgurite.commands.export.checks import compare, in_fp32, logits_of, merge_checked, no_progress_bar, probe
 from fulgurite.commands.export.folder import check_target, refuse_around
 from fulgurite.commands.export.reward import write_reward_model
+from fulgurite.commands.export.stops import check_stops, stopping_config
 from fulgurite.commands.shared.checkpoint_files import load_module
 from fulgurite.console import say, shortest
 from fulgurite.data.conditions.objectives import CONDITION_FILE
@@ -76,8 +80,8 @@ def export(
     module.configure_model()
     if not module.exports:
         raise ValueError(
-            f"export: {shortest(ckpt_path)} is a {type(module).__name__}, which is several models and a gate and leaves as none; "
-            "the checkpoint itself is what fulgurite generate and test load"
+            f"export: {shortest(ckpt_path)} is a {type(module).__name__}: several models and a gate, which no other program can "
+            "load as one; give the checkpoint itself to fulgurite generate and test"
         )
     adapter = module.adapter
     reward = isinstance(module.network, RewardModel)
@@ -134,20 +138,29 @@ def _write_adapter(
     batch = probe(tokenizer, module.task)
     with in_fp32(network):
         expected = logits_of(network, batch)
-        adapter.merge(reversible=True)
-        merged = logits_of(network, batch)
-        adapter.unmerge()
-    compare("merged", merged, expected, tolerance)
+    base = resolve_backbone(module.backbone)
     if format == "adapter":
         adapter.save(folder)
+        fresh = module.load_base().model
+        load_adapter(fresh, folder)
+        compare("reloaded", logits_of(fresh.float().eval(), batch), expected, tolerance)
         return
-    base = resolve_backbone(module.backbone)
     adapter.export_peft(folder, rank_pattern=rank_pattern, base_model=base, task_type=_PEFT_TASKS[module.task])
-    loaded = _with_peft(module, base, folder)
+    if rank_pattern:
+        say(
+            "rank_pattern: the modules have ranks of their own; PEFT reads them, vLLM ignores them and computes something else: "
+            "for vLLM leave the option out, or give --format merged"
+        )
+    stops = stopping_config(network, tokenizer) if module.task == "causal_lm" else None
+    if stops is not None:
+        stops.save_pretrained(folder)
+    loaded = _with_peft(module, folder)
     if loaded is None:
         say("PEFT is not installed, so the folder was not loaded with it; pip install peft to have that checked too")
-    else:
-        compare("PEFT", logits_of(loaded, batch), expected, tolerance)
+        return
+    compare("PEFT", logits_of(loaded, batch), expected, tolerance)
+    if stops is not None:
+        check_stops(loaded, folder, tokenizer)
 
 
 def _write_merged(
@@ -156,6 +169,7 @@ def _write_merged(
     network, adapter = _network(module), module.adapter
     batch = probe(tokenizer, module.task)
     expected = merge_checked(network, adapter, batch, tolerance)
+    stops = stopping_config(network, tokenizer) if module.task == "causal_lm" else None
     with no_progress_bar():
         network.save_pretrained(folder)
     stored = next(network.parameters()).dtype
@@ -165,23 +179,19 @@ def _write_merged(
         ).model.eval()
         compare("reloaded", logits_of(again, batch), expected, tolerance)
     else:
+        again = network
         say(f"the weights are stored in {stored}, as the base was; the figures above are those of float32")
+    if stops is not None:
+        check_stops(again, folder, tokenizer)
 
 
-def _with_peft(module: "FinetuneModule", base: str, folder: Path) -> nn.Module | None:
+def _with_peft(module: "FinetuneModule", folder: Path) -> nn.Module | None:
     """The folder on a fresh base, loaded by stock PEFT; None where PEFT is not installed."""
     try:
         from peft import PeftModel
     except ImportError:
         return None
-    # Rounded as the trained base was, then computed in fp32 like the figures it is compared with.
-    fresh = load_backbone(
-        base,
-        module.task,
-        num_labels=module.num_labels,
-        dtype=module.dtype_name,
-        trust_remote_code=module.trust_remote_code,
-    ).model.float()
+    fresh: Any = module.load_base().model.float()  # computed in fp32 like the figures it is compared with
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers is about to rename
         loaded: nn.Module = PeftModel.from_pretrained(fresh, str(folder))

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch.strategies
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -166,6 +167,13 @@ class TrainerCLI(LightningCLI):
             options["logger"] = CSVLogger(root, name="logs") if not options.get("fast_dev_run") else False
         try:
             return super().instantiate_trainer(**changes)
+        except ValueError as error:
+            if "invalid strategy name" not in str(error):
+                raise
+            raise ValueError(
+                f"--trainer.strategy {options['strategy']}: no strategy has this name; give auto, ddp or a class such "
+                "as DDPStrategy with --trainer.strategy.class_path"
+            ) from error
         except MisconfigurationException as error:
             if "backend found" not in str(error):
                 raise
@@ -246,6 +254,18 @@ def _warn_overruled(before: Any, after: Any, checkpoint: str, said: Any) -> None
         )
 
 
+def _strategies_by_class(words: list[str]) -> list[str]:
+    """The words with a strategy's class given as such: `--trainer.strategy` takes any text for the name of a strategy."""
+    joined = list(words)
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--trainer.strategy":
+            value = value if equals else next(iter(words[i + 1 : i + 2]), "")
+            if value in lightning.pytorch.strategies.__all__:
+                joined[i] = f"{name}.class_path{equals}{value if equals else ''}"
+    return joined
+
+
 def run_trainer_verb(words: list[str]) -> TrainerCLI:
     """Runs fit, validate, test or predict.
 
@@ -253,4 +273,4 @@ def run_trainer_verb(words: list[str]) -> TrainerCLI:
         words: what stands after `fulgurite`, the verb first
     """
     quiet_lightning()
-    return TrainerCLI(words)
+    return TrainerCLI(_strategies_by_class(words))

@@ -26,6 +26,10 @@ def run_chat(loaded: LoadedModel, start: tuple[Turn, ...], settings: GenerationS
         settings: of the answers; the seed counts up with the turns, so that the same question draws anew.
         lead: condition tokens in front of each question.
     """
+    if sys.stdin is None or sys.stdin.closed:
+        raise ValueError(
+            "generate: --chat reads what you type from the standard input, which is closed; give --prompt TEXT"
+        )
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  input() then has a history and cursor keys
 

@@ -164,8 +164,8 @@ def load_model(
         )
     if trust_remote_code and not checkpoints:
         raise ValueError(
-            f"{verb}: --trust_remote_code true was given for {model or adapter}; it is allowed for a .ckpt file only; models are "
-            "loaded without code of their own, so leave it out"
+            f"{verb}: --trust_remote_code true was given for {model or adapter}; it is allowed for a .ckpt file; other models "
+            "are loaded without code of their own, so leave it out"
         )
     if checkpoints:
         return _from_checkpoint(verb, checkpoints[0], template, dtype, place, trust_remote_code)

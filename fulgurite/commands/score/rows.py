@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fulgurite.data.readers.base import BadRow, messages
+from fulgurite.data.readers.base import BadRow
+from fulgurite.data.readers.messages import messages
 from fulgurite.data.records.conversation import Conversation, Turn, checked
 from fulgurite.data.records.findings import Finding, place
 

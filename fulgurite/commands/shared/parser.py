@@ -1,8 +1,8 @@
 """Parsers that answer a mistake with one sentence and the nearest name.
 
-jsonargparse tries every member of a type and reports all that failed, so a misspelt option of a module ends in a
-page about unions. Here each inner parser (the options of one class) notes its own short answer for the error it
-raises; the outermost parser prints that answer if the error reaches it, and the plain message otherwise.
+jsonargparse tries every member of a type and reports all that failed, so that a misspelt option of a module ends in a
+page about unions. Here each inner parser (which reads the options of one class) writes down a short answer to the error
+that it raises. If that error reaches the outermost parser, it prints the short answer, otherwise jsonargparse's message.
 """
 
 import difflib
@@ -14,13 +14,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
+
+from fulgurite.commands.shared.configuration import wrong_configuration
+from fulgurite.console import shortest
 
 __all__ = ["CommandParser", "TrainerParser", "nearest"]
 
 _UNKNOWN_OPTION = re.compile(r"(?:Option|does not accept option) '([^']+)'")
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_NO_VALUE = re.compile(r"argument (?:-\w/)?(--\S+): expected (?:one|at least one) argument")
+_NO_FILE = re.compile(r"Parser key \"(?:\w+\.)?config\": (File does not exist|Path is not a file|.*): '([^']+)'")
 _MISSING = re.compile(r"arguments are required: (.+)")
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (.+)", re.DOTALL)
 _WRONG_VALUE = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.+)", re.DOTALL)
@@ -103,13 +109,17 @@ class _NearestName:
         return super().add_class_arguments(theclass, *args, **options)  # type: ignore[misc]
 
     def parse_args(self, args: Any = None, *further: Any, **options: Any) -> Any:
-        """Parses; a file among the words that is not UTF-8 is one sentence.
+        """Parses; a file among the words that is not UTF-8, or is no configuration, is one sentence.
 
         Args:
             args: the words
             further: as jsonargparse's
             options: as jsonargparse's
         """
+        _hashes_are_letters()
+        for name in _config_files(args or []):
+            if (wrong := wrong_configuration(Path(name))) is not None:
+                self.error(f"--config {wrong}")
         try:
             return super().parse_args(args, *further, **options)  # type: ignore[misc]
         except UnicodeDecodeError as error:
@@ -144,6 +154,11 @@ class _NearestName:
 
     def _explain(self, message: str) -> str | None:
         """The short answer to a message about this parser's own options, None where there is none."""
+        if match := _NO_VALUE.search(message):
+            return f"{match.group(1)} stands without a value; write {match.group(1)} VALUE"
+        if match := _NO_FILE.search(message):
+            what = "is a folder" if "not a file" in match.group(1) else "no such file"
+            return f"--config {shortest(match.group(2))}: {what}; give a YAML file with options"
         if match := _MISSING.search(message):
             return self._explain_missing(match.group(1))
         if match := _UNKNOWN_CLASS.search(message):
@@ -173,7 +188,9 @@ class _NearestName:
         if self._owner:
             return f"{self._owner} needs a value for {', '.join(repr(name) for name in missing)}"
         bare = [name.split(".", 1)[-1] for name in missing]
-        if any(name.endswith((".model", ".data")) for name in missing):  # of LightningCLI, behind the verb
+        if any(
+            name.endswith((".model", ".data")) for name in missing
+        ):  # LightningCLI's options, which stand after the verb
             verb = missing[0].split(".")[0]
             return (
                 f"{verb} needs {' and '.join('--' + name for name in bare)}, or a file that says them: "
@@ -209,6 +226,30 @@ class _NearestName:
         inside = sorted(name for name in options if name.startswith(section + "."))
         accepted = f" {section} accepts: {_listing([name.split('.', 1)[1] for name in inside], 60)}" if inside else ""
         return f"no option {option!r}.{nearest(option, options)}{accepted}"
+
+
+def _hashes_are_letters() -> None:
+    """Has a value such as `#hash` read as it is written: as YAML it would be a comment, and the option would have no value."""
+    loader = get_loader("yaml")
+    if getattr(loader, "hashes_are_letters", False):
+        return
+
+    def load(text: str) -> Any:
+        return text if text.lstrip().startswith("#") and "\n" not in text.strip() else loader(text)
+
+    load.hashes_are_letters = True  # type: ignore[attr-defined]
+    set_loader("yaml", load, (yaml.YAMLError,))
+
+
+def _config_files(words: Iterable[str]) -> Iterator[str]:
+    """The files that the words give as --config."""
+    before = ""
+    for word in words:
+        if before in ("--config", "-c"):
+            yield word
+        elif word.startswith("--config="):
+            yield word.partition("=")[2]
+        before = word
 
 
 def _values(words: Iterable[str]) -> Iterator[str]:

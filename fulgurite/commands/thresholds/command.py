@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from fulgurite.commands.thresholds.processes import run_all
 from fulgurite.commands.thresholds.report import Curve, curves, draw, summary_table, table
 from fulgurite.commands.thresholds.runs import (
     FULL,
@@ -24,7 +25,6 @@ from fulgurite.commands.thresholds.runs import (
     Run,
     Settings,
     adapter_for,
-    run_all,
 )
 from fulgurite.console import say, shortest
 from fulgurite.whole_files import write_text

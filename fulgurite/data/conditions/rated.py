@@ -35,6 +35,7 @@ __all__ = [
     "comparable",
     "draw_conditions",
     "drawn_condition",
+    "row_conditions",
     "tied_pairs",
     "value",
     "weights_of",
@@ -180,15 +181,9 @@ def draw_conditions(
     Returns:
         Per item its conditions, without repetition.
     """
-    found: list[list[dict[str, float]]] = [[] for _ in items]
     if buckets is None:
-        for i, ratings in enumerate(items):
-            draw = random.Random(f"conditions|{seed}|{i}")
-            for _ in range(per_row):
-                condition = drawn_condition(draw, ratings, objectives, control)
-                if condition not in found[i]:
-                    found[i].append(condition)
-        return found
+        return [row_conditions(i, ratings, objectives, control, per_row, seed) for i, ratings in enumerate(items)]
+    found: list[list[dict[str, float]]] = [[] for _ in items]
     for number, (levels, wanted) in enumerate(buckets):
         draw = random.Random(f"bucket|{seed}|{number}")
         matching = {i: places for i, ratings in enumerate(items) if (places := _matching(ratings, levels))}
@@ -204,6 +199,28 @@ def draw_conditions(
                 pairs += size
         if pairs < wanted:
             _log.warning("the bucket %s has %d of the %d pairs that it wants", bucket_name(levels), pairs, wanted)
+    return found
+
+
+def row_conditions(
+    index: int, ratings: Sequence[Ratings], objectives: Objectives, control: str, per_row: int, seed: int
+) -> list[dict[str, float]]:
+    """The conditions of one item where there are no buckets: they hang on its place alone, not on other items.
+
+    Args:
+        index: its place.
+        ratings: of its answers.
+        objectives: all of them.
+        control: as of `draw_conditions`.
+        per_row: as of `draw_conditions`.
+        seed: equal seeds draw equally.
+    """
+    draw = random.Random(f"conditions|{seed}|{index}")
+    found: list[dict[str, float]] = []
+    for _ in range(per_row):
+        condition = drawn_condition(draw, ratings, objectives, control)
+        if condition not in found:
+            found.append(condition)
     return found
 
 

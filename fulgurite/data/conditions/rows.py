@@ -24,6 +24,7 @@ from fulgurite.data.conditions.rated import (
     comparable,
     draw_conditions,
     drawn_condition,
+    row_conditions,
     tied_pairs,
     value,
 )
@@ -102,8 +103,9 @@ class Conditioned:
         return self.rated.schemas
 
     def __iter__(self) -> Iterator[Conversation | Ranked]:
-        if self.stage == "cdpo" and self._drawn is None:
-            # Ratings alone: buckets choose among all rows before the first is made, and texts need not fit into memory.
+        if self.stage == "cdpo" and self._drawn is None and self.how.buckets is not None:
+            # A reading of its own, of ratings alone: buckets choose among all rows before the first row is made, and texts need
+            # not fit into memory.
             items = [record.ratings for record in self.rated]
             self._drawn = draw_conditions(
                 items,
@@ -116,8 +118,8 @@ class Conditioned:
             )
         kept = 0
         for index, record in enumerate(self.rated):
-            rows = (
-                self._conversations(record, index) if self._drawn is None else self._ranked(record, self._drawn[index])
+            rows: Iterator[Conversation | Ranked] = (
+                self._conversations(record, index) if self.stage == "cpsft" else self._ranked(record, index)
             )
             for row in rows:
                 kept += 1
@@ -150,8 +152,12 @@ class Conditioned:
                 group = record.prompt[-1].content
                 yield Conversation(turns, record.source, record.row, _tag(condition), group)
 
-    def _ranked(self, record: Rated, conditions: Sequence[Condition]) -> Iterator[Ranked]:
-        for condition in conditions:
+    def _ranked(self, record: Rated, index: int) -> Iterator[Ranked]:
+        how = self.how
+        drawn = None if self._drawn is None else self._drawn[index]
+        if drawn is None:
+            drawn = row_conditions(index, record.ratings, how.objectives, how.control, how.per_row, how.seed)
+        for condition in drawn:
             places, over, scores = self.how.scores(record.ratings, condition)
             self._count(record, condition, places, over, scores)
             if len(places) < 2:

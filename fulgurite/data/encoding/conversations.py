@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fulgurite.data.encoding.answer_spans import Answer, AnswerFinder, Piece
-from fulgurite.data.encoding.prompts import TextEncoder, encode_prompt, is_chat
+from fulgurite.data.encoding.prompts import TextEncoder, as_chat, encode_prompt, is_chat
 from fulgurite.data.records.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -41,11 +41,13 @@ TOO_LONG = "longer than max_length"
 NO_ANSWER = "no assistant turn"
 UNTRAINED = "no answer is to be trained on (weight 0 or train: false)"
 UNRENDERED = "the chat template never writes "
+_IGNORED = "keys of messages that the chat template never writes: "
 _APART = "prompt and answer share a token: tokenised apart"
 _OWN_ROW = "an answer with a row of its own"
 _SHORTENED = "last turns left out: longer than max_length"
 _CUT = "end cut off: longer than max_length"
 _SPLIT = "text split into several rows"
+_PLAIN = "prompt and completion as plain text, without a chat template"
 _CLOSED = "answer without the reasoning that the generation prompt opens: trained as the template's finished turn"
 
 
@@ -85,12 +87,14 @@ class ConversationEncoder:
     """Encodes conversations; thousands in one call are tokenised together.
 
     Args:
-        tokenizer: with a chat template where chats are encoded (see fulgurite.data.encoding.templates.apply_template).
+        tokenizer: with a chat template where chats are encoded (see fulgurite.data.encoding.templates.apply_template). A prompt
+            with its completion is then a user's turn with its answer, because that is what `generate` puts before the model.
         max_length: tokens of a row at most.
         supervise: "assistant" for every answer, "last" for the last answer only, "all" for every token.
         too_long: what becomes of a longer row. "drop" leaves out its last turns, so that whole turns remain, and omits
             it if no supervised turn is left; "error" raises; "cut" takes the end off, within an answer if need be, and
             omits the row if no supervised token is left. Text without roles is split into several rows under "drop".
+        plain: a prompt and its completion stay plain text even where the tokenizer has a chat template.
 
     Raises:
         ValueError: options outside those; a chat template that shows no answer.
@@ -102,6 +106,7 @@ class ConversationEncoder:
         max_length: int,
         supervise: Literal["assistant", "last", "all"] = "assistant",
         too_long: Literal["drop", "error", "cut"] = "drop",
+        plain: bool = False,
     ) -> None:
         allowed = {
             "supervise": (supervise, ("assistant", "last", "all")),
@@ -120,6 +125,7 @@ class ConversationEncoder:
         self.max_length = max_length
         self.supervise = supervise
         self.too_long = too_long
+        self.plain = plain or not tokenizer.chat_template
         self._text = TextEncoder(tokenizer)
         self._finder: AnswerFinder | None = None
         # A special token that is matched before normalisation splits the text: what stands before it has no influence on
@@ -138,6 +144,8 @@ class ConversationEncoder:
             ValueError: roles that the template refuses, an answer that it does not show, a row that is too long where
                 that is an error; each names file and line.
         """
+        if not self.plain:
+            conversations = [as_chat(conversation) for conversation in conversations]
         kinds = [_kind(conversation) for conversation in conversations]
         rows: list[list[_Row]] = [[] for _ in conversations]
         refused = self._refused(conversations, kinds)
@@ -186,7 +194,7 @@ class ConversationEncoder:
             before = self._text.begun(prompt)
             ids = self._text.ended([*before, *completion])
             start = 0 if self.supervise == "all" else len(before)
-            rows.append([_Row(ids, [(start, len(ids))], [], [], ())])
+            rows.append([_Row(ids, [(start, len(ids))], [], [], (_PLAIN,))])
         return rows
 
     def _texts(self, conversations: Sequence[Conversation]) -> list[list[_Row]]:
@@ -213,14 +221,17 @@ class ConversationEncoder:
         rows: list[list[_Row]] = [[] for _ in conversations]
         apart: list[tuple[int, Answer]] = []
         for i, piece, (ids, spans) in zip(owners, pieces, self._align(pieces), strict=True):
+            ignored = finder.renderer.ignored(conversations[i].turns)
+            told = (_IGNORED + ", ".join(ignored),) if ignored else ()
             kept = [span for span in spans if span is not None]
             ends = [end for _, end in kept]
             if everything:
-                rows[i].append(_Row(ids, [(0, len(ids))], ends, closing, ()))
+                rows[i].append(_Row(ids, [(0, len(ids))], ends, closing, told))
                 continue
             if kept:
                 notes: tuple[str, ...] = (_OWN_ROW,) if len(found[i]) > 1 else ()
                 notes += (_CLOSED,) if any(answer.closed for answer in piece.answers) else ()
+                notes += told
                 rows[i].append(_Row(ids[: ends[-1]], kept, ends, closing, notes))
             apart.extend((i, a) for a, span in zip(piece.answers, spans, strict=True) if span is None)
         for (i, _), (ids, span, note) in zip(apart, self._apart([answer for _, answer in apart]), strict=True):

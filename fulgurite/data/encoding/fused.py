@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fulgurite.data.encoding.answer_spans import AnswerFinder
 from fulgurite.data.encoding.conversations import NO_ANSWER, TOO_LONG, UNRENDERED, UNTRAINED, Omission
-from fulgurite.data.encoding.prompts import TextEncoder, is_chat
+from fulgurite.data.encoding.prompts import TextEncoder, as_chat, is_chat
 from fulgurite.data.records.conversation import Conversation, Turn
 
 if TYPE_CHECKING:
@@ -98,11 +98,11 @@ class FusedEncoder:
         """The rows of each conversation, one per answer, or why it has none.
 
         Args:
-            conversations: chats, and prompts with completions.
+            conversations: chats, and prompts with completions, which become chats: generation lays the templates too.
         """
         jobs: list[tuple[int, tuple[Turn, ...], str, bool]] = []
         found: list[list[EncodedAnswer | Omission]] = [[] for _ in conversations]
-        for index, conversation in enumerate(conversations):
+        for index, conversation in enumerate(map(as_chat, conversations)):
             turns = conversation.turns
             places = [i for i, turn in enumerate(turns) if turn.role in ("assistant", "completion")]
             if not places:

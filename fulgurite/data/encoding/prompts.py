@@ -6,15 +6,16 @@ tokens that the tokenizer puts before a text, and never those that it puts after
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fulgurite.data.encoding.templates import ChatRenderer
-from fulgurite.data.records.conversation import CHAT_ROLES, Turn
+from fulgurite.data.records.conversation import CHAT_ROLES, Conversation, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TextEncoder", "encode_prompt", "encode_source", "is_chat"]
+__all__ = ["TextEncoder", "as_chat", "encode_prompt", "encode_source", "is_chat"]
 
 _ANCHORS = ("\n", ".", "a", "")
 
@@ -81,6 +82,19 @@ class TextEncoder:
 def is_chat(turns: Sequence[Turn]) -> bool:
     """Whether the turns are those of a chat, over which a template is laid."""
     return bool(turns) and turns[0].role in CHAT_ROLES
+
+
+def as_chat(conversation: Conversation) -> Conversation:
+    """A prompt with its completion as a question with its answer; other conversations, and an empty prompt, as they are.
+
+    Args:
+        conversation: of any kind.
+    """
+    turns = conversation.turns
+    if [turn.role for turn in turns] != ["prompt", "completion"] or not turns[0].content.strip():
+        return conversation
+    asked, answered = replace(turns[0], role="user"), replace(turns[1], role="assistant")
+    return replace(conversation, turns=(asked, answered))
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Turn]) -> list[int]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fulgurite.data.encoding.conversations import NO_ANSWER, TOO_LONG, UNRENDERED, UNTRAINED, Omission
-from fulgurite.data.encoding.prompts import TextEncoder, encode_source, is_chat
+from fulgurite.data.encoding.prompts import TextEncoder, as_chat, encode_source, is_chat
 from fulgurite.data.encoding.templates import ChatRenderer
 from fulgurite.data.records.conversation import Conversation
 
@@ -61,7 +61,7 @@ def encode_pairs(
         )
     end = TextEncoder(tokenizer).end
     found: list[list[EncodedPair | Omission]] = []
-    for conversation in conversations:
+    for conversation in map(as_chat, conversations) if tokenizer.chat_template else conversations:
         turns = conversation.turns
         places = [i for i, turn in enumerate(turns) if turn.role in ("assistant", "completion")]
         if places and places[0] == 0:

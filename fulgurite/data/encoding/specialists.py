@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from fulgurite.data.encoding.templates import apply_template
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
+from fulgurite.data.records.sequences import common_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,7 +94,7 @@ def same_vocabulary(tokenizers: Sequence[PreTrainedTokenizerBase], names: Sequen
                 )
         cut = [t(_PROBE, add_special_tokens=False, verbose=False)["input_ids"] for t in (tokenizers[0], tokenizer)]
         if cut[0] != cut[1]:
-            at = next((i for i, pair in enumerate(zip(*cut, strict=False)) if pair[0] != pair[1]), min(map(len, cut)))
+            at = common_length(*cut)
             here, there = (_shown(t, ids, at) for t, ids in zip((tokenizers[0], tokenizer), cut, strict=True))
             raise ValueError(
                 f"same_vocabulary: {names[0]!r} and {name!r} have the same tokens but cut text differently, first at {here} "

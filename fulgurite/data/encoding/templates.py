@@ -21,15 +21,16 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fulgurite.data.records.conversation import Turn
+from fulgurite.data.records.conversation import CONTENT_KEYS, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TEMPLATES", "ChatRenderer", "apply_template"]
+__all__ = ["NO_TEMPLATE", "TEMPLATES", "ChatRenderer", "apply_template", "lay_stored"]
 
 _log = logging.getLogger(__name__)
 
+NO_TEMPLATE = "none"  # the name, and what a checkpoint stores, where a model is trained and served on plain text
 _DEFAULT = "ultrachat"
 _MARK = re.compile(r"<\|[^|<>\s]+\|>")
 _GENERATION = re.compile(r"\{%-?\s*generation\b")
@@ -129,11 +130,14 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", template: str | None = 
     Args:
         tokenizer: its `chat_template` is set.
         template: "auto" or None for the tokenizer's own, else `ultrachat`, or `encoder` where there is sep and no eos; one of
-            TEMPLATES; or a Jinja file's path.
+            TEMPLATES; a Jinja file's path; or "none": prompts and answers stay plain text, and the tokenizer keeps no template.
 
     Raises:
         ValueError: an unknown name, a file that is no template, or a tokenizer without the tokens that a turn ends with.
     """
+    if template == NO_TEMPLATE:
+        tokenizer.chat_template = None
+        return tokenizer
     if template in (None, "auto"):
         own = tokenizer.chat_template
         if isinstance(own, dict):  # several, by use; the others are for tools and retrieval
@@ -159,6 +163,18 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", template: str | None = 
         tokenizer.chat_template = before
         raise ValueError(f"apply_template: {template}: {error}") from error
     _tell_split_marks(tokenizer, template, probe)
+    return tokenizer
+
+
+def lay_stored(tokenizer: "PreTrainedTokenizerBase", stored: str | None) -> "PreTrainedTokenizerBase":
+    """Gives the tokenizer the template that a checkpoint was trained with, and returns it.
+
+    Args:
+        tokenizer: its `chat_template` is set.
+        stored: the Jinja text; "none" for a model of plain text; None where the checkpoint does not say.
+    """
+    if stored is not None:
+        tokenizer.chat_template = None if stored == NO_TEMPLATE else stored
     return tokenizer
 
 
@@ -193,7 +209,7 @@ def _from_file(path: str) -> str:
         near = get_close_matches(path, TEMPLATES, n=1)
         guess = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"apply_template: {path!r} is neither a file nor a known name; allowed are 'auto', "
+            f"apply_template: {path!r} is neither a file nor a known name; allowed are 'auto', 'none', "
             f"{', '.join(map(repr, TEMPLATES))} or the path of a Jinja file.{guess}"
         )
     try:
@@ -220,7 +236,10 @@ class ChatRenderer:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         if not tokenizer.chat_template:
-            raise ValueError("ChatRenderer: the tokenizer has no chat template; call apply_template(tokenizer) first")
+            raise ValueError(
+                "ChatRenderer: these turns are a chat, and the tokenizer has no chat template; give template='auto' or a name "
+                "instead of 'none', or call apply_template(tokenizer) first"
+            )
         self.tokenizer = tokenizer
         self.template = tokenizer.get_chat_template()
         self.marks = _GENERATION.search(self.template) is not None
@@ -249,6 +268,15 @@ class ChatRenderer:
             Names such as "tool_calls", each once.
         """
         keys = [*(["tools"] if tools is not None else []), *(key for turn in turns for key in turn.extra_keys)]
+        return [key for key in self._unwritten(keys) if key in CONTENT_KEYS]
+
+    def ignored(self, turns: Sequence[Turn]) -> list[str]:
+        """Names of what messages hold beside their content (an id, a name) that the template never looks at."""
+        return [
+            key for key in self._unwritten([k for turn in turns for k in turn.extra_keys]) if key not in CONTENT_KEYS
+        ]
+
+    def _unwritten(self, keys: Sequence[str]) -> list[str]:
         return [key for key in dict.fromkeys(keys) if re.search(rf"\b{re.escape(key)}\b", self.template) is None]
 
     def prompt(self, turns: Sequence[Turn], tools: str | None = None) -> str:

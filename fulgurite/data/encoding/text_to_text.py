@@ -1,10 +1,12 @@
-"""Rows as text to text: `Input: {x} Output: {y}`, only y is trained on (arXiv 2306.02320 trains a causal model on all of it).
+"""Rows as text to text, `Input: {x} Output: {y}`, of which only y is trained on.
 
-What stands before the answer is cut at `max_length` by taking the end off x, so that `Output:` always stands there; the
-ids that training has before an answer are those that generation begins with. A causal model reads
-`Input: {x} Output:` and goes on with ` {y}` and its end token: behind a space of its own, as in the paper's `Output: `, most
-tokenizers would have to begin a word with a token that words in running text never begin with. An encoder-decoder reads
-`Input: {x} Output: ` with what its tokenizer puts around a text, and answers `{y}` with its end token.
+The paper (arXiv 2306.02320) trains a causal model on all of the text. Here the text before the answer is cut to `max_length` by
+shortening x at its end, so that `Output:` always stands before the answer; generation begins with the same token ids.
+
+A causal model reads `Input: {x} Output:` and goes on with ` {y}` and its end token. The space belongs to the answer: if it stood
+before the answer, as in the paper, most tokenizers would have to begin the answer's first word with a token that no word in
+running text begins with. An encoder-decoder reads `Input: {x} Output: `, with what its tokenizer puts around a text, and
+answers `{y}` with its end token.
 """
 
 from __future__ import annotations

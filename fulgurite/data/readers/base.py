@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import chain, islice
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from fulgurite.data.records.conversation import Turn
 from fulgurite.data.records.findings import Finding, Tally, place
 from fulgurite.data.sources.formats import Numbered, Row
-from fulgurite.data.sources.locate import RowSource
+from fulgurite.data.sources.locate import RowSource, short_name
 
 __all__ = [
     "BadRow",
@@ -20,14 +18,13 @@ __all__ = [
     "RowReader",
     "Schema",
     "column_names",
+    "filled",
     "fitting_schema",
-    "messages",
     "records_of",
     "short_name",
 ]
 
 _AUTO_ROWS = 50
-_ROLES = {"human": "user", "gpt": "assistant"}
 
 
 class Record(Protocol):
@@ -64,12 +61,14 @@ class Schema(Generic[Item]):
         optional: Columns that are read where they are.
         read: Makes records of a row with its source and number.
         looks: Whether a source, by its name and its first whole row, is of this schema rather than another with its columns.
+        weak: Whether the columns say so little that further columns of text speak against a guess of this schema.
     """
 
     needed: tuple[str, ...]
     optional: tuple[str, ...]
     read: Read[Item]
     looks: Callable[[str, Row], bool] | None = None
+    weak: bool = False
 
 
 class RowReader(Generic[Item]):
@@ -150,7 +149,12 @@ class RowReader(Generic[Item]):
         schema = self.schemas[source.name] = self._schema(source.name, [row for row, _ in first])
         for row, number in chain(first, rows):
             self.tally.rows += 1
-            for item in records_of(self.table[schema], row, source.name, number, self._checked):
+            if "tools" not in self.table[schema].optional and filled(row.get("tools")):
+                where, told = place(source.name, number), f"schema {schema} reads none; take them out, or take messages"
+                items: Iterator[Item | Finding] = iter([Finding(where, "tools that are not read", told)])
+            else:
+                items = records_of(self.table[schema], row, source.name, number, self._checked)
+            for item in items:
                 if isinstance(item, Finding):
                     if item.lost and self.on_bad_row == "error":
                         raise ValueError(
@@ -188,6 +192,20 @@ class RowReader(Generic[Item]):
                 f"out.{hint}"
             )
 
+    def _tell_unread(self, schema: str, found: Sequence[str], name: str, rows: Sequence[Row]) -> None:
+        """Names the columns that a guessed schema leaves out; refuses a weak guess that leaves out texts."""
+        used = {*self.table[schema].needed, *self.table[schema].optional, *self.columns.values()}
+        left = [column for column in found if column not in used and any(filled(row.get(column)) for row in rows)]
+        texts = [column for column in left if _holds_text(column, rows)]
+        if texts and self.table[schema].weak:
+            raise ValueError(
+                f"{name}: only {', '.join(map(repr, self.table[schema].needed))} would be read, and {', '.join(map(repr, texts))} "
+                f"hold text too; give schema={schema!r} to read it alone, or another schema with columns, such as "
+                f"schema='prompt_completion' and columns={{'prompt': {self.table[schema].needed[0]!r}, 'completion': {texts[0]!r}}}"
+            )
+        if left:
+            self.tally.add(name, f"columns that schema {schema} does not read: {', '.join(left)}", lost=False)
+
     def _renamed(self, row: Row) -> Row:
         if not self.columns:
             return row
@@ -196,7 +214,9 @@ class RowReader(Generic[Item]):
     def _schema(self, name: str, rows: list[Row]) -> str:
         found = list({column: None for row in rows for column in row})
         if self.schema == "auto":
-            return fitting_schema(self.table, found, name, rows)
+            schema = fitting_schema(self.table, found, name, rows)
+            self._tell_unread(schema, found, name, rows)
+            return schema
         missing = [column for column in self.table[self.schema].needed if column not in found]
         if missing:
             near = [match for column in missing for match in get_close_matches(column, found, n=1)]
@@ -235,6 +255,13 @@ def records_of(
         yield Finding(place(source, number), error.reason, error.detail)
 
 
+def _holds_text(column: str, rows: Sequence[Row]) -> bool:
+    """Whether at least half of the values are texts of three words or more, or lists with such a text."""
+    values: list[Any] = [row[column] for row in rows if filled(row.get(column))]
+    texts = [" ".join(map(str, value)) if isinstance(value, (list, tuple)) else value for value in values]
+    return bool(values) and 2 * sum(isinstance(t, str) and len(t.split()) > 2 for t in texts) >= len(values)
+
+
 def fitting_schema(table: Mapping[str, Schema[Any]], found: Sequence[str], name: str, rows: Sequence[Row]) -> str:
     """The first schema whose columns are all found, and that the first row with something in each of them looks like.
 
@@ -258,26 +285,13 @@ def fitting_schema(table: Mapping[str, Schema[Any]], found: Sequence[str], name:
     )
 
 
-def messages(items: object, column: str) -> tuple[Turn, ...]:
-    """Messages as {role, content} or {from, value}.
+def filled(value: object) -> bool:
+    """Whether a value says anything: parquet and csv fill what a row lacks with nulls and empty lists.
 
     Args:
-        items: what the column holds.
-        column: its name.
+        value: of a column, or of a key.
     """
-    if not isinstance(items, Sequence) or isinstance(items, str):
-        raise BadRow("not a list", f"column {column!r} holds {type(items).__name__}; a list of messages is needed")
-    turns = []
-    for item in items:
-        if not isinstance(item, Mapping):
-            raise BadRow("not a message", f"{column!r} holds {type(item).__name__}; an object per turn is needed")
-        names = ("role", "content") if "role" in item else ("from", "value")
-        for name in names:
-            if name not in item:
-                raise BadRow("missing column", f"no {name!r} in a message of {column!r}; found {column_names(item)}")
-        role = item[names[0]]
-        turns.append(Turn(_ROLES.get(role, role) if isinstance(role, str) else repr(role), item[names[1]]))
-    return tuple(turns)
+    return value is not None and value not in ("", [], {}, ())
 
 
 def _listed(sources: Sequence[RowSource]) -> str:
@@ -291,12 +305,3 @@ def column_names(row: Mapping[str, Any]) -> str:
         row: columns by name.
     """
     return ", ".join(map(repr, row)) or "none"
-
-
-def short_name(source: str) -> str:
-    """What a file, folder or hub id is called without the path to it.
-
-    Args:
-        source: its name.
-    """
-    return re.split(r"[/\\]", source.rstrip("/\\"))[-1].split(".")[0] or source

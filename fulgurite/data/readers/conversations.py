@@ -4,8 +4,8 @@
 |---|---|---|
 | ultrafeedback_critique | instruction, completions | a critique per completion, see `critique` |
 | ultrachat_200k | prompt, messages [prompt_id] | the messages |
-| messages | messages [system] | the messages: lists of {role, content} |
-| sharegpt | conversations [system] | lists of {from, value} |
+| messages | messages [system, tools] | the messages: lists of {role, content}, see below |
+| sharegpt | conversations [system, tools] | lists of {from, value} |
 | ultralink | id, data | question, answer, … ; tag: the language, of the file's name or the id |
 | ultrachat | id, data | question, answer, … |
 | dolly | instruction, context, response | instruction and context; response |
@@ -13,6 +13,10 @@
 | alpaca | instruction, output [input, system, history] | instruction and input; output |
 | prompt_completion | prompt, completion | texts without a template, or two lists of messages |
 | text | text | one text |
+
+A message may hold more: `weight` (0 or 1) or `train` (true or false) says whether an answer is trained on; tool_calls,
+reasoning_content and whatever else it holds, and the row's tools, go to the chat template. What matters and is never written
+by the template leaves the row out; other keys are named in the report.
 
 `auto` takes the first schema whose columns are all there. A question at the end of a chat that nobody answered is dropped.
 Any other defect of a row leaves the row out and is counted, or stops the reading (`on_bad_row`).
@@ -25,8 +29,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fulgurite.data.readers.base import BadRow, Read, RowReader, Schema, messages, records_of
+from fulgurite.data.readers.base import BadRow, Read, RowReader, Schema, records_of
 from fulgurite.data.readers.critiques import critique, critique_reader
+from fulgurite.data.readers.messages import messages, tools_of
 from fulgurite.data.records.conversation import Conversation, Turn, checked
 from fulgurite.data.records.findings import Finding
 from fulgurite.data.sources.formats import Row
@@ -72,7 +77,7 @@ def _chat(column: str) -> Read[Conversation]:
     def read(row: Row, source: str, number: int) -> Iterator[Conversation | Finding]:
         turns = messages(row[column], column)
         system = () if turns and turns[0].role == "system" else _system(row)
-        yield Conversation(system + turns, source, number)
+        yield Conversation(system + turns, source, number, tools=tools_of(row.get("tools")))
 
     return read
 
@@ -110,16 +115,16 @@ def _plain(row: Row, source: str, number: int) -> Iterator[Conversation | Findin
 
 _SCHEMAS: dict[str, Schema[Conversation]] = {
     "ultrafeedback_critique": Schema(("instruction", "completions"), (), critique),
-    "ultrachat_200k": Schema(("prompt", "messages"), ("prompt_id", "system"), _chat("messages")),
-    "messages": Schema(("messages",), ("system",), _chat("messages")),
-    "sharegpt": Schema(("conversations",), ("system",), _chat("conversations")),
+    "ultrachat_200k": Schema(("prompt", "messages"), ("prompt_id", "system", "tools"), _chat("messages")),
+    "messages": Schema(("messages",), ("system", "tools"), _chat("messages")),
+    "sharegpt": Schema(("conversations",), ("system", "tools"), _chat("conversations")),
     "ultralink": Schema(("id", "data"), (), _ultralink, lambda name, row: language_of(name, row.get("id")) is not None),
     "ultrachat": Schema(("id", "data"), (), _ultrachat),
     "dolly": Schema(("instruction", "context", "response"), (), _dolly),
     "ultrainteract_sft": Schema(("instruction", "response"), ("task", "parent_id"), _ultrainteract),
     "alpaca": Schema(("instruction", "output"), ("input", "system", "history"), _alpaca),
     "prompt_completion": Schema(("prompt", "completion"), (), _prompt_completion),
-    "text": Schema(("text",), (), _plain),
+    "text": Schema(("text",), (), _plain, weak=True),
 }
 CONVERSATION_SCHEMAS = tuple(_SCHEMAS)
 

@@ -34,11 +34,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from fulgurite.data.readers.base import BadRow, RowReader, Schema, messages
+from fulgurite.data.readers.base import BadRow, RowReader, Schema
+from fulgurite.data.readers.messages import messages
 from fulgurite.data.readers.ultrafeedback import SCORES, completion_score, score_scale
-from fulgurite.data.records.conversation import Turn
+from fulgurite.data.records.conversation import CONTENT_KEYS, Turn
 from fulgurite.data.records.findings import Finding, place
 from fulgurite.data.records.preference import EQUAL, Labelled, Preference, PreferenceRecord, Ranked, checked_preference
+from fulgurite.data.records.sequences import common_length
 from fulgurite.data.sources.formats import Row
 from fulgurite.data.sources.locate import RowSource
 
@@ -114,7 +116,14 @@ def _llamafactory_dpo(row: Row, source: str, number: int) -> Read:
         if turn.role != "assistant":
             raise BadRow("answer of the wrong role", f"{name!r} is of role {turn.role!r}; 'assistant' is needed")
     yield Preference(
-        prompt, chosen.content, rejected.content, source, number, _margin(row), _weight(row), scale=_scale(row)
+        prompt,
+        _text(chosen, "chosen"),
+        _text(rejected, "rejected"),
+        source,
+        number,
+        _margin(row),
+        _weight(row),
+        scale=_scale(row),
     )
 
 
@@ -173,8 +182,7 @@ def _apart(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> tuple[tuple[
     """The turns that two dialogues have in common at their beginning, and the last turn of each, its answer."""
     if chosen == rejected:
         raise BadRow(EQUAL, "both dialogues are the same")
-    shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
-    shared = min(len(chosen), len(rejected)) if shared is None else shared
+    shared = common_length(chosen, rejected)
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         left = turns[shared:]
         if len(left) != 1:
@@ -184,7 +192,16 @@ def _apart(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> tuple[tuple[
             )
         if left[0].role != "assistant":
             raise BadRow("answer of the wrong role", f"{name!r} ends with {left[0].role!r}; 'assistant' is needed")
-    return chosen[:shared], chosen[-1].content, rejected[-1].content
+    return chosen[:shared], _text(chosen[-1], "chosen"), _text(rejected[-1], "rejected")
+
+
+def _text(answer: Turn, column: str) -> str:
+    """The text of an answer, which is compared as a text: more than that would vanish."""
+    if more := [key for key in answer.extra_keys if key in CONTENT_KEYS]:
+        raise BadRow(
+            f"an answer with {', '.join(more)}", f"{column!r} holds more than a text; answers are compared as texts"
+        )
+    return answer.content
 
 
 def _answer(value: object, column: str) -> tuple[tuple[Turn, ...], str]:
@@ -194,7 +211,7 @@ def _answer(value: object, column: str) -> tuple[tuple[Turn, ...], str]:
     turns = messages([value] if isinstance(value, Mapping) else value, column)
     if not turns or turns[-1].role != "assistant":
         raise BadRow("answer of the wrong role", f"{column!r} must end with a message of the assistant")
-    return turns[:-1], turns[-1].content
+    return turns[:-1], _text(turns[-1], column)
 
 
 def _prompt(value: object, chat: bool = True) -> tuple[Turn, ...]:

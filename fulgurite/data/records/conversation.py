@@ -16,8 +16,12 @@ from typing import Any
 
 from fulgurite.data.records.findings import Finding, half_pair, place
 
-__all__ = ["CHAT_ROLES", "Conversation", "Turn", "checked"]
+__all__ = ["CHAT_ROLES", "CONTENT_KEYS", "Conversation", "Turn", "checked"]
 
+# What a message or a row may hold beside its text that matters: the template writes it, or the row is left out.
+CONTENT_KEYS = (
+    "tools", "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "documents", "images", "audio",
+)  # fmt: skip
 CHAT_ROLES = ("system", "user", "assistant", "tool")
 
 

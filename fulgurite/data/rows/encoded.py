@@ -1,12 +1,7 @@
-"""Tokenised rows: flat arrays with offsets, so that a data set of any size is a handful of tensors.
-
-A text (or pair) longer than `max_length` is cut by the tokenizer, special tokens kept; how many tokens each row had
-before is remembered. Documents for language modelling are joined, with the end token after each, and cut into blocks
-of `max_length`; the last block may be shorter.
-"""
+"""Tokenised rows: the tokens of all rows in a few flat tensors, with the offsets of the rows in them; and selections of rows."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,15 +9,13 @@ from torch.utils.data import Dataset
 
 from fulgurite.data.sampling.windows import Batch
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["IGNORE_INDEX", "BatchRows", "EncodedRows", "Rows", "SelectedRows"]
 
 IGNORE_INDEX = -100
 CHUNK = 1000
 _COUNT_ROWS = 4096
 _PER_TOKEN = ("input_ids", "token_type_ids", "supervised")
+_NOT_PER_ROW = (*_PER_TOKEN, "target_ids", "offsets", "target_offsets")
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
@@ -77,6 +70,14 @@ class EncodedRows(Dataset[dict[str, Tensor]]):
             row["row"] = self.tensors["row"][index]
         return row
 
+    def spans(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the tokens of some rows begin and end in the tensors of all tokens, both (n,) int64.
+
+        Args:
+            rows: their numbers, (n,) int64.
+        """
+        return self.tensors["offsets"][rows], self.tensors["offsets"][rows + 1]
+
     @property
     def lengths(self) -> Tensor:
         """Tokens of each row, (rows,) int64."""
@@ -129,8 +130,10 @@ class Rows(Protocol):
         """Supervised targets of each row, (rows,) int64."""
 
 
-class SelectedRows(Dataset[dict[str, Tensor]]):
-    """Some of the rows, any of them more than once, without a copy.
+class SelectedRows(EncodedRows):
+    """Some of the rows, any of them more than once, without a copy of their tokens.
+
+    `tensors` holds the tokens of all rows, and of what there is one per row the values of the selected ones; it has no offsets.
 
     Args:
         encoded: the rows.
@@ -140,12 +143,24 @@ class SelectedRows(Dataset[dict[str, Tensor]]):
     def __init__(self, encoded: EncodedRows, indices: Tensor) -> None:
         self.encoded = encoded
         self.indices = indices
+        self.tensors = {
+            name: tensor if name in _NOT_PER_ROW else tensor[indices]
+            for name, tensor in encoded.tensors.items()
+            if name not in ("offsets", "target_offsets")
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SelectedRows, (self.encoded, self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.encoded[int(self.indices[index])]
+
+    def spans(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `EncodedRows`."""
+        return self.encoded.spans(self.indices[rows])
 
     @property
     def lengths(self) -> Tensor:
@@ -155,6 +170,10 @@ class SelectedRows(Dataset[dict[str, Tensor]]):
     def targets(self) -> Tensor:
         """Supervised targets of each row, (n,) int64."""
         return self.encoded.targets()[self.indices]
+
+    def take(self, indices: Sequence[int]) -> EncodedRows:
+        """A copy of the rows at `indices`, in that order."""
+        return self.encoded.take(self.indices[torch.as_tensor(indices, dtype=torch.int64)].tolist())
 
 
 class BatchRows(Dataset[tuple[list[dict[str, Tensor]], Batch]]):

@@ -125,7 +125,7 @@ class PackedRows(Dataset[Row]):
         end = int(self._ends[index])
         rows = self._rows[end - int(self._sizes[index]) : end]
         tensors = self.encoded.tensors
-        starts, ends = tensors["offsets"][rows], tensors["offsets"][rows + 1]
+        starts, ends = self.encoded.spans(rows)
         spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
         lengths = ends - starts
         ids = torch.cat([tensors["input_ids"][start:stop] for start, stop in spans]).long()

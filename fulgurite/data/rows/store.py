@@ -1,11 +1,14 @@
-"""Tokenised conversations in a file that is written piece by piece and read by memory mapping.
+"""The cache of tokenised rows: its folder, its keys with the one number of its format, and its files.
 
-The file is a safetensors file (any reader of the format opens it): eight bytes with the length of a JSON header, the
-header, then the tensors one after the other, those of eight bytes per number first so that each lies aligned. Until all
-rows are known each tensor grows in a file of its own; these are joined under a temporary name, which is then renamed.
-Neither texts nor tokens ever have to fit into memory, and processes that read the file share its pages.
+Rows of conversations lie in a file that is written piece by piece and read by memory mapping. It is a safetensors file (any
+reader of the format opens it): eight bytes with the length of a JSON header, the header, then the tensors one after the
+other, those of eight bytes per number first, so that each lies aligned. Until all rows are known each tensor grows in a file
+of its own; these files are joined under a temporary name, and the result is renamed. Neither texts nor tokens ever have to
+fit into memory, and processes that read the file share its pages.
 
-What was left out, and the names of the tags, travel in the header's metadata.
+Beside the tokens the file holds, for every record that was read, a hash of its group, and for every row the number of its
+record. The rows for training, those held out for validation and those of a limit are selections of one file, so that its
+source is read once for all of them. What was left out, and the names of the tags, travel in the header's metadata.
 """
 
 from __future__ import annotations
@@ -15,47 +18,43 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fulgurite.data.records.conversation import Conversation
-from fulgurite.data.records.findings import Tally
 from fulgurite.data.rows.encoded import EncodedRows
 from fulgurite.whole_files import CACHE_ADVICE, scratch_folder, whole_file
 
 __all__ = [
+    "FORMAT",
+    "EncodedRow",
     "MappedRows",
     "TokenWriter",
-    "VERSION",
     "cache_key",
     "default_cache_dir",
     "load_or_build",
     "load_or_write",
     "open_rows",
-    "write_conversations",
 ]
 
-VERSION = 1
+FORMAT = 2  # raise it when any rows are read, encoded or laid out in another way: older caches are then not read
 
 _log = logging.getLogger(__name__)
-
-_log = logging.getLogger(__name__)
-_CHUNK = 1000
 # Name in the file, numpy's type, the format's type; the wide ones first.
 _KINDS = {
     "offsets": (np.int64, "I64"),
     "target_offsets": (np.int64, "I64"),
+    "group": (np.int64, "I64"),
     "input_ids": (np.int32, "I32"),
     "target_ids": (np.int32, "I32"),
     "full_length": (np.int32, "I32"),
     "tag": (np.int32, "I32"),
+    "record": (np.int32, "I32"),
     "supervised": (np.bool_, "BOOL"),
 }
 _TYPES = {kind: dtype for dtype, kind in _KINDS.values()}
@@ -65,22 +64,12 @@ _ALIGN = 8
 EncodedRow = tuple[list[int], Sequence[Any], int, "str | None"]
 
 
-class Omitted(Protocol):
-    """What stands in the place of a row that was left out: where it was, and a short fixed phrase."""
-
-    @property
-    def where(self) -> str: ...
-
-    @property
-    def reason(self) -> str: ...
-
-
-# The rows of each conversation of a chunk, or why there are none.
-Encode = Callable[[Sequence[Conversation]], "Sequence[Sequence[EncodedRow | Omitted]]"]
-
-
 class MappedRows(EncodedRows):
     """Rows whose tensors are pages of a file. Sent to another process, it opens the file there.
+
+    Attributes:
+        groups: A hash of the group of every record that was read, also of those without rows, (records,) int64.
+        record: The number of each row's record, (rows,) int32.
 
     Args:
         path: a file written by `TokenWriter`.
@@ -91,6 +80,7 @@ class MappedRows(EncodedRows):
         self.path = path
         self.changed = changed or {}
         tensors, self.metadata = _map(path)
+        self.groups, self.record = tensors.pop("group"), tensors.pop("record")
         merged = {**tensors, **self.changed}
         super().__init__({name: tensor for name, tensor in merged.items() if tensor is not None})
 
@@ -150,12 +140,13 @@ class TokenWriter:
 
     def __init__(self, path: Path, seq2seq: bool = False) -> None:
         self.path = path
-        names = ["offsets", "input_ids", "full_length", "tag"]
+        names = ["offsets", "input_ids", "full_length", "tag", "group", "record"]
         names += ["target_offsets", "target_ids"] if seq2seq else ["supervised"]
         self.names = [name for name in _KINDS if name in names]
         self.seq2seq = seq2seq
         self._tag_numbers: dict[str, int] = {}
         self.rows = 0
+        self.records = 0
         self._ends = {"offsets": 0, "target_offsets": 0}
         self._stack = ExitStack()
 
@@ -172,11 +163,22 @@ class TokenWriter:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def add(self, rows: Sequence[tuple[EncodedRow, str | None]]) -> None:
+    def add_records(self, groups: Sequence[int]) -> int:
+        """Appends records, which rows may follow for; returns the number of the first of them.
+
+        Args:
+            groups: a hash of each record's group, below 2⁶³.
+        """
+        self._put("group", groups)
+        self.records += len(groups)
+        return self.records - len(groups)
+
+    def add(self, rows: Sequence[tuple[EncodedRow, str | None]], records: Sequence[int] | None = None) -> None:
         """Appends rows.
 
         Args:
             rows: each with the tag of its conversation.
+            records: the number of each row's record, ascending; None where nobody asks.
         """
         ids = [token for row, _ in rows for token in row[0]]
         second = [item for row, _ in rows for item in row[1]]
@@ -192,6 +194,7 @@ class TokenWriter:
             if tag is not None:
                 self._tag_numbers.setdefault(tag, len(self._tag_numbers))
         self._put("tag", [-1 if tag is None else self._tag_numbers[tag] for _, tag in rows])
+        self._put("record", [-1] * len(rows) if records is None else records)
         self.rows += len(rows)
 
     def _put(self, name: str, values: Sequence[Any]) -> None:
@@ -228,41 +231,6 @@ class TokenWriter:
                 (self.folder / name).unlink()
 
 
-def write_conversations(
-    writer: TokenWriter,
-    conversations: Iterable[Conversation],
-    encode: Encode,
-    tally: Callable[[], Tally],
-    progress: Callable[[Iterable[Conversation]], Iterable[Conversation]] = lambda items: items,
-) -> Tally:
-    """Encodes conversations in chunks of 1000 and writes their rows.
-
-    Args:
-        writer: where to, open and empty.
-        conversations: read once.
-        encode: the rows of each conversation of a chunk.
-        tally: the counts of the reading, once it has ended; what the encoder left out is added to them.
-        progress: wraps the conversations, to show how far it is.
-    """
-    omitted = Tally()
-    items = iter(progress(conversations))
-    while chunk := list(islice(items, _CHUNK)):
-        rows: list[tuple[EncodedRow, str | None]] = []
-        for conversation, found in zip(chunk, encode(chunk), strict=True):
-            for row in found:
-                if not isinstance(row, tuple):
-                    omitted.add(row.where, row.reason)
-                    continue
-                rows.append((row, conversation.tag))
-                if row[3]:
-                    omitted.add(conversation.where, row[3], lost=False)
-        writer.add(rows)
-    total = tally()
-    total.merge(omitted)
-    total.kept = writer.rows
-    return total
-
-
 def load_or_write(path: Path, write: Callable[[], None]) -> MappedRows:
     """The rows in `path`; `write` makes the file where it is missing or damaged.
 
@@ -279,40 +247,6 @@ def load_or_write(path: Path, write: Callable[[], None]) -> MappedRows:
     return open_rows(path)
 
 
-def tally_of(rows: MappedRows) -> Tally:
-    """What was counted when the rows were made.
-
-    Args:
-        rows: of a file that `write_conversations` and `finish` made.
-    """
-    return Tally(**json.loads(rows.metadata["tally"]))
-
-
-def tags_of(rows: MappedRows) -> list[str]:
-    """The names of the rows' tags, by number.
-
-    Args:
-        rows: of a file.
-    """
-    names: list[str] = json.loads(rows.metadata["tag_names"])
-    return names
-
-
-def numbered(conversations: Iterable[Conversation], keep: Tensor | None) -> Iterator[Conversation]:
-    """The conversations at whose position `keep` is true; all of them for None.
-
-    Args:
-        conversations: in the order that `keep` was decided in.
-        keep: (conversations,) bool.
-    """
-    if keep is None:
-        yield from conversations
-        return
-    for conversation, wanted in zip(conversations, keep.tolist(), strict=True):
-        if wanted:
-            yield conversation
-
-
 def default_cache_dir() -> Path:
     """$FULGURITE_CACHE, or ~/.cache/fulgurite."""
     return Path(os.environ.get("FULGURITE_CACHE") or Path.home() / ".cache" / "fulgurite")
@@ -321,7 +255,7 @@ def default_cache_dir() -> Path:
 def cache_key(*parts: Any) -> str:
     """The sha256, in hexadecimal, of `parts`, which may be anything that JSON can write."""
     digest = hashlib.sha256()
-    for part in (VERSION, *parts):
+    for part in (FORMAT, *parts):
         digest.update(json.dumps(part, sort_keys=True, ensure_ascii=True).encode() + b"\n")
     return digest.hexdigest()
 

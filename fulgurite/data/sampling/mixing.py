@@ -1,13 +1,13 @@
-"""Which rows of which source make up an epoch, so that the shares of rows are as stated.
+"""Mixing: how many rows of each source make up an epoch, and which, so that each source has the share that its weight asks for.
 
-With n_i rows of source i and weights w_i that sum to 1, an epoch has N rows, of which source i gives N·w_i, rounded by
-largest remainders. `until_first_ends`: N = min n_i / w_i, so no row comes twice. `repeat`: N = Σ n_i; a source that is to
-give more than it has gives each of its rows equally often, as far as that divides, and a random few once more.
+With n_i rows of source i and weights w_i that sum to 1, an epoch has N rows, and source i gives N·w_i of them, rounded by
+largest remainders. With `until_first_ends` N = min n_i / w_i, so that no row comes twice. With `repeat` N = Σ n_i: a source
+that has fewer rows than its share gives each of them equally often, as far as that divides, and a random few once more.
 
-Rows may count for several units each (a tree for its pairs): shares are then shares of units, met as nearly as whole rows can.
+A row may count for several units (a tree for its pairs). Shares are then shares of units, met as nearly as whole rows can.
 
-The selection is drawn once, from the seed: an epoch's number of steps is then known before training, every process and
-a resumed run see the same rows, and epochs differ in their order only.
+The rows are chosen once, from the seed. So the number of steps of an epoch is known before training, every process and a
+resumed run see the same rows, and epochs differ only in the order of the rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["largest_remainder", "mix"]
+__all__ = ["largest_remainder", "mix", "tag_numbers"]
 
 
 def largest_remainder(total: int, weights: Sequence[float]) -> list[int]:
@@ -100,3 +100,14 @@ def mix(
 
 def _finite(value: float) -> bool:
     return value == value and abs(value) != float("inf")
+
+
+def tag_numbers(known: Sequence[str], names: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The names of all tags so far, and the number there of each tag of some rows, (names + 1,) int32; the last is for -1, no tag.
+
+    Args:
+        known: names that have numbers already, which they keep.
+        names: of the rows' tags, in the order of their own numbers.
+    """
+    every = [*known, *sorted(set(names) - set(known))]
+    return every, torch.tensor([*(every.index(name) for name in names), -1], dtype=torch.int32)

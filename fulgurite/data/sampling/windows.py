@@ -89,7 +89,12 @@ class WindowSampler(DistributedSampler):  # type: ignore[type-arg]
         return batches if self.limit is None else min(self.limit, batches)
 
     def skip(self, epoch: int, batches: int) -> None:
-        """Makes the next iteration start after `batches` batches of `epoch`; later ones start at the beginning."""
+        """Makes the next iteration start in the middle of an epoch; the iterations after it start at the beginning of theirs.
+
+        Args:
+            epoch: the epoch, from 0.
+            batches: how many of its batches are left out.
+        """
         if epoch < 0 or not 0 <= batches <= len(self):
             raise ValueError(
                 f"WindowSampler: epoch {epoch}, batch {batches} was given; an epoch here has {len(self)} batches; "
@@ -99,7 +104,10 @@ class WindowSampler(DistributedSampler):  # type: ignore[type-arg]
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within it, a skip serves every iterator that is made: a DataLoader with workers makes two and drops one."""
+        """Inside this context every iterator that is made obeys the same `skip`.
+
+        A DataLoader with workers makes two iterators and drops one of them; without this the dropped one would use the skip up.
+        """
         self._held = True
         try:
             yield
@@ -113,11 +121,15 @@ class WindowSampler(DistributedSampler):  # type: ignore[type-arg]
         return self._start is not None
 
     def stream(self) -> dict[str, int | str]:
-        """What must be the same for a position to mean the same rows."""
+        """What must not change between a run and its resumption, so that a position means the same rows in both."""
         return {"rows": self.rows, "rows per global batch": self.batch_size * self.num_replicas, "seed": self.seed}
 
     def order(self, epoch: int) -> Tensor:
-        """The rows in the order of an epoch, (rows,) int64."""
+        """The rows in the order of an epoch, (rows,) int64.
+
+        Args:
+            epoch: the epoch, from 0.
+        """
         if not self.shuffle:
             return torch.arange(self.rows, device="cpu")
         # Hashing keeps (seed, epoch + 1) and (seed + 1, epoch) apart, which a sum of the two would not.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
     "hub_source",
     "list_source",
     "local_sources",
+    "short_name",
     "user_sources",
 ]
 
@@ -218,3 +220,12 @@ def list_source(name: str, rows: list[Row]) -> RowSource:
         return digest.hexdigest()
 
     return RowSource(name, lambda: ((row, number) for number, row in enumerate(rows, 1)), fingerprint)
+
+
+def short_name(source: str) -> str:
+    """What a file, folder or hub id is called without the path to it.
+
+    Args:
+        source: its name.
+    """
+    return re.split(r"[/\\]", source.rstrip("/\\"))[-1].split(".")[0] or source

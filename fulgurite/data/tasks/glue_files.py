@@ -21,6 +21,7 @@ from fulgurite.data.records.examples import Examples
 from fulgurite.data.sources.folders import content_folder, snapshot_of
 from fulgurite.data.sources.formats import ending_of, is_row_source, stem_of
 from fulgurite.data.sources.tables import Table, read_lines, read_table
+from fulgurite.data.sources.text_formats import check_header
 from fulgurite.data.tasks.glue import GLUETask, examples_from_rows
 
 __all__ = ["find_split_files", "named_folder", "read_glue_file", "read_glue_split", "task_folder"]
@@ -126,6 +127,7 @@ def _read_tsv(task: GLUETask, path: Path, texts_of: Sequence[str]) -> Examples:
     fields = lines[0][0]
     texts, label = _columns(task, [name.strip() for name in fields], path)
     if texts is not None:
+        check_header(path, [name.strip() for name in fields])
         width = len(fields)
         lines = lines[1:]
     else:

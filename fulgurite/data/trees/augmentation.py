@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from fulgurite.data.records.preference import Preference, PreferenceRecord
 
-__all__ = ["Augmented", "augment"]
+__all__ = ["Augmenting", "augment"]
 
 _MOST_GRID, _MOST_PAIRS, _MOST_USES = 10, 9, 3
 
@@ -60,33 +59,32 @@ def augment(pairs: Sequence[Preference], seed: int = 0) -> list[Preference]:
     return found
 
 
-class Augmented:
-    """Records with the new pairs of each instruction behind its last one; read twice, to know where that is.
+class Augmenting:
+    """Adds the new pairs of each instruction after its last record.
 
     Only the pairs of instructions that are not complete yet are kept in memory; rows of one instruction usually follow each other.
 
     Args:
-        records: starts a reading of the same records at each call.
+        sizes: how many pairs each instruction has, by its group.
         seed: see `augment`.
     """
 
-    def __init__(self, records: Callable[[], Iterable[Any]], seed: int = 0) -> None:
-        self.records = records
+    def __init__(self, sizes: Mapping[str | None, int], seed: int = 0) -> None:
+        self.sizes = sizes
         self.seed = seed
-        self.added = 0
+        self.waiting: dict[str, list[Preference]] = {}
 
-    def __iter__(self) -> Iterator[PreferenceRecord]:
-        sizes = Counter(record.group for record in self.records() if isinstance(record, Preference))
-        waiting: dict[str, list[Preference]] = {}
-        self.added = 0
-        for record in self.records():
-            yield record
-            group = getattr(record, "group", None)
-            # The grid of more rows is too large anyway.
-            if not isinstance(record, Preference) or group is None or not 1 < sizes[group] ** 2 <= _MOST_GRID:
-                continue
-            waiting.setdefault(group, []).append(record)
-            if len(waiting[group]) == sizes[group]:
-                made = augment(waiting.pop(group), self.seed)
-                self.added += len(made)
-                yield from made
+    def after(self, record: PreferenceRecord) -> list[Preference]:
+        """The new pairs that follow a record: none before the last one of its instruction.
+
+        Args:
+            record: the next one.
+        """
+        group = record.group
+        # The grid of more rows is too large anyway.
+        if not isinstance(record, Preference) or group is None or not 1 < self.sizes[group] ** 2 <= _MOST_GRID:
+            return []
+        self.waiting.setdefault(group, []).append(record)
+        if len(self.waiting[group]) < self.sizes[group]:
+            return []
+        return augment(self.waiting.pop(group), self.seed)

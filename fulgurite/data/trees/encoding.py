@@ -95,12 +95,20 @@ class ComparisonEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, spool: Spool, tally: Tally) -> None:
-        self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop")
+        self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop", plain=True)
         self.spool = spool
         self.tally = tally
 
     def encode(self, comparisons: Sequence[Comparison]) -> list[EncodedComparison]:
         """Those of the comparisons that are left.
+
+        Args:
+            comparisons: of any kind.
+        """
+        return [item for item in self.encode_each(comparisons) if item is not None]
+
+    def encode_each(self, comparisons: Sequence[Comparison]) -> list[EncodedComparison | None]:
+        """The comparisons, None in the place of one of which nothing is left.
 
         Args:
             comparisons: of any kind.
@@ -112,7 +120,7 @@ class ComparisonEncoder:
                 turns = (*comparison.prompt, Turn(role, answer))
                 conversations.append(Conversation(turns, comparison.source, comparison.row))
         rows = iter(self._encoder.encode(conversations))
-        found = []
+        found: list[EncodedComparison | None] = []
         for comparison in comparisons:
             answers: list[tuple[list[int], int] | None] = []
             for _ in comparison.completions:
@@ -124,9 +132,7 @@ class ComparisonEncoder:
                     self.tally.add(comparison.where, row.note, lost=False)
                 # Something must stand before the first token that is to be predicted.
                 answers.append((row.input_ids, max(1, row.supervised.index(True))))
-            encoded = self._kept(comparison, answers)
-            if encoded is not None:
-                found.append(encoded)
+            found.append(self._kept(comparison, answers))
         return found
 
     def _kept(

@@ -2,13 +2,14 @@
 
     z_j = Σ_e w_e l_e(j)      l_e = c_e · tanh(scale_e · (h_e W_eᵀ + b_e + low_e up_eᵀ) / c_e)      log p = z_y − log Σ_j exp z_j
 
-As in :mod:`fulgurite.kernels.log_probs.blocks`, whose parts do the work: a tile is some tokens × some columns, now of all
-specialists at once, whose logits become E = exp(z − ref) while they are in the cache. Two things come beside it:
+The tiles are those of :mod:`fulgurite.kernels.log_probs.blocks`, and most functions too. A tile is some tokens × some columns of
+all specialists at once; its logits become E = exp(z − ref) while they are in the cache. Two gradients are added to those of a
+single head. That of a specialist's weight in the blend,
 
     ∂log p/∂w_e = l_e(y) − E_p[l_e] = (1 − p_y) · (l_e(y) − Σ_{j≠y} E_j l_e(j) / Σ_{j≠y} E_j)
 
-which is one more sum for each specialist and no product with a head (UltraFuser's first stage, arXiv 2403.08281, trains the
-gate alone), and ∂log p/∂h_e, which is linear_log_probs' own with w_e in the token's factor.
+takes one more sum for each specialist and no product with a head: UltraFuser's first stage (arXiv 2403.08281) trains the gate
+alone. The other one, ∂log p/∂h_e, is the gradient of linear_log_probs with w_e multiplied into the token's factor.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _tile(device: str, number: int, count: int, vocabulary: int) -> tuple[int, i
 
 
 class _Part:
-    """One specialist's side of a chunk of tokens; what :class:`Result` asks of tokens."""
+    """One specialist's share in a chunk of tokens, with the attributes that :class:`Result` reads."""
 
     scores = False
 
@@ -136,7 +137,7 @@ class _Part:
         self.sum_low: Any = None
 
     def logits(self, tile, columns, wide) -> torch.Tensor:  # type: ignore[no-untyped-def]
-        """The logits of these columns in float32 or wider, in ``tile`` where it is that."""
+        """The logits of these columns in float32 or wider; they are written into ``tile`` itself if it is wide enough."""
         raw_logits(self.rows, self.low, part_of(self.head, columns), tile)
         return capped_(tile if tile.dtype == wide else tile.to(wide), self.head)
 

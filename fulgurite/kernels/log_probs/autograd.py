@@ -1,8 +1,8 @@
-"""What stands between the public functions and the tiles: autograd, torch.compile, and the choice of supervised rows.
+"""Everything between the public functions and the tiles: autograd, torch.compile, and the choice of supervised rows.
 
 In eager mode the tiles are called directly; while torch.compile traces, the same call stands behind one operator,
-``fulgurite::log_probs``, because how many rows are supervised is known from the data only. Outside, every tensor has all
-tokens: ignored ones get zeros.
+``fulgurite::log_probs``, because only the data tell how many rows are supervised. Outside of this file every tensor has a row for
+every token; the rows of ignored tokens are zero.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Forward and backward of the gated low-rank linear layer as sequences of launches.
 
 Forward: shrink, expand, ``addmm_`` of x Wᵀ. Backward: project, outer, reduce, expand, ``addmm_`` of dy W. The small term is written
-first and the vendor's GEMM accumulates onto it, so that nothing of y's size is read or written for the adapter but once.
+first and the vendor's GEMM accumulates onto it, so that the adapter costs one extra write of a tensor of y's size and no more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Tile sizes of the low-rank kernels, from shapes by rule and never from autotuning or from the device (AMD's apart).
+"""Tile sizes of the low-rank kernels: rules that look at shapes only, not at trials or at the device (except for AMD's).
 
-The order of every sum, hence every bit of a result, then depends on shapes alone, and the first step of a training is not
-spent on trials. ``python -m benchmarks.aot`` compiles what these rules give for GPUs that need not be there; none may spill.
+So the order of every sum, and with it every bit of a result, depends on shapes alone, and the first training step is not spent on
+trials. ``python -m benchmarks.aot`` compiles every configuration of these rules for GPUs that need not be there; none may spill.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Selected entries of G = leftᵀ right, left (M, rows) and right (M, columns), in plain PyTorch, in chunks of bounded size.
 
-The methods are those of :mod:`fulgurite.kernels.sparse.plan`. Sums over M run in float32 (float64 for float64 operands);
-nothing larger than a chunk is alive beside the operands, and the chunks of one operand where several layers share them.
+The methods are those of :mod:`fulgurite.kernels.sparse.plan`. Sums over M run in float32 (float64 for float64 operands). Beside
+the operands at most one chunk is in memory; only where several layers share an operand, all of its chunks are.
 """
 
 from __future__ import annotations
@@ -71,9 +71,10 @@ def transposed_chunks(side: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 class SharedChunks:
-    """The chunks of one x that several layers read (query, key and value; gate and up), made once per backward.
+    """The transposed chunks of an x that several layers read (query, key and value; gate and up), made once per backward.
 
-    They live from the first layer's backward to the last one's; if some layer never has one, as long as the graph does.
+    The chunks live from the backward of the first of these layers to the backward of the last one. If a layer never runs its
+    backward, they live as long as the graph.
     """
 
     def __init__(self) -> None:

@@ -1,14 +1,15 @@
-"""Where the trained scalars of one weight lie, prepared once, and which way of computing their gradient is the cheapest.
+"""The plan of one weight's trained scalars: where they lie, prepared once, and the cheapest method for their gradient.
 
-A gradient of n selected entries of a (rows, columns) matrix G = leftᵀ right, with left (M, rows) and right (M, columns), can be had
+The gradient consists of n selected entries of a (rows, columns) matrix G = leftᵀ right, left (M, rows) and right (M, columns).
+There are four methods:
 
-* ``dots``: both columns of every entry are gathered and multiplied, n · M numbers (a few dozen scalars);
+* ``dots``: both columns of every entry are gathered and multiplied, n · M numbers (for a few dozen scalars);
 * ``sampled``: n dot products over the entries' compressed sparse rows (``torch.sparse.sampled_addmm``; CPU);
-* ``union``: per 64 rows one product with the columns that any of them selected (Triton);
-* ``dense``: the product in chunks of rows, of which the entries are picked; one chunk is alive at a time.
+* ``union``: for every 64 rows one product with the columns that any of these rows selected (Triton);
+* ``dense``: the whole product in chunks of rows, out of which the entries are picked; one chunk is in memory at a time.
 
-Rows and columns without an entry are left out first where they are many: a mask that lies in few rows and columns (clustered)
-is one small dense product. The choice is a function of density, rows, columns, dtype and device.
+If many rows and columns hold no entry, they are left out first: a mask that lies in few rows and columns (clustered) becomes one
+small dense product. The choice of the method is a function of density, rows, columns, dtype and device.
 """
 
 from __future__ import annotations

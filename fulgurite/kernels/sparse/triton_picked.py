@@ -1,4 +1,7 @@
-"""Selected numbers of a chunk of rows in Triton: one launch where PyTorch takes three (the dense way of sparse gradients)."""
+"""Picking selected numbers out of a chunk of rows in Triton: one launch instead of PyTorch's three.
+
+The dense method of sparse gradients multiplies a whole chunk and keeps only these numbers.
+"""
 
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
@@ -20,12 +23,15 @@ EARLY = False
 
 @triton.jit(do_not_specialize=["first", "last", "offset"])
 def pick_kernel(chunk_ptr, index_ptr, out_ptr, first, last, offset, BLOCK: tl.constexpr, EARLY: tl.constexpr):
-    """out[i] = chunk[index[i] − offset] in float32, for first ≤ i < last."""
+    """out[i] = chunk[index[i] − offset] in float32, for first ≤ i < last.
+
+    With EARLY a program may start before the product that fills the chunk has ended, and waits for it after reading its indices.
+    """
     places = first + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = places < last
     at = tl.load(index_ptr + places, mask, other=0) - offset
     if EARLY:
-        gdc_wait()  # nothing that the product writes was read, nothing that is read elsewhere was written so far
+        gdc_wait()  # until here a program neither reads what the product writes nor writes what others read
     tl.store(out_ptr + places, tl.load(chunk_ptr + at, mask, other=0.0).to(tl.float32), mask)
 
 

@@ -1,11 +1,11 @@
-"""Selected entries of G = leftᵀ right in Triton: per 64 rows one product with the columns that any of them selected.
+"""Selected entries of G = leftᵀ right in Triton: for every 64 rows one product with the columns that any of these rows selected.
 
 left (M, rows) is read where it lies; right (M, columns) is transposed a chunk of tokens at a time, so that a gathered column
 is one contiguous run. A program multiplies 64 rows of leftᵀ with some of the columns that they selected and writes the selected
-entries of its tile. Which they are stands in one word per column, a bit per row; an entry's place in a list ordered by block,
-column and row is the number of entries before its column plus the bits below its own. Nothing of the weight's size exists,
-every sum has a fixed order, and no two programs write to the same number. Sparse uniform masks let 64 rows share so few columns
-that this beats the dense product (UNION_UP_TO in :mod:`fulgurite.kernels.sparse.plan`).
+entries of its tile. One word per column says which rows selected it, one bit per row; the place of an entry in the list, which
+is ordered by block, column and row, is the number of entries before its column plus the number of bits below its own. No tensor
+of the weight's size exists, every sum has a fixed order, and no two programs write to the same number. Sparse uniform masks let
+64 rows share so few columns that this beats the dense product (UNION_UP_TO in :mod:`fulgurite.kernels.sparse.plan`).
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -1,4 +1,4 @@
-"""Soft threshold and the step of AdamW with a proximal operator behind it, on one flat tensor.
+"""Soft threshold, and a step of AdamW followed by a proximal operator, on one flat tensor.
 
 Soft threshold (the proximal operator of t·|v|): T_t(v) = sign(v)·max(|v| − t, 0). SoRA (arXiv 2311.11696, section 3.2)
 applies it to the gates after each optimizer step.

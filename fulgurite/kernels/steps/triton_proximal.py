@@ -1,4 +1,4 @@
-"""AdamW with a proximal step behind it as one Triton launch over a flat arena (see :mod:`fulgurite.kernels.steps.proximal`).
+"""AdamW followed by a proximal step as one Triton launch over a flat arena (see :mod:`fulgurite.kernels.steps.proximal`).
 
     p ← p − lr·wd·p;  m ← m + (1 − β₁)(g − m);  v ← β₂ v + (1 − β₂) g²;  p ← prox_t(p − lr/(1 − β₁ᵏ) · m / (√(v/(1 − β₂ᵏ)) + eps))
 

@@ -1,1 +1,1 @@
-"""What is checked before and while a module trains: classes, hyperparameters, first weights, finite losses."""
+"""Checks before and while a module trains: task and classes, hyperparameters, a checkpoint's keys, first weights, finite losses."""

@@ -1,12 +1,14 @@
 """Hyperparameters in the one form that load_from_checkpoint, resuming and the command line all read with weights_only.
 
 ``{"_class_path": …, "_instantiator": "lightning.pytorch.cli.instantiate_module", **arguments}``, adapter configs as
-``{"class_path": …, "init_args": …}``: plain data, no pickled classes.
+``{"class_path": …, "init_args": …}``: plain data, no pickled classes. The class path is the public one
+(``fulgurite.lightning_modules.SFTModule``), so that files may move inside the package without making checkpoints unreadable.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -14,7 +16,7 @@ from lightning.pytorch import LightningModule
 from fulgurite.adapters import AdapterConfig
 from fulgurite.adapters.config import config_to_dict
 
-__all__ = ["OF_THE_MACHINE", "remember"]
+__all__ = ["OF_THE_MACHINE", "public_path", "remember"]
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 # What belongs to the machine and not to the model: a checkpoint of a run with Triton's kernels is exported on a CPU.
@@ -33,14 +35,28 @@ def remember(module: LightningModule, arguments: dict[str, Any], cls: type) -> N
     names = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", *OF_THE_MACHINE)]  # type: ignore[misc]
     saved = {name: _plain(arguments[name]) for name in names}
     if type(module).__init__ is cls.__init__:  # type: ignore[misc]
-        saved["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
+        saved["_class_path"] = public_path(type(module))
         saved["_instantiator"] = _INSTANTIATOR
     module.save_hyperparameters(saved, logger=False)
 
 
+def public_path(cls: type) -> str:
+    """The import path of a class: that of the outermost package around its file that offers it under its own name.
+
+    Args:
+        cls: any class. One that no package offers keeps the path of its file.
+    """
+    package, best = cls.__module__, f"{cls.__module__}.{cls.__qualname__}"
+    while package := package.rpartition(".")[0]:
+        # Only what lies there already: a lazy package would import whatever it is asked for.
+        if vars(sys.modules.get(package, object)).get(cls.__qualname__) is cls:
+            best = f"{package}.{cls.__qualname__}"
+    return best
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, AdapterConfig):
-        return config_to_dict(value)
+        return {**config_to_dict(value), "class_path": public_path(type(value))}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value

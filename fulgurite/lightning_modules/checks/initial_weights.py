@@ -1,4 +1,4 @@
-"""Weights of an earlier stage that a run begins with: an adapter that is merged into the base, or a whole network."""
+"""Beginning a run with the weights of an earlier stage: an adapter that is merged into the base, or a whole network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first loss of a run that is no number: noted on the device, because looking at each one would wait for a GPU."""
+"""The first loss of a run that is NaN or infinite, noted on the device: reading every loss would wait for the GPU each time."""
 
 from __future__ import annotations
 

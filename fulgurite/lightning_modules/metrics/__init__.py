@@ -1,1 +1,1 @@
-"""Metrics of each objective, by name."""
+"""What a validation or test measures: one interface (measures.py), and the metrics of each objective."""

@@ -1,8 +1,8 @@
 """Text-to-text tasks in validation and test: classes by the likelihood of their labels, answers by generating them.
 
-Of a task with classes every verbalised label is laid behind every prompt; the one with the largest log-likelihood, summed over
-its tokens and its end token, is the prediction. Other answers are generated greedily and compared with the right ones
-(:mod:`fulgurite.evaluation.answers`). The datamodule says which it is (`choices`, `generates`, `references`).
+If a task has classes, every verbalised label is appended to every prompt, and the label with the largest log-likelihood, summed
+over its tokens and its end token, is the prediction. Other tasks generate their answers greedily and compare them with the right
+answers (:mod:`fulgurite.evaluation.answers`). The datamodule says which kind a task is (`choices`, `generates`, `references`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IGNORE = -100
 
 
 class Answers(NamedTuple):
-    """What a batch was answered with: classes (B,) where the task has them, texts where not; both in the batch's order."""
+    """The answers to a batch, in its order: classes (B,) of a task that has classes, texts of any other."""
 
     classes: torch.Tensor | None
     texts: list[str] | None
@@ -35,7 +35,7 @@ class AnswerMetrics(nn.Module):
     """Means over rows of those metrics of :data:`fulgurite.evaluation.answers.ANSWER_METRICS` that are asked for.
 
     Args:
-        names: of the metrics; others are left to others.
+        names: of the metrics that are wanted; names of other kinds of metrics are passed over.
         prefix: put before each name, such as "val_".
     """
 

@@ -1,4 +1,4 @@
-"""Metrics by name, from torchmetrics."""
+"""The metrics that a datamodule can name: those of labels and values from torchmetrics, and those of tokens."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from torchmetrics import classification as tmc
 from fulgurite.evaluation.answers import ANSWER_METRICS
 from fulgurite.lightning_modules.objectives.step import Step
 
-__all__ = ["METRICS", "TOKEN_METRICS", "MeanLoss", "Perplexity", "TokenMetrics", "make_metrics"]
+__all__ = ["LABEL_METRICS", "TOKEN_METRICS", "MeanLoss", "Perplexity", "TokenMetrics", "make_metrics"]
 
-METRICS = ("accuracy", "f1", "mcc", "pearson", "spearman", "perplexity", "token_accuracy", *ANSWER_METRICS)
+# Metrics of predicted labels and values, each made for a number of classes, at least 2. A new one is one line here.
+LABEL_METRICS: dict[str, Callable[[int], torchmetrics.Metric]] = {
+    "accuracy": lambda classes: tmc.MulticlassAccuracy(classes, average="micro"),
+    "f1": lambda classes: tmc.BinaryF1Score() if classes == 2 else tmc.MulticlassF1Score(classes, average="macro"),
+    "mcc": lambda classes: tmc.MulticlassMatthewsCorrCoef(classes),
+    "pearson": lambda classes: torchmetrics.PearsonCorrCoef(),
+    "spearman": lambda classes: torchmetrics.SpearmanCorrCoef(),
+}
 PAIR_METRIC = "rewards/accuracies"  # of preference modules, which keep it themselves
-# Updated token by token, outside of the collection that compares predictions with labels.
+# Updated token by token, not in the collection that compares predictions with labels.
 TOKEN_METRICS = ("perplexity", "token_accuracy")
-_ELSEWHERE = (*TOKEN_METRICS, *ANSWER_METRICS)
 
 
 class MeanLoss(torchmetrics.MeanMetric):
@@ -77,7 +83,8 @@ def make_metrics(names: Sequence[str], num_labels: int, prefix: str) -> torchmet
     """Metrics of predicted labels (B,) int64 or values (B,) float against labels of the same shape; not those of tokens or texts.
 
     Args:
-        names: out of :data:`METRICS`; f1 is that of class 1 (as GLUE counts it) with two classes, else macro.
+        names: out of :data:`LABEL_METRICS`; those of tokens and answers are passed over. f1 is that of class 1 (as GLUE counts
+            it) with two classes, else macro.
         num_labels: number of classes; 1 for regression.
         prefix: put before each name, such as "val_".
 
@@ -85,15 +92,10 @@ def make_metrics(names: Sequence[str], num_labels: int, prefix: str) -> torchmet
         ValueError: an unknown name.
     """
     names = [name for name in names if name != PAIR_METRIC]
-    unknown = [name for name in names if name not in METRICS]
+    allowed = (*LABEL_METRICS, *TOKEN_METRICS, *ANSWER_METRICS)
+    unknown = [name for name in names if name not in allowed]
     if unknown:
-        raise ValueError(f"make_metrics: {unknown[0]!r} is unknown; allowed are {', '.join(METRICS)}.")
-    classes = max(2, num_labels)
-    makers: dict[str, Callable[[], torchmetrics.Metric]] = {
-        "accuracy": lambda: tmc.MulticlassAccuracy(classes, average="micro"),
-        "f1": lambda: tmc.BinaryF1Score() if classes == 2 else tmc.MulticlassF1Score(classes, average="macro"),
-        "mcc": lambda: tmc.MulticlassMatthewsCorrCoef(classes),
-        "pearson": torchmetrics.PearsonCorrCoef,
-        "spearman": torchmetrics.SpearmanCorrCoef,
-    }
-    return torchmetrics.MetricCollection({n: makers[n]() for n in names if n not in _ELSEWHERE}, prefix=prefix)
+        raise ValueError(f"make_metrics: {unknown[0]!r} is unknown; allowed are {', '.join(allowed)}.")
+    made: dict[str, torchmetrics.Metric | torchmetrics.MetricCollection]
+    made = {name: LABEL_METRICS[name](max(2, num_labels)) for name in names if name in LABEL_METRICS}
+    return torchmetrics.MetricCollection(made, prefix=prefix)

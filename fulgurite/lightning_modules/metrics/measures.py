@@ -37,7 +37,7 @@ class NamedMeasures(nn.Module):
     """Metrics that the datamodule names: of predicted labels and values, of tokens, and of generated answers.
 
     Args:
-        names: out of :data:`fulgurite.lightning_modules.metrics.by_name.METRICS`.
+        names: of the metrics, see :func:`fulgurite.lightning_modules.metrics.by_name.make_metrics`.
         labels: number of classes; 1 for regression.
         groups: names of the groups of tokens that get a loss of their own.
         prefix: put before each name, such as "val_".

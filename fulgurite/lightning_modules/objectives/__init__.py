@@ -1,1 +1,1 @@
-"""What is optimised: classification, regression, language modelling, preferences."""
+"""What is optimised: labels, language modelling, preferences, rewards and the blend of specialists, each with its life in a run."""

@@ -1,7 +1,7 @@
-"""What is known of a network between batches: whether it was made ready for packs and trees, whether its head was proved.
+"""Running networks on padded and packed batches, and remembering from batch to batch what was prepared and proved of each.
 
-Both objectives over tokens need the same two things: the keyword arguments of a batch, and the states that go into the
-output head together with the head's tensors (or the network's own logits, where the head cannot be taken apart).
+Every objective over tokens needs two things: the keyword arguments with which the network sees a batch, and the states that go
+into the output head together with the head's tensors (or the network's own logits, if the head cannot be taken apart).
 """
 
 from __future__ import annotations

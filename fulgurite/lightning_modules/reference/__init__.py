@@ -1,1 +1,1 @@
-"""Log-probabilities of the reference model: cached on disk, or computed in one pass over all rows."""
+"""The reference model of preference training, and its log-probabilities: computed in one pass over all rows, cached on disk."""

@@ -1,7 +1,7 @@
-"""Reference log-probabilities that are computed once, kept on disk by what they are of, and looked up afterwards.
+"""Reference log-probabilities that are computed once, kept on disk, and looked up in every later step and run.
 
-A completion is known by `key`, a 63-bit hash of all token ids on its path, so that another template, tokenizer or row has
-another key; the file says of which weights the figures are. What does not fit is refused, never silently used.
+A completion is identified by its `key`, a 63-bit hash of all token ids on its path: another template, tokenizer or row gives
+another key. The file also names the weights that computed the figures. A file of other weights is refused, never silently used.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     s_e = W₂ · relu(W₁ h_e + b₁) + b₂        w = softmax_e(s)
 
 h_e is a specialist's last hidden state (after the final norm), which also goes into its head. One gate scores all specialists,
-each from its own state, so that their order means nothing; where hidden sizes differ each has a gate of its own. The paper says
-nothing of the gate's start: torch's own it is.
+each from its own state, so that their order means nothing; where hidden sizes differ, each specialist has a gate of its own. The
+paper does not say how the gate is initialised; we take torch's default.
 
-A specialist is a whole model, or an adapter on a base that several share and that is held once. Models may lie on different
-devices: hidden states and heads then meet at the gate's.
+A specialist is a whole model, or an adapter on a base that several specialists share and that is held once. Models may lie on
+different devices: hidden states and heads are then moved to the device of the gate.
 """
 
 from __future__ import annotations

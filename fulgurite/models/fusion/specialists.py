@@ -1,4 +1,4 @@
-"""Loading the specialists of a fused model: whole models, or one base that several adapters stand on and that is held once."""
+"""Loading the specialists of a fused model: whole models, or several adapters on one base that is held once."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Attention of packed rows: causal, and no segment sees another but, in a tree, its ancestors.
+"""Attention of packed rows: causal, and a segment sees no other segment except, in a tree, its ancestors.
 
     out_i = Σ_j p_ij v_j,   p_i = softmax_j (cap(s · q_i·k_j) − slope_h · distance(i, j)),   over the j that i sees
 
-with the parts that an architecture has: scale s, Gemma 2's cap, a sliding window, BLOOM's slopes (ALiBi). Who sees whom at
-which distance says :mod:`fulgurite.models.packing.segments`; distances are taken inside the segment, or along the path of a
-tree, so they are exact however far into the pack it lies.
+with the parts that an architecture has: scale s, Gemma 2's cap, a sliding window, BLOOM's slopes (ALiBi). Which token sees which
+other, and at what distance, is defined in :mod:`fulgurite.models.packing.segments`. Distances are counted inside the segment or
+along the path of a tree, so they are exact no matter how far into the pack a segment lies.
 
 The structure travels as the model's `attention_mask`, a small int32 tensor of four dimensions. It is the one argument that
 every architecture hands to its attention (BLOOM and older models drop keywords that they do not know), masks of four

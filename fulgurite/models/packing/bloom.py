@@ -1,8 +1,8 @@
 """BLOOM on packed rows. Its attention is no replaceable function, so its two classes are swapped for these, in place.
 
-ALiBi adds slope_h · j to the scores, with j counted from the start of the row. Far into a pack that is a large number in
-which small differences drown; here it is slope_h · (j − i) within the segment, and along the path of a tree. Parameters and
-keys stay what they were, and batches that are not packed take the classes' own way.
+ALiBi adds slope_h · j to the scores, with j counted from the start of the row. Far into a pack this is so large a number that
+small differences are rounded away; here it is slope_h · (j − i), counted within the segment or along the path of a tree. Parameters
+and keys do not change, and batches that are not packed run the original forward of these classes.
 """
 
 from __future__ import annotations

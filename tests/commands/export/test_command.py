@@ -85,7 +85,7 @@ def test_stock_peft_loads_the_folder(
     out = tmp_path / "peft"
     export(str(checkpoint), str(out), rank_pattern=rank_pattern)
     printed = capsys.readouterr().out
-    assert "max |merged − adapter| = " in printed and "max |PEFT − adapter| = " in printed
+    assert "max |PEFT − adapter| = " in printed and "merged −" not in printed, "nothing is merged that need not be"
     config = json.loads((out / "adapter_config.json").read_text())
     base = AutoModelForSequenceClassification.from_pretrained(config["base_model_name_or_path"], num_labels=2)
     expected = expected_logits(checkpoint)
@@ -133,7 +133,7 @@ def test_a_wrong_merge_is_caught_and_leaves_nothing(
 
     monkeypatch.setattr(LowRankAdapter, "merge", wrong)
     with pytest.raises(ValueError, match=r"the merged model differs .* nothing was written"):
-        export(str(checkpoint), str(tmp_path / "out"))
+        export(str(checkpoint), str(tmp_path / "out"), format="merged")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""A small run for tests: a language model with LoRA on the playground's own rows, and checkpoints made without training."""
+"""Small runs for tests, a language model's and a classifier's on built-in rows, and checkpoints made without training."""
 
 import json
 import shutil
@@ -7,12 +7,18 @@ from typing import Any
 
 from fulgurite.data.playground import resolve_backbone
 
-__all__ = ["SMALL", "checkpoint_of", "evil_backbone"]
+__all__ = ["QUICK", "SMALL", "checkpoint_of", "evil_backbone"]
 
 SMALL = (
     "--model SFTModule --model.backbone playground --model.adapter LoRA --model.adapter.rank 2 --data UltraChatDataModule "
     "--data.path builtin --data.limit_train 32 --data.batch_size 4 --trainer.accelerator cpu --trainer.limit_val_batches 1 "
     "--trainer.enable_progress_bar false"
+).split()
+
+QUICK = (  # under a second where torch is loaded
+    "--model ClassificationModule --model.backbone playground --model.adapter LoRA --model.adapter.rank 2 --data GLUEDataModule "
+    "--data.path builtin --data.splits paper --data.limit_train 32 --data.batch_size 4 --trainer.accelerator cpu "
+    "--trainer.limit_val_batches 1 --trainer.enable_progress_bar false"
 ).split()
 
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fulgurite.cli import main
 from fulgurite.commands.thresholds.command import thresholds
+from fulgurite.commands.thresholds.processes import run_all
 from fulgurite.commands.thresholds.report import curves
-from fulgurite.commands.thresholds.runs import Run, Settings, run_all, run_file, train
+from fulgurite.commands.thresholds.runs import Run, Settings, run_file, train
 
 SMALL: dict[str, Any] = {"limit_train": 16, "limit_eval": 8, "max_steps": 2, "batch_size": 4, "max_length": 48}
 
@@ -72,54 +67,6 @@ def test_low_and_high_thresholds_by_hand():
     assert curve.high == 17
     (curve,) = curves(results, {"b": 1000}, {"b": 0.95}, 0.0)
     assert curve.low is None and curve.high is None
-
-
-def endless(run: Run, options: Settings) -> dict[str, Any]:
-    """Says which process it is, and never ends."""
-    Path(options.path, f"{run.seed}.pid").write_text(str(os.getpid()))
-    while True:
-        time.sleep(0.1)
-
-
-_SWEEP = """
-import sys
-from pathlib import Path
-
-from fulgurite.commands.thresholds.runs import Run, run_all
-from tests.commands.thresholds.test_command import endless, settings
-
-if __name__ == "__main__":
-    runs = [Run("playground", "lora", 4, seed) for seed in (0, 1)]
-    list(run_all(runs, settings(path=sys.argv[1]), Path(sys.argv[1]), 2, endless))
-"""
-
-
-def _running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def test_a_killed_sweep_takes_its_processes_along(tmp_path):
-    (tmp_path / "sweep.py").write_text(_SWEEP)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-    sweep = subprocess.Popen([sys.executable, str(tmp_path / "sweep.py"), str(tmp_path)], env=environment)
-    try:
-        _wait(lambda: len([p for p in tmp_path.glob("*.pid") if p.read_text()]) == 2, 120)
-    finally:
-        sweep.kill()
-        sweep.wait()
-    pids = [int(p.read_text()) for p in tmp_path.glob("*.pid")]
-    _wait(lambda: not any(map(_running, pids)), 30)
-
-
-def _wait(done: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

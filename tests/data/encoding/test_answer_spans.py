@@ -206,3 +206,23 @@ def test_the_finder_tells_how_a_turn_ends() -> None:
     assert AnswerFinder(with_template(TWO_ENDS)).end == "<|im_end|><|end|>"
     finder = AnswerFinder(with_template(NEXT_MARK))
     assert (finder.ends_turn, finder.end, finder.next_mark) == (False, "", "<|user|>")
+
+
+def test_a_plain_prompt_is_trained_as_generation_asks_it() -> None:
+    from fulgurite.data.encoding.templates import apply_template
+
+    pair = Conversation((Turn("prompt", "2 + 2 ="), Turn("completion", "4")), "x", 1)
+    tokenizer = apply_template(byte_level(), "chatml")
+    asked = chat("2 + 2 =", "4")
+    ((row,), (same,)) = ConversationEncoder(tokenizer, 100).encode([pair, asked])
+    assert isinstance(row, EncodedConversation) and row == same
+    assert row.input_ids[: row.supervised.index(True)] == encode_prompt(tokenizer, [Turn("user", "2 + 2 =")])
+    for left, plain in ((apply_template(byte_level(), "none"), False), (tokenizer, True)):
+        ((row,),) = ConversationEncoder(left, 100, plain=plain).encode([pair])
+        assert isinstance(row, EncodedConversation)
+        assert row.note == "prompt and completion as plain text, without a chat template"
+        assert tokenizer.decode(row.input_ids) == "2 + 2 =4<eos>"
+    with pytest.raises(ValueError, match="these turns are a chat, and the tokenizer has no chat template"):
+        ConversationEncoder(apply_template(byte_level(), "none"), 100).encode([asked])
+    ((target,),) = encode_pairs(tokenizer, [pair], 100)
+    assert target.source_ids == encode_prompt(tokenizer, [Turn("user", "2 + 2 =")])  # type: ignore[union-attr]

@@ -122,14 +122,13 @@ def test_a_prompt_that_leaves_no_room_is_counted_or_named() -> None:
         FusedEncoder(tokens, longest, too_long="error").encode(CHATS[:1])
 
 
-def test_prompts_without_a_template_and_texts() -> None:
-    plain = Conversation((Turn("prompt", "1 + 1 ="), Turn("completion", " 2")), "a", 1)
+def test_plain_prompts_become_chats_and_texts_are_left_out() -> None:
+    """Generation lays each specialist's template over a plain prompt; so does training."""
+    plain = Conversation((Turn("prompt", "1 + 1 ="), Turn("completion", "2")), "a", 1)
+    asked = Conversation((Turn("user", "1 + 1 ="), Turn("assistant", "2")), "a", 1)
     text = Conversation((Turn("text", "only text"),), "a", 2)
-    tokens = tokenizers()
-    (row,), (left_out,) = FusedEncoder(tokens, 99).encode([plain, text])
-    prompts = split_prompts(torch.tensor(row.packed_prompts), 3)
-    assert all(torch.equal(prompt, prompts[0]) for prompt in prompts)
-    assert tokens[0].decode(row.answer) == " 2" + tokens[0].eos_token
+    (row,), (left_out,), (same,) = FusedEncoder(tokenizers(), 99).encode([plain, text, asked])
+    assert (row.packed_prompts, row.answer) == (same.packed_prompts, same.answer)
     assert left_out.reason == "text without a question"
 
 

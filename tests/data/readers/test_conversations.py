@@ -91,7 +91,8 @@ def test_schemas(schema: str, row: dict[str, Any], turns: list[tuple[str, str]],
     (found,) = reader
     assert [(turn.role, turn.content) for turn in found.turns] == turns
     assert (found.tag, found.where, reader.schemas) == (tag, "rows, row 1", {"rows": schema})
-    assert (reader.tally.rows, reader.tally.kept, reader.tally.lost, reader.tally.notes) == (1, 1, 0, {})
+    unread = {"columns that schema dolly does not read: category": 1} if (schema, how) == ("dolly", "auto") else {}
+    assert (reader.tally.rows, reader.tally.kept, reader.tally.lost, reader.tally.notes) == (1, 1, 0, unread)
 
 
 def test_every_schema_is_tested_and_every_builtin_row_is_read() -> None:

@@ -11,17 +11,12 @@ import torch
 
 from fulgurite.data.records.conversation import Conversation, Turn
 from fulgurite.data.records.findings import Finding, Tally
+from fulgurite.data.rows import store
 from fulgurite.data.rows.collate import CausalLMCollator, Seq2SeqCollator
 from fulgurite.data.rows.encoded import IGNORE_INDEX, EncodedRows, SelectedRows
-from fulgurite.data.rows.store import (
-    TokenWriter,
-    load_or_write,
-    numbered,
-    open_rows,
-    tags_of,
-    tally_of,
-    write_conversations,
-)
+from fulgurite.data.rows.packed import PackedRows
+from fulgurite.data.rows.store import TokenWriter, cache_key, load_or_write, open_rows
+from fulgurite.data.rows.writing import selected, tags_of, tally_of, write_conversations
 from fulgurite.data.sampling.windows import Batch
 
 ROWS = [
@@ -196,10 +191,7 @@ def test_encoding_in_chunks_counts_what_is_left_out(tmp_path: Path) -> None:
     assert again.lines()[-1].startswith("2 kept, cut: x, row 1000; x, row 2000")
 
 
-def test_chosen_conversations() -> None:
-    conversations = [Conversation((), "x", row) for row in range(3)]
-    assert [c.row for c in numbered(conversations, torch.tensor([True, False, True]))] == [0, 2]
-    assert list(numbered(conversations, None)) == conversations
+def test_a_finding_means_a_loss_unless_it_says_otherwise() -> None:
     assert Finding("x", "y", "z").lost
 
 
@@ -216,3 +208,57 @@ def test_rows_whose_parts_do_not_fit(change: dict[str, torch.Tensor], message: s
     tensors = {"input_ids": torch.ones(4), "offsets": torch.tensor([0, 2, 4]), "full_length": torch.tensor([2, 2])}
     with pytest.raises(ValueError, match=message):
         EncodedRows({**tensors, **change})
+
+
+def test_a_cache_of_another_format_is_not_misread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """Another format number is another key; a file of an older layout under a key of today is made again, which is said."""
+    from safetensors.torch import load_file, save_file
+
+    key = cache_key("rows")
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    assert cache_key("rows") != key
+    path = written(tmp_path / "a.safetensors", ROWS)
+    old = {name: tensor for name, tensor in load_file(path).items() if name not in ("group", "record")}
+    save_file(old, path, {"tag_names": "[]"})
+
+    def write() -> None:
+        written(path, ROWS[:2])
+
+    assert len(load_or_write(path, write)) == 2
+    assert "is damaged" in caplog.text and "it is built again" in caplog.text
+
+
+def test_selections_of_one_file(tmp_path: Path) -> None:
+    """Groups are never divided, records without rows count for the division and not for a limit, and packs read the tokens."""
+    groups = [7, 7, 3, 9, 9, 1, 4, 4, 2, 8]
+    path = tmp_path / "a.safetensors"
+    with TokenWriter(path) as writer:
+        assert writer.add_records(groups[:6]) == 0 and writer.add_records(groups[6:]) == 6
+        kept = [record for record in range(10) if record not in (2, 8)]
+        writer.add([(([record, record + 1], [False, True], 2, None), str(groups[record])) for record in kept], kept)
+        writer.finish({})
+    rows = open_rows(path)
+    assert selected(rows, "all", 0.3) is rows
+    train, val = (selected(rows, part, 0.3) for part in ("train", "held out"))
+    assert [int(row["input_ids"][0]) for row in (val[i] for i in range(len(val)))] == [
+        5
+    ]  # groups 1, 2 and 3 of ten records
+    assert [int(train[i]["input_ids"][0]) for i in range(len(train))] == [0, 1, 3, 4, 6, 7, 9]
+    assert train.lengths.tolist() == [2] * 7 and train.targets().tolist() == [1] * 7
+    names = tags_of(rows)
+    assert [names[tag] for tag in train.tensors["tag"].tolist()] == ["7", "7", "9", "9", "4", "4", "8"]
+    for limit in (1, 3, 7, 9):
+        few = selected(rows, "train", 0.3, limit, seed=1)
+        more = selected(rows, "train", 0.3, limit + 1, seed=1)
+        assert len(few) == min(limit, 7)
+        assert {int(few[i]["input_ids"][0]) for i in range(len(few))} <= {
+            int(more[i]["input_ids"][0]) for i in range(len(more))
+        }
+    packs = PackedRows(train, [[0, 6], [1, 2]])
+    assert (
+        packs[0]["input_ids"].tolist() == [0, 1, 9, 10]
+        and packs[0]["tag"].tolist() == train.tensors["tag"][[0, 6]].tolist()
+    )
+    sent = pickle.dumps(train)
+    assert len(sent) < 3000 and pickle.loads(sent)[2]["input_ids"].tolist() == [3, 4]
+    assert train.take([6, 0]).tensors["input_ids"].tolist() == [9, 10, 0, 1]

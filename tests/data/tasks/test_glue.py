@@ -127,6 +127,7 @@ def test_which_file_is_a_split(tmp_path: Path) -> None:
         ("sst2", "sentense\tlabel\ngood\t1\n", r"no column 'sentence'; .*Did you mean 'sentense'\?"),
         ("sst2", "just one column\nof text\n", r"expected with a header line that names 'sentence', 'label'"),
         ("sst2", "", r"the file is empty"),
+        ("sst2", "sentence\tsentence\tlabel\na\tb\t1\n", r"the header names 'sentence' more than once"),
         ("sst2", "sentence\tlabel\n", r"no row was found"),
         ("sst2", "sentence\tlabel\na\tb\t1\nc\td\t0\ne\t1\n", r"line 2: the line does not have the file's 2 fields"),
     ],

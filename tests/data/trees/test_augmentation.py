@@ -10,7 +10,7 @@ import pytest
 from fulgurite.data.playground import builtin_rows
 from fulgurite.data.records.conversation import Turn
 from fulgurite.data.records.preference import Preference
-from fulgurite.data.trees.augmentation import Augmented, augment
+from fulgurite.data.trees.augmentation import Augmenting, augment
 from fulgurite.datamodules import UltraInteractPairDataModule
 
 
@@ -52,12 +52,13 @@ def test_new_pairs_follow_the_last_row_of_their_instruction_even_between_others(
     a, b, c = trajectory(2, "a"), trajectory(3, "b", 10), trajectory(4, "c", 20)
     alone = Preference((Turn("user", "x"),), "1", "2", "rows", 30)
     mixed = [a[0], *b[:2], *c[:2], a[1], alone, *c[2:], b[2]]
-    reader = Augmented(lambda: mixed)
-    found = list(reader)
+    augmenting = Augmenting(Counter(record.group for record in mixed))
+    found = [item for record in mixed for item in (record, *augmenting.after(record))]
     assert [r for r in found if r in mixed] == mixed
-    assert reader.added == 2 + 6 == len(found) - len(mixed)
+    assert len(found) - len(mixed) == 2 + 6 and not augmenting.waiting
     assert found[: found.index(a[1])] == mixed[:5] and found[-7] == b[2]
-    assert list(reader) == found
+    again = Augmenting(Counter(record.group for record in mixed))
+    assert [item for record in mixed for item in (record, *again.after(record))] == found
 
 
 def test_training_trees_hold_the_new_pairs_and_validation_none(tmp_path):

@@ -221,7 +221,7 @@ def test_the_cache_is_read_again_and_a_damaged_one_is_made_again(
     assert len(files) == 2
     again = make()
     with monkeypatch.context() as patch:
-        patch.setattr(PreferenceDataModule, "_grown", None)
+        patch.setattr("fulgurite.datamodules.preferences.prepare_trees", None)
         again.setup("fit")
         assert sum(len(batch["pairs"]) for batch in loaded(again)) == 60
     files[0].write_bytes(files[0].read_bytes()[:500])

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from lightning.pytorch import seed_everything
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from fulgurite.datamodules import PETTasksDataModule
 from fulgurite.lightning_modules import APETModule
-from tests.lightning_modules.processes import fit, validation_metrics, write
+from tests.lightning_modules.ddp.processes import fit, validation_metrics, write
 
 
 def main(devices: int, task: str, out: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.lightning_modules.ddp.processes import run_script
 from tests.lightning_modules.fuser_cases import write_rows, write_specialist
-from tests.lightning_modules.processes import run_script
 
 
 @pytest.mark.ddp

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from lightning.pytorch import seed_everything
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from fulgurite.adapters import LoRA
 from fulgurite.datamodules import PreferenceDataModule
 from fulgurite.lightning_modules import PreferenceModule
-from tests.lightning_modules.processes import fit, validation_metrics, write
+from tests.lightning_modules.ddp.processes import fit, validation_metrics, write
 
 
 def main(devices: int, loss: str, out: Path) -> None:

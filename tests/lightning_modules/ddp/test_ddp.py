@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lightning_modules.processes import run_script
+from tests.lightning_modules.ddp.processes import run_script
 
 
 @pytest.mark.ddp

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from lightning.pytorch import seed_everything
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from fulgurite.datamodules import GLUEDataModule
 from fulgurite.lightning_modules import SoRAModule
-from tests.lightning_modules.processes import fit, write
+from tests.lightning_modules.ddp.processes import fit, write
 
 
 def main(devices: int, backbone: str, out: Path) -> None:
