@@ -37,11 +37,13 @@ def test_checkpoints_load_to_the_same_outputs(folder: Path, name: str) -> None:
     check(runs.checkpoint(folder, name), "checkpoint", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names(FIXTURES / "runs"))
 def test_runs_validate_to_the_same_metrics(folder: Path, name: str) -> None:
     check(runs.validate(folder, name), "validate", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names(FIXTURES / "runs"))
 def test_runs_resume_to_the_same_losses(folder: Path, name: str) -> None:
     expected = {key: value for key, value in EXPECTED["resume"][name].items() if not runs.of_the_machine(key)}

@@ -51,7 +51,7 @@ def _class(path: str) -> Any:
 
 def _fused(path: str) -> Values:
     """Greedy tokens of a fused model with the gate's weights, through the class that wrote the checkpoint."""
-    from fulgurite.commands.generate import load_model
+    from fulgurite.commands.generate.command import load_model
     from fulgurite.evaluation import GenerationSettings, generate_fused
 
     loaded = load_model("generate", path, None, None, None, "cpu")
