@@ -62,6 +62,7 @@ def shortened(command: str, root: Path) -> list[str]:
     return words
 
 
+@pytest.mark.slow
 def test_commands_of_the_readme_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     ran = []

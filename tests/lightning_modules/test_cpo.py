@@ -153,6 +153,7 @@ def test_killed_and_resumed_equals_uninterrupted(make_trainer, tmp_path):
     assert run(checkpoint=last) == straight[done:]
 
 
+@pytest.mark.slow
 def test_stages_learn_what_they_are_for(make_trainer, tmp_path):
     seed_everything(0)
     trained, losses = module(learning_rate=3e-3), Losses()

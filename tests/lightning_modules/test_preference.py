@@ -91,7 +91,7 @@ def test_every_kind_of_loss_learns_the_preference(make_trainer, tmp_path, loss, 
     trained = module(
         loss=loss, loss_weights=[1.0, 0.2] if len(loss) == 2 else None, learning_rate=3e-3, temperature=1.0
     )
-    trainer = make_trainer(max_epochs=2, num_sanity_val_steps=0)
+    trainer = make_trainer(max_epochs=2, check_val_every_n_epoch=2, num_sanity_val_steps=0)
     trainer.fit(trained, rows)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if kind == "labels":
@@ -109,6 +109,7 @@ def test_every_kind_of_loss_learns_the_preference(make_trainer, tmp_path, loss, 
         )
 
 
+@pytest.mark.slow
 def test_the_reference_is_computed_once_survives_a_restart_and_is_refused_when_stale(
     make_trainer, tmp_path, monkeypatch
 ):
@@ -187,6 +188,7 @@ def test_refusals(make_trainer, tmp_path):
         module(cache_reference=False, reference_cache="x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crash_at", [4, 9], ids=["first epoch", "second epoch"])
 def test_killed_and_resumed_equals_uninterrupted(make_trainer, tmp_path, crash_at):
     def run(crash=None, checkpoint=None):
