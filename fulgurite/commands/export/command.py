@@ -31,7 +31,7 @@ from fulgurite.console import say, shortest
 from fulgurite.data.conditions.objectives import CONDITION_FILE
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.models import RewardModel, load_backbone
+from fulgurite.models import RewardModel, load_backbone, load_reward_model
 from fulgurite.whole_files import whole_folder
 
 if TYPE_CHECKING:
@@ -188,6 +188,8 @@ def _write_merged(
 def _fresh_base(module: "FinetuneModule", base: str) -> nn.Module:
     """The base as it was before training: rounded as the trained base was."""
     remote, dtype = module.trust_remote_code, module.dtype_name
+    if isinstance(module.network, RewardModel):
+        return load_reward_model(base, dtype=dtype, trust_remote_code=remote).model
     return load_backbone(base, module.task, num_labels=module.num_labels, dtype=dtype, trust_remote_code=remote).model
 
 
