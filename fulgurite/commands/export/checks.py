@@ -84,7 +84,7 @@ def compare(name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: f
 def merge_checked(
     network: nn.Module, adapter: Adapter | None, batch: dict[str, torch.Tensor], tolerance: float
 ) -> torch.Tensor:
-    """Folds the adapter, if there is one, into the weights and takes it off; the logits from before, which must not have changed.
+    """Folds the adapter, if there is one, into the weights, takes it off, and returns the logits, which must not have changed.
 
     Args:
         network: in evaluation mode; in fp32 meanwhile.

@@ -8,12 +8,16 @@ __all__ = ["check_target", "refuse_around"]
 
 
 def check_target(out: str, ckpt_path: str, overwrite: bool) -> Path:
-    """The folder to make; refused where one must not be made or replaced.
+    """The folder to make or to replace, after a look at what lies there and around it.
 
     Args:
         out: as it was typed.
         ckpt_path: what is exported into it.
         overwrite: whether an earlier export may be replaced.
+
+    Raises:
+        ValueError: no folder is named, or one that holds the current folder or the checkpoint.
+        FileExistsError: something lies there that is not to be replaced.
     """
     if not out.strip():
         raise ValueError("export: --out is empty; give the folder to make")
@@ -44,7 +48,7 @@ def refuse_around(target: Path, needed: str | Path, what: str) -> None:
 
     Args:
         target: the folder to make.
-        needed: a file or folder; a name that is none is no matter.
+        needed: a file or folder; the name of a hub's model is neither, and passes.
         what: what it is, for the message.
     """
     place = Path(needed).resolve()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from fulgurite.console import command_line, metrics_table, say, shortest
@@ -47,6 +47,7 @@ def report_fit(trainer: Trainer) -> None:
     lines: list[object] = []
     if shown and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         lines.append(metrics_table(f"after step {trainer.global_step}", shown))
+    lines += [_ended_early(callback) for callback in trainer.early_stopping_callbacks if callback.stopped_epoch]
     keepers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     keeper = next((c for c in keepers if c.best_model_path or c.last_model_path), None)
     if keeper is not None:
@@ -57,6 +58,11 @@ def report_fit(trainer: Trainer) -> None:
         lines += [f"checkpoints in {Path(last).parent}, configuration in {_config(trainer)}", *_next(trainer, last)]
     if lines:
         say(*lines)
+
+
+def _ended_early(stopper: EarlyStopping) -> str:
+    best = float(stopper.best_score)
+    return f"EarlyStopping ended the fit in epoch {stopper.stopped_epoch}: {stopper.monitor} was {best:.4f} at best"
 
 
 def _config(trainer: Trainer) -> str:

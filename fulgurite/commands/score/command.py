@@ -8,7 +8,7 @@ carries a hash of its text, the model and the template.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,7 +26,7 @@ from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.records.conversation import Conversation
 from fulgurite.data.sources.tables import read_table
 from fulgurite.evaluation.reward_bench import benchmark_items, score_benchmark
-from fulgurite.evaluation.reward_scoring import RewardScorer
+from fulgurite.evaluation.reward_scoring import RewardScorer, Scored
 from fulgurite.models.loading import check_folder
 from fulgurite.whole_files import whole_file
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["score"]
 
+_BLOCK = 16  # batches whose rows are scored together, or taken over together
 Rewards = tuple[list[float | None], list[int]]  # of each answer of a row, with its tokens
 
 
@@ -153,23 +154,28 @@ def _score_waiting(
     hashes: Sequence[str],
     part: Path | None,
 ) -> None:
+    """Scores the rows that wait, in the batches that a run without interruption would make: with others beside it a row's reward
+    differs in the last digits, so that a block in which some rows are known already is computed whole."""
     from tqdm import tqdm
 
-    flat = [(i, conversation) for i in waiting for conversation in asked[i].conversations]
+    flat = [(i, conversation) for i, row in enumerate(asked) for conversation in row.conversations]
+    size, wanted = _BLOCK * scorer.batch_size, set(waiting)
+    blocks = [flat[at : at + size] for at in range(0, len(flat), size)]
+    blocks = [block for block in blocks if any(i in wanted for i, _ in block)]
     partly: dict[int, Rewards] = {}
-    at = 0
     stream = None if part is None else open(part, "ab")  # noqa: SIM115  closed below
     try:
         if stream is not None and stream.tell() and part is not None and not part.read_bytes().endswith(b"\n"):
             stream.write(b"\n")  # what was cut off in mid-line stays a line of its own
-        with tqdm(total=len(flat), desc="scoring", unit="answer", disable=not flat) as bar:
-            for chunk in scorer.score([conversation for _, conversation in flat]):
-                for reward, length in chunk:
-                    i = flat[at][0]
+        total = sum(map(len, blocks))
+        with tqdm(total=total, desc="scoring", unit="answer", disable=not total) as bar:
+            for places, chunk in _scored(blocks, scorer):
+                for i, (reward, length) in zip(places, chunk, strict=True):
+                    if i not in wanted:
+                        continue
                     values, lengths = partly.setdefault(i, ([], []))
                     values.append(reward)
                     lengths.append(length)
-                    at += 1
                     if len(values) == len(asked[i].conversations):
                         found[i] = partly.pop(i)
                         if stream is not None:
@@ -180,6 +186,17 @@ def _score_waiting(
     finally:
         if stream is not None:
             stream.close()
+
+
+def _scored(
+    blocks: Sequence[Sequence[tuple[int, Conversation]]], scorer: RewardScorer
+) -> Iterator[tuple[list[int], list[Scored]]]:
+    """The scorer's answers as they come, with the rows that they belong to."""
+    for block in blocks:
+        at = 0
+        for chunk in scorer.score([conversation for _, conversation in block]):
+            yield [i for i, _ in block[at : at + len(chunk)]], chunk
+            at += len(chunk)
 
 
 def _line(asked: Asked, values: Sequence[float | None], lengths: Sequence[int], key: str) -> str:

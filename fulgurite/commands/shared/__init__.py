@@ -1,1 +1,1 @@
-"""What several commands use: the parser, checkpoints by name, devices, files that appear whole."""
+"""What several commands use: the parser, checkpoints by name, devices, rows as lines of JSON."""

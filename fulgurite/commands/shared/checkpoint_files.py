@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fulgurite.lightning_modules import FinetuneModule
 
+_POINTER = b"version https://git-lfs"
+
 __all__ = ["find_checkpoint", "load_module", "read_checkpoint"]
 
 
@@ -29,6 +31,11 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         raise FileNotFoundError(f"checkpoint {path}: no such file; give a .ckpt file that `fulgurite fit` wrote")
     import torch
 
+    with open(path, "rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise ValueError(
+                f"checkpoint {path}: it is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
+            )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
@@ -110,7 +117,7 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
     class_path = hyperparameters.get("_class_path")
     if not isinstance(class_path, str):
         raise ValueError(
-            f"checkpoint {path}: its hyperparameters name no class, so that nobody knows how to make the module; it comes from a "
+            f"checkpoint {path}: its hyperparameters name no class, so that the module cannot be made here; it was written by a "
             "module of your own: load it there with load_from_checkpoint and use its .adapter"
         )
     module_name, _, class_name = class_path.rpartition(".")
@@ -129,5 +136,22 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
     }  # in files of earlier versions
     if "trust_remote_code" in hyperparameters:
         changed["trust_remote_code"] = trust_remote_code
-    module = cls.load_from_checkpoint(path, map_location="cpu", **changed)
+    try:
+        module = cls.load_from_checkpoint(path, map_location="cpu", **changed)
+    except Exception as error:  # jsonargparse has a class of its own for what it cannot import
+        named = [value.get("class_path") for value in hyperparameters.values() if isinstance(value, dict)]
+        foreign = [name for name in named if isinstance(name, str) and not _importable(name)]
+        if not foreign:
+            raise
+        raise ValueError(
+            f"checkpoint {path}: its class {foreign[0]} cannot be imported here; run where that module is importable"
+        ) from error
     return module.eval()
+
+
+def _importable(class_path: str) -> bool:
+    module_name, _, class_name = class_path.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module_name), class_name)
+    except (ImportError, ValueError):
+        return False

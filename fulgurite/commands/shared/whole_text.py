@@ -1,4 +1,4 @@
-"""Texts that can be encoded: half a surrogate pair, which JSON and command lines let through, stops a tokenizer."""
+"""A check that a text can be encoded: JSON and command lines let half a surrogate pair through, at which a tokenizer stops."""
 
 from fulgurite.data.records.findings import half_pair
 
@@ -6,11 +6,14 @@ __all__ = ["check_text"]
 
 
 def check_text(text: str, where: str) -> None:
-    """Raises a ValueError for a text that is no whole Unicode.
+    """Refuses a text with half a surrogate pair.
 
     Args:
         text: from a file or the command line.
         where: its place, for the message.
+
+    Raises:
+        ValueError: it holds half a pair, at the character that is named.
     """
     at = half_pair(text)
     if at is not None:

@@ -1,4 +1,4 @@
-"""Rows that a run writes as lines of JSON, and those that an interrupted one has written already, for the next to go on behind."""
+"""Rows as lines of JSON: writing one, and reading those that an interrupted run has left, so that the next run goes on there."""
 
 import json
 from collections.abc import Mapping
@@ -9,11 +9,14 @@ __all__ = ["json_line", "written_rows"]
 
 
 def written_rows(file: Path, foreign: bool = False) -> list[dict[str, Any]]:
-    """The whole rows of a jsonl file, none if it is not there; what is JSON but no object is an empty row.
+    """The rows of a jsonl file that are whole; an empty list if the file is not there.
+
+    A line that is JSON but no object counts as an empty row.
 
     Args:
         file: what an earlier run wrote.
-        foreign: a line that is not JSON is an empty row too, not one that was cut off: somebody else wrote the file.
+        foreign: whether a line that is not JSON counts as an empty row too, because somebody else may have written the file;
+            otherwise it is taken for one that was cut off, and left out.
     """
     rows = []
     for line in file.read_bytes().split(b"\n") if file.is_file() else []:
@@ -28,7 +31,7 @@ def written_rows(file: Path, foreign: bool = False) -> list[dict[str, Any]]:
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    """A row as one line, letters as they are; what JSON does not know, such as a date, as text.
+    """A row as one line of JSON, with letters as they are, and dates and the like as text.
 
     Args:
         row: columns by name.

@@ -1,1 +1,1 @@
-"""`fulgurite thresholds`: a sweep over SoRA's sparsity thresholds."""
+"""`fulgurite thresholds`: how many tunable parameters a task takes, by a sweep over budgets and seeds."""

@@ -97,3 +97,17 @@ def test_a_signal_ends_with_its_code_and_says_how_to_go_on(
     )
     assert torch.load(last, weights_only=True)["global_step"] == step + 1
     assert not [name for name in os.listdir(last.parent) if name.endswith(".part")]
+
+
+def test_a_fit_that_early_stopping_ends_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stopper = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val_accuracy"]
+    stopper += [
+        "--trainer.callbacks.patience",
+        "1",
+        "--trainer.callbacks.mode",
+        "max",
+        "--trainer.callbacks.min_delta",
+        "2",
+    ]
+    assert main([*FIT, "-1", "--trainer.max_epochs", "9", *stopper]) == 0
+    assert "EarlyStopping ended the fit in epoch 1: val_accuracy was " in capsys.readouterr().out

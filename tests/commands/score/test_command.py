@@ -297,3 +297,32 @@ def test_an_error_of_the_template_names_file_and_line(checkpoint, tmp_path, caps
     words = ["score", "--model", checkpoint, "--device", "cpu", "--file", write(tmp_path / "a.jsonl", given)]
     words += ["--output", str(tmp_path / "o.jsonl"), "--template", str(tmp_path / "t.jinja")]
     assert main(words) == 1 and "a.jsonl, line 2: " in capsys.readouterr().err
+
+
+def test_a_resumed_run_gives_the_very_same_rewards(checkpoint, tmp_path):
+    """Rows that are scored beside others differ in the last digits; the batches are those of the whole run."""
+    rows = [
+        {"prompt": f"{i}: " + "What is it? " * (i % 7), "completion": "A cat sat there. " * (1 + i % 5)}
+        for i in range(40)
+    ]
+    source, out = write(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
+    words = [
+        "score",
+        "--model",
+        checkpoint,
+        "--file",
+        source,
+        "--output",
+        str(out),
+        "--device",
+        "cpu",
+        "--batch_size",
+        "2",
+    ]
+    assert main(words) == 0
+    whole = read(out)
+    for kept in ([0, 2, 5, 33, 39], range(1, 40, 2), [*range(32)]):
+        out.unlink()
+        write(tmp_path / "out.jsonl.part", [whole[i] for i in kept])
+        assert main(words) == 0
+        assert read(out) == whole

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fulgurite.commands.shared.checkpoint_files import find_checkpoint
+from fulgurite.cli import main
+from fulgurite.commands.shared.checkpoint_files import find_checkpoint, read_checkpoint
+from tests.commands.fit.runs import checkpoint_of
 
 
 @pytest.mark.parametrize("wanted", ["last", "best"])
@@ -36,3 +38,21 @@ def test_best_is_gone(tmp_path: Path) -> None:
     ):
         find_checkpoint("best", tmp_path, "test")
     assert find_checkpoint("last", tmp_path, "test") == str(tmp_path / "last.ckpt")
+
+
+def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match=r"pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_an_adapter_of_a_class_that_is_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fulgurite.adapters import LoRA
+    from fulgurite.lightning_modules import ClassificationModule
+
+    file = checkpoint_of(ClassificationModule("playground", adapter=LoRA(rank=2), num_labels=2), tmp_path / "last.ckpt")
+    content = torch.load(file, weights_only=True)
+    content["hyper_parameters"]["adapter"]["class_path"] = "my_module.MyAdapter"
+    torch.save(content, file)
+    assert main(["export", "--ckpt_path", str(file), "--out", str(tmp_path / "out")]) == 1
+    assert "its class my_module.MyAdapter cannot be imported here" in capsys.readouterr().err
