@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from fulgurite.data.encoding.templates import apply_template, stored_template
 from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
 from fulgurite.data.readers.conversations import ConversationReader
 from fulgurite.data.records.conversation import Conversation
@@ -124,17 +125,12 @@ class ConversationDataModule(LoaderDataModule):
     def _with_template(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         if self.task_type != "causal_lm" and self.template is None:
             return tokenizer
-        from fulgurite.data.encoding.templates import apply_template
-
         return apply_template(tokenizer, self.template)
 
     @property
     def chat_template(self) -> str | None:
         """The template that is trained with, so that a module can keep it; "none" for plain text, None where nothing is known."""
-        template = getattr(self.load_tokenizer(), "chat_template", None)
-        if isinstance(template, str):
-            return template
-        return self.template if self.template == "none" else None
+        return stored_template(self.load_tokenizer(), self.template)
 
     def sample_prompts(self, count: int) -> list[tuple[list[int], str]]:
         """Prompt ids and reference answer of the first validation rows; fewer where there are fewer.

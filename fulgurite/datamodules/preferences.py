@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fulgurite.data.encoding.conversations import PLAIN_TEXT
-from fulgurite.data.encoding.templates import NO_TEMPLATE
+from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, stored_template
 from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
 from fulgurite.data.readers.preferences import PreferenceReader
 from fulgurite.data.records.findings import Tally
@@ -167,22 +167,16 @@ class PreferenceDataModule(LoaderDataModule):
         self._mixed: tuple[TreeRows, Tensor | None, Rows] | None = None
 
     def _with_template(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-        from fulgurite.data.encoding.templates import apply_template
-
         return apply_template(tokenizer, self.template)
 
     @property
     def chat_template(self) -> str | None:
         """The template that is trained with, so that a module can keep it; "none" for plain text, None where nothing is known."""
-        template = getattr(self.load_tokenizer(), "chat_template", None)
-        if self.template == NO_TEMPLATE or (not self.as_chat and self._plain()):
-            return NO_TEMPLATE
-        return template if isinstance(template, str) else None
-
-    def _plain(self) -> bool:
-        """Whether rows of plain text were read, which `as_chat` keeps as they are."""
-        found = [rows for rows in self._splits.values() if rows is not None] or [self._need("train", "fit")]
-        return any(PLAIN_TEXT in json.loads(rows.metadata["tally"])["notes"] for rows in found)
+        if not self.as_chat:
+            found = [rows for rows in self._splits.values() if rows is not None] or [self._need("train", "fit")]
+            if any(PLAIN_TEXT in json.loads(rows.metadata["tally"])["notes"] for rows in found):
+                return NO_TEMPLATE
+        return stored_template(self.load_tokenizer(), self.template)
 
     def reports(self) -> list[LengthReport]:
         """Units, trees, tokens, packs and steps of every split that has been read."""

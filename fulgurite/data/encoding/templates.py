@@ -26,7 +26,7 @@ from fulgurite.data.records.conversation import CONTENT_KEYS, Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["NO_TEMPLATE", "TEMPLATES", "ChatRenderer", "apply_template", "lay_stored"]
+__all__ = ["NO_TEMPLATE", "TEMPLATES", "ChatRenderer", "apply_template", "lay_stored", "stored_template"]
 
 _log = logging.getLogger(__name__)
 
@@ -176,6 +176,17 @@ def lay_stored(tokenizer: "PreTrainedTokenizerBase", stored: str | None) -> "Pre
     if stored is not None:
         tokenizer.chat_template = None if stored == NO_TEMPLATE else stored
     return tokenizer
+
+
+def stored_template(tokenizer: "PreTrainedTokenizerBase", template: str | None) -> str | None:
+    """What a checkpoint stores for :func:`lay_stored`.
+
+    Args:
+        tokenizer: as it was trained with.
+        template: what :func:`apply_template` was given.
+    """
+    own = tokenizer.chat_template
+    return own if isinstance(own, str) else template if template == NO_TEMPLATE else None
 
 
 def _named(tokenizer: "PreTrainedTokenizerBase", name: str) -> str:
