@@ -91,7 +91,7 @@ def test_every_kind_of_loss_learns_the_preference(make_trainer, tmp_path, loss, 
     trained = module(
         loss=loss, loss_weights=[1.0, 0.2] if len(loss) == 2 else None, learning_rate=3e-3, temperature=1.0
     )
-    trainer = make_trainer(max_epochs=2, check_val_every_n_epoch=2, num_sanity_val_steps=0)
+    trainer = make_trainer(max_epochs=2, num_sanity_val_steps=0)
     trainer.fit(trained, rows)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if kind == "labels":
