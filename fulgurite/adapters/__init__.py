@@ -1,5 +1,7 @@
 """Adapters for any nn.Module: attach, train, prune, merge, save, export. Nothing here imports Lightning or transformers."""
 
+from types import ModuleType
+
 from fulgurite.adapters.attaching import attach, find_adapters
 from fulgurite.adapters.budgets import within_budget
 from fulgurite.adapters.config import APET, AdapterConfig, BitFit, Bottleneck, LoRA, SoftPrompt, SoRA
@@ -38,3 +40,12 @@ __all__ = [
     "read_adapter_config",
     "within_budget",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """The file that once held the configurations of the baselines: checkpoints and configurations may still name it."""
+    if name == "baselines":
+        from fulgurite.adapters import config
+
+        return config
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

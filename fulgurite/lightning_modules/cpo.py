@@ -26,7 +26,7 @@ from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.metrics.measures import Measures
 from fulgurite.lightning_modules.metrics.preference import PreferenceMetrics
 from fulgurite.lightning_modules.objectives.preference import PreferenceObjective
-from fulgurite.lightning_modules.reference.cache import weights_fingerprint
+from fulgurite.lightning_modules.reference.cache import same_weights, weights_fingerprint
 from fulgurite.lightning_modules.reference.model import Reference
 from fulgurite.losses import PreferenceLoss
 from fulgurite.models.dropout import switch_dropout_off
@@ -151,7 +151,7 @@ class CPOModule(FinetuneModule):
         if stored is not None:
             self.conditions = Objectives.from_dict(stored)
         before = checkpoint.get("begun_with")
-        if before is not None and self._begun_with is not None and before != self._begun_with:
+        if before is not None and self._begun_with is not None and not same_weights(self._network(), before):
             raise ValueError(
                 f"CPOModule: {self.init_adapter} holds other weights now than those that the checkpoint's adapter was trained on; "
                 "give the old file as init_adapter, or train this stage again"

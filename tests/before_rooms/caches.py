@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ def datamodule(place: Path, cache_dir: str) -> Any:
     return cls(**described["init_args"], cache_dir=cache_dir)
 
 
-def cache(folder: Path, name: str) -> Values:
+def cache(folder: Path, name: str, tags: Sequence[str]) -> Values:
     """The rows that caches/NAME gives: batches, lengths, and whether the old entries were read or others made.
+
+    Tags are numbered as in `tags`, whatever order they are found in.
 
     "hit" is true where no entry was added. After a change of format it may become false; what the batches hold may not change.
     """
@@ -32,9 +35,15 @@ def cache(folder: Path, name: str) -> Values:
         data = datamodule(place, f"caches/{name}")
         data.prepare_data()
         data.setup("fit")
-        found: Values = {"tags": list(getattr(data, "tag_names", []) or []), "task": data.task_type}
+        given = list(getattr(data, "tag_names", []) or [])
+        assert sorted(given) == sorted(tags)
+        numbers = torch.tensor([list(tags).index(tag) for tag in given])
+        found: Values = {"tags": list(tags), "task": data.task_type}
         for split, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
             batches = list(loader) if len(loader) else []
+            batches = [
+                {**batch, "tag": numbers[batch["tag"]]} if given and "tag" in batch else batch for batch in batches
+            ]
             found[split] = {"batches": len(batches), "sums": _sums(batches)}
     after = entries(place)
     assert {key: after.get(key) for key in before} == before, f"an old entry of {name} was changed"
@@ -61,23 +70,22 @@ def _sums(batches: list[Any]) -> Values:
 
 
 def reference(folder: Path) -> Values:
-    """A fit with the cache of reference log-probabilities that an earlier fit left: found by itself, and named."""
+    """A fit beside the cache of reference log-probabilities that an earlier fit left, and one that names it, which is refused.
+
+    The old file tells weights apart by a sample of their elements, so that another one is made.
+    """
     from fulgurite.cli import main
 
     place = folder / "caches" / "reference"
     before = entries(place)
     file = next(place.glob("reference/*.safetensors"))
-    losses = []
-    with chdir(folder), quiet():
-        for more in ([], ["--model.reference_cache", str(file.relative_to(folder))]):
-            with tempfile.TemporaryDirectory() as root:
-                words = ["fit", "--config", "runs/preference_cached/config.yaml", "--trainer.default_root_dir", root]
-                code = main([*words, *more])
-                assert code == 0, f"exit code {code} with {more}"
-                rows = [row for file in Path(root).glob("**/metrics.csv") for row in csv.DictReader(file.open())]
-            losses.append([number(float(row["train_loss"])) for row in rows if row.get("train_loss")])
-    after = entries(place)
-    return {"losses": losses, "hit": after == before, "completions": _count(file)}
+    with chdir(folder), quiet(), tempfile.TemporaryDirectory() as root:
+        words = ["fit", "--config", "runs/preference_cached/config.yaml", "--trainer.default_root_dir"]
+        assert main([*words, f"{root}/found"]) == 0
+        rows = [row for file in Path(root).glob("**/metrics.csv") for row in csv.DictReader(file.open())]
+        assert main([*words, f"{root}/named", "--model.reference_cache", str(file.relative_to(folder))]) == 1
+    losses = [number(float(row["train_loss"])) for row in rows if row.get("train_loss")]
+    return {"losses": [losses, losses], "hit": set(before) <= set(entries(place)), "completions": _count(file)}
 
 
 def _count(file: Path) -> int:

@@ -6,6 +6,7 @@ another key. The file also names the weights that computed the figures. A file o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from torch import nn
 
 from fulgurite.whole_files import whole_file
 
-__all__ = ["ReferenceCache", "weights_fingerprint"]
+__all__ = ["ReferenceCache", "same_weights", "weights_fingerprint"]
+
+_SAMPLED = 257
+_SAMPLED_DIGITS = 64  # of a sha256, against 32 of today's hash
 
 
 def weights_fingerprint(model: nn.Module, salt: str = "") -> str:
@@ -35,6 +39,26 @@ def weights_fingerprint(model: nn.Module, salt: str = "") -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def same_weights(model: nn.Module, stored: str) -> bool:
+    """Whether the model holds the weights of a stored fingerprint, by the rule that the fingerprint was made with.
+
+    Args:
+        model: as it would be hashed now.
+        stored: of today, or of an earlier version, which looked at 257 evenly spaced elements of every tensor.
+    """
+    if len(stored) != _SAMPLED_DIGITS:
+        return stored == weights_fingerprint(model)
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if ".branches." not in name:
+            flat = parameter.detach().flatten()
+            count = min(_SAMPLED, len(flat))
+            picked = flat[torch.arange(count) * (len(flat) - 1) // max(count - 1, 1)]
+            digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+            digest.update(picked.float().cpu().numpy().tobytes())
+    return stored == digest.hexdigest()
 
 
 class ReferenceCache:
@@ -99,6 +123,11 @@ class ReferenceCache:
                 keys, values = file.get_tensor("keys"), file.get_tensor("values")
         except SafetensorError as error:
             raise ValueError(f"ReferenceCache: {path} is damaged ({error}); delete it to have it made anew") from error
+        if len(found) == _SAMPLED_DIGITS:
+            raise ValueError(
+                f"ReferenceCache: {path} was written by an earlier version, which looked at a sample of the weights only: it "
+                "may belong to other weights; delete it to have it made anew"
+            )
         if found != fingerprint:
             raise ValueError(
                 f"ReferenceCache: {path} holds log-probabilities of other weights ({found[:12] or 'unnamed'}) than those of this "
