@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 
 from fulgurite import cli
 from fulgurite.kernels import backend
+from fulgurite.losses import Completions, PreferenceLoss, terms
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "contributing" / "adding.md"
 PLUGIN = "house_guest"
@@ -68,6 +70,20 @@ FILES: dict[str, dict[str, str]] = {
                 def training_step(self, batch: Any, batch_idx: int) -> Any:
                     self.log("targets", float((batch["labels"] != -100).sum()))
                     return super().training_step(batch, batch_idx)
+            '''
+    },
+    "loss": {
+        "loss.py": '''
+            """squared: (1 − Δ)², a least-squares preference loss."""
+
+            import torch
+
+            from fulgurite.losses.terms import Pairs
+
+
+            def squared(pairs: Pairs) -> torch.Tensor:
+                """(1 − Δ)² of each pair, (P,)."""
+                return (1 - pairs.delta()) ** 2
             '''
     },
     "kernel": {
@@ -133,9 +149,15 @@ FILES: dict[str, dict[str, str]] = {
 }
 REGISTRATIONS: dict[str, list[str]] = {
     "kernel": [f'register_triton("scaled_relu", "{PLUGIN}.kernel.triton_kernel")'],
+    "loss": ['register_loss("squared", Term(squared, takes_margin=True))'],
     "verb": [f'VERBS["greet"] = Verb("say hello", "{PLUGIN}.verb:greet")'],
 }
-IMPORTS = "from fulgurite.cli import VERBS, Verb\nfrom fulgurite.kernels.backend import register_triton\n\n"
+IMPORTS = f"""from fulgurite.cli import VERBS, Verb
+from fulgurite.kernels.backend import register_triton
+from fulgurite.losses.terms import Term, register_loss
+from {PLUGIN}.loss import squared
+
+"""
 
 
 @pytest.fixture
@@ -151,9 +173,12 @@ def plugin(tmp_path, monkeypatch):
     (tmp_path / PLUGIN / "__init__.py").write_text(IMPORTS + "\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(cli, "VERBS", dict(cli.VERBS))
+    before = dict(terms.TERMS)
     monkeypatch.setattr(backend, "_triton_modules", dict(backend._triton_modules))
     importlib.invalidate_caches()
     yield importlib.import_module(PLUGIN)
+    for name in terms.TERMS.keys() - before:
+        del terms.TERMS[name]
     for name in [name for name in sys.modules if name.split(".")[0] == PLUGIN]:
         del sys.modules[name]
 
@@ -189,6 +214,18 @@ def test_a_kernel_is_chosen_by_the_one_switch(plugin, monkeypatch):
         with pytest.raises(RuntimeError, match="scaled_relu: backend 'triton' was asked for, but x is not contiguous"):
             room.scaled_relu(x[::2], 3.0)
     assert f"{PLUGIN}.kernel.triton_kernel" in sys.modules
+
+
+def test_a_loss_is_known_by_its_name_alone_and_in_a_sum(plugin):
+    completions = Completions(torch.tensor([-3.0, -5.0]), torch.tensor([2, 2]), torch.tensor([-4.0, -4.0]))
+    pairs, lead = torch.tensor([[0, 1]]), 0.5 * 2.0  # β · (ρ of the first less ρ of the second)
+    loss = PreferenceLoss("squared", beta=0.5)
+    assert loss(completions, pairs=pairs).losses.item() == pytest.approx((1 - lead) ** 2)
+    assert loss(completions, pairs=pairs, margin=torch.tensor([0.25])).losses.item() == pytest.approx(0.25**2)
+    both = PreferenceLoss(["dpo", "squared"], weights=[1, 2], beta=0.25)(completions, pairs=pairs).losses.item()
+    assert both == pytest.approx(math.log(1 + math.exp(-0.5)) + 2 * 0.25)
+    with pytest.raises(ValueError, match="is the name of another loss"):
+        terms.register_loss("dpo", terms.TERMS["squared"])
 
 
 def test_a_verb_has_its_help_and_its_parser(plugin, capsys):

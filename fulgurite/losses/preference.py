@@ -8,44 +8,20 @@ preference optimisation, a method of that name too, is "dpo" on conditioned prom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 
-from fulgurite.losses import groupwise, pairwise, unpaired
+from fulgurite.losses import groupwise
 from fulgurite.losses.completions import Completions, LossParts, checked_index, checked_pairs, weighed
+from fulgurite.losses.terms import TERMS, Groups, Kind, Labels, Pairs
 
 __all__ = ["PREFERENCE_LOSSES", "PreferenceLoss"]
 
-Kind = Literal["pairs", "labels", "groups"]
-
-
-class _Traits(NamedTuple):
-    kind: Kind = "pairs"
-    needs_reference: bool = True
-    takes_margin: bool = False
-    smooths: bool = False
-
-
-_TRAITS = {
-    "dpo": _Traits(takes_margin=True),
-    "cdpo": _Traits(takes_margin=True, smooths=True),
-    "robust": _Traits(takes_margin=True, smooths=True),
-    "ipo": _Traits(),
-    "hinge": _Traits(takes_margin=True),
-    "nca": _Traits(),
-    "biased_nca": _Traits(),
-    "simpo": _Traits(needs_reference=False, takes_margin=True, smooths=True),
-    "cpo": _Traits(needs_reference=False, takes_margin=True, smooths=True),
-    "sft": _Traits(needs_reference=False),
-    "kto": _Traits("labels"),
-    "nca_kway": _Traits("groups"),
-    "infonca": _Traits("groups"),
-}
-PREFERENCE_LOSSES = tuple(_TRAITS)
+PREFERENCE_LOSSES = tuple(TERMS)
 _NEEDED: dict[Kind, tuple[str, ...]] = {
     "pairs": ("pairs",),
     "labels": ("desirable", "kl"),
@@ -104,7 +80,7 @@ class PreferenceLoss:
         names = (self.names,) if isinstance(self.names, str) else tuple(self.names)
         object.__setattr__(self, "names", names)
         _check_names(names)
-        kinds = {name: _TRAITS[name].kind for name in names}
+        kinds = {name: TERMS[name].kind for name in names}
         if len(set(kinds.values())) > 1:
             listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
             raise ValueError(
@@ -118,7 +94,7 @@ class PreferenceLoss:
             )
         self._check_options(names)
         object.__setattr__(self, "kind", kinds[names[0]])
-        object.__setattr__(self, "needs_reference", any(_TRAITS[name].needs_reference for name in names))
+        object.__setattr__(self, "needs_reference", any(TERMS[name].needs_reference for name in names))
 
     def _check_options(self, names: tuple[str, ...]) -> None:
         for option in ("beta", "temperature"):
@@ -134,7 +110,7 @@ class PreferenceLoss:
                 f"PreferenceLoss: label_smoothing is {self.label_smoothing}; it must be at least 0 and below 0.5, "
                 "where labels would say nothing"
             )
-        if self.label_smoothing > 0 and not any(_TRAITS[name].smooths for name in names):
+        if self.label_smoothing > 0 and not any(TERMS[name].smooths for name in names):
             raise ValueError(
                 f"PreferenceLoss: label_smoothing is {self.label_smoothing}, which {', '.join(names)} does not use; "
                 "choose cdpo or robust, or set it to 0"
@@ -202,16 +178,16 @@ class PreferenceLoss:
                 + (f" and may have {', '.join(_OPTIONAL[self.kind])}" if _OPTIONAL[self.kind] else "")
             )
         if self.needs_reference and completions.reference is None:
-            wanting = ", ".join(name for name in self.names if _TRAITS[name].needs_reference)
+            wanting = ", ".join(name for name in self.names if TERMS[name].needs_reference)
             raise ValueError(
                 f"PreferenceLoss: {wanting} compares with a reference, but the completions have none; "
                 "give Completions(reference=…), or choose simpo or cpo"
             )
-        without = [name for name in self.names if not _TRAITS[name].takes_margin and name != "sft"]
+        without = [name for name in self.names if not TERMS[name].takes_margin and name != "sft"]
         if "margin" in given and (without or set(self.names) == {"sft"}):
             raise ValueError(
                 f"PreferenceLoss: margin was given, which {', '.join(without or self.names)} has no place for; "
-                f"it goes with {', '.join(name for name, traits in _TRAITS.items() if traits.takes_margin)}"
+                f"it goes with {', '.join(name for name, traits in TERMS.items() if traits.takes_margin)}"
             )
 
     def _pairs(self, completions: Completions, pairs: torch.Tensor, margin: torch.Tensor | None) -> torch.Tensor:
@@ -221,48 +197,7 @@ class PreferenceLoss:
                 f"PreferenceLoss: margin of shape {tuple(margin.shape)}; one for each of the {chosen.shape[0]} pairs is needed"
             )
         offset = 0.0 if margin is None else margin.to(completions.sums.dtype)
-        smoothing = self.label_smoothing
-
-        # Plain indexing, never index_select: its backward repeats exactly on a GPU too.
-        def lead(values: torch.Tensor) -> torch.Tensor:
-            return values[chosen] - values[rejected]
-
-        def rewards() -> tuple[torch.Tensor, torch.Tensor]:
-            ratios = self.beta * completions.log_ratios
-            return ratios[chosen], ratios[rejected]
-
-        def delta() -> torch.Tensor:
-            return self.beta * lead(completions.log_ratios) - offset
-
-        def nll() -> torch.Tensor:
-            return pairwise.mean_nll(completions.sums[chosen], completions.lengths[chosen], self.nll_over)
-
-        def ipo() -> torch.Tensor:
-            ratios = completions.log_ratios
-            if self.length_normalise:
-                ratios = ratios / completions.lengths.clamp(min=1)
-            return pairwise.ipo(lead(ratios), self.beta)
-
-        def simpo() -> torch.Tensor:
-            return pairwise.logistic(self.beta * (lead(completions.token_means) - self.gamma_ratio) - offset, smoothing)
-
-        def cpo() -> torch.Tensor:
-            contrast = pairwise.logistic(self.beta * lead(completions.sums) - offset, smoothing)
-            return contrast + self.cpo_alpha * nll()
-
-        terms: dict[str, Callable[[], torch.Tensor]] = {
-            "dpo": lambda: pairwise.logistic(delta()),
-            "cdpo": lambda: pairwise.logistic(delta(), smoothing),
-            "robust": lambda: pairwise.robust(delta(), smoothing),
-            "hinge": lambda: pairwise.hinge(delta()),
-            "ipo": ipo,
-            "nca": lambda: pairwise.nca_pair(*rewards()),
-            "biased_nca": lambda: pairwise.biased_nca_pair(*rewards()),
-            "simpo": simpo,
-            "cpo": cpo,
-            "sft": nll,
-        }
-        return self._sum(terms)
+        return self._sum(Pairs(completions, chosen, rejected, offset, self))
 
     def _labels(
         self, completions: Completions, desirable: torch.Tensor, kl: torch.Tensor, examples: torch.Tensor | None
@@ -275,8 +210,7 @@ class PreferenceLoss:
                 f"PreferenceLoss: desirable of shape {tuple(desirable.shape)} and {desirable.dtype}, kl of shape "
                 f"{tuple(kl.shape)}; one bool for each of the {ratios.shape[0]} examples and one number for all are needed"
             )
-        weights = self.desirable_weight, self.undesirable_weight
-        return self._sum({"kto": lambda: unpaired.kto(ratios, desirable, kl, self.beta, *weights)})
+        return self._sum(Labels(ratios, desirable, kl, self))
 
     def _groups(self, completions: Completions, group: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if not group.shape == scores.shape == completions.sums.shape:
@@ -284,15 +218,12 @@ class PreferenceLoss:
                 f"PreferenceLoss: group of shape {tuple(group.shape)} and scores of shape {tuple(scores.shape)}; "
                 f"one of each for each of the {len(completions)} completions is needed"
             )
-        rewards, table = self.beta * completions.log_ratios, groupwise.group_table(group)
-        terms: dict[str, Callable[[], torch.Tensor]] = {
-            "nca_kway": lambda: groupwise.nca_kway(rewards, scores, table, self.temperature),
-            "infonca": lambda: groupwise.infonca(rewards, scores, table, self.temperature),
-        }
-        return self._sum(terms)
+        return self._sum(Groups(self.beta * completions.log_ratios, scores, groupwise.group_table(group), self))
 
-    def _sum(self, terms: dict[str, Callable[[], torch.Tensor]]) -> torch.Tensor:
-        parts = [terms[name]() * weight for name, weight in zip(self.names, self.weights or (), strict=True)]
+    def _sum(self, units: Pairs | Labels | Groups) -> torch.Tensor:
+        parts = [
+            TERMS[name].compute(units) * weight for name, weight in zip(self.names, self.weights or (), strict=True)
+        ]
         return torch.stack(parts).sum(0)
 
 
@@ -300,11 +231,11 @@ def _check_names(names: tuple[str, ...]) -> None:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"PreferenceLoss: names {list(names)}; one or more different names are needed")
     for name in names:
-        if name not in _TRAITS:
-            near = get_close_matches(str(name).lower(), PREFERENCE_LOSSES, n=1)
+        if name not in TERMS:
+            near = get_close_matches(str(name).lower(), TERMS, n=1)
             guess = _ELSEWHERE.get(str(name).lower(), repr(near[0]) if near else "")
             raise ValueError(
                 f"PreferenceLoss: no loss is called {name!r}; "
                 + (f"did you mean {guess}? " if guess else "")
-                + f"There are {', '.join(PREFERENCE_LOSSES)}"
+                + f"There are {', '.join(TERMS)}"
             )
