@@ -17,6 +17,8 @@ import pytest
 import torch
 
 from fulgurite import cli
+from fulgurite.adapters import methods
+from fulgurite.data import ConversationReader
 from fulgurite.kernels import backend
 from fulgurite.losses import Completions, PreferenceLoss, terms
 
@@ -70,6 +72,86 @@ FILES: dict[str, dict[str, str]] = {
                 def training_step(self, batch: Any, batch_idx: int) -> Any:
                     self.log("targets", float((batch["labels"] != -100).sum()))
                     return super().training_step(batch, batch_idx)
+            '''
+    },
+    "schema": {
+        "schema.py": '''
+            """Rows of tea tastings: leaf, water and verdict."""
+
+            from collections.abc import Iterator
+
+            from fulgurite.data import Conversation, Turn
+            from fulgurite.data.readers.base import Schema
+
+
+            def tasting(row: dict, source: str, number: int) -> Iterator[Conversation]:
+                """A question about leaf and water, answered by the verdict."""
+                question = Turn("user", f"{row['leaf']} at {row['water']} degrees?")
+                yield Conversation((question, Turn("assistant", row["verdict"])), source, number)
+
+
+            TASTING = Schema(("leaf", "water", "verdict"), (), tasting)
+            '''
+    },
+    "adapter": {
+        "adapter.py": '''
+            """Offsets: y + b behind every linear layer, b trained and zero at first."""
+
+            from dataclasses import dataclass
+            from functools import partial
+            from typing import Any
+
+            import torch
+            from torch import nn
+
+            from fulgurite.adapters import AdapterConfig
+            from fulgurite.adapters.inserted.adapter import InsertedAdapter
+            from fulgurite.adapters.layers.layer import features, put_branch
+            from fulgurite.adapters.layers.targets import find_targets
+            from fulgurite.adapters.methods import Method
+
+
+            @dataclass(frozen=True)
+            class Offsets(AdapterConfig):
+                """An offset for the outputs of each layer.
+
+                Args:
+                    targets: "all-linear", or a regex of whole module names.
+                """
+
+                targets: str = "all-linear"
+
+
+            class Offset(nn.Module):
+                """b, (N,)."""
+
+                def __init__(self, width: int) -> None:
+                    super().__init__()
+                    self.values = nn.Parameter(torch.zeros(width))
+
+
+            def add(branch: Offset, name: str, layer: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+                """y + b while the adapter is active."""
+                return output + branch.values if name in layer.site.active else output
+
+
+            class OffsetsMethod(Method[Offsets]):
+                """How offsets are put into a model."""
+
+                def plan(self, model: nn.Module, config: Offsets, train: tuple[str, ...], choice: Any) -> Any:
+                    layers = find_targets(model, config.targets, train)
+
+                    def put(place: Any) -> InsertedAdapter:
+                        names, given = list(layers), (place.heads, place.train)
+                        adapter = InsertedAdapter(place.model, place.name, config, names, *given)
+                        for layer in layers.values():
+                            branch = Offset(features(layer)[1])
+                            put_branch(layer, place.name, branch, place.site)
+                            hook = layer.register_forward_hook(partial(add, branch, place.name))
+                            adapter.hooks.append(hook)
+                        return adapter
+
+                    return put
             '''
     },
     "loss": {
@@ -148,14 +230,20 @@ FILES: dict[str, dict[str, str]] = {
     },
 }
 REGISTRATIONS: dict[str, list[str]] = {
+    "adapter": ["register_method(Offsets, OffsetsMethod())"],
+    "schema": ['ConversationReader.register("tasting", TASTING)'],
     "kernel": [f'register_triton("scaled_relu", "{PLUGIN}.kernel.triton_kernel")'],
     "loss": ['register_loss("squared", Term(squared, takes_margin=True))'],
     "verb": [f'VERBS["greet"] = Verb("say hello", "{PLUGIN}.verb:greet")'],
 }
-IMPORTS = f"""from fulgurite.cli import VERBS, Verb
+IMPORTS = f"""from fulgurite.adapters.methods import register_method
+from fulgurite.cli import VERBS, Verb
+from fulgurite.data import ConversationReader
 from fulgurite.kernels.backend import register_triton
 from fulgurite.losses.terms import Term, register_loss
+from {PLUGIN}.adapter import Offsets, OffsetsMethod
 from {PLUGIN}.loss import squared
+from {PLUGIN}.schema import TASTING
 
 """
 
@@ -173,12 +261,15 @@ def plugin(tmp_path, monkeypatch):
     (tmp_path / PLUGIN / "__init__.py").write_text(IMPORTS + "\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(cli, "VERBS", dict(cli.VERBS))
-    before = dict(terms.TERMS)
+    monkeypatch.setattr(methods, "_methods", dict(methods._methods))
+    before, schemas = dict(terms.TERMS), dict(ConversationReader.table)
     monkeypatch.setattr(backend, "_triton_modules", dict(backend._triton_modules))
     importlib.invalidate_caches()
     yield importlib.import_module(PLUGIN)
     for name in terms.TERMS.keys() - before:
         del terms.TERMS[name]
+    ConversationReader.table.clear()
+    ConversationReader.table.update(schemas)
     for name in [name for name in sys.modules if name.split(".")[0] == PLUGIN]:
         del sys.modules[name]
 
@@ -198,6 +289,23 @@ def test_a_dataset_and_a_module_train_from_the_command_line(plugin, tmp_path, ca
     module = importlib.import_module(f"{PLUGIN}.module").CountingModule
     again = module.load_from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert again.hparams["_class_path"] == f"{PLUGIN}.module.CountingModule"
+
+
+def test_a_schema_is_found_by_its_columns_and_trains_with_a_foreign_adapter(plugin, tmp_path, capsys):
+    rows = [{"leaf": "Sencha", "water": 60 + i, "verdict": f"Verdict {i}."} for i in range(4)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = "fit --model SFTModule --model.backbone playground --data SFTDataModule --data.val_fraction 0"
+    words += f" --model.adapter {PLUGIN}.adapter.Offsets --data.path {tmp_path / 'train.jsonl'}"
+    words += f" --data.max_length 128 --trainer.max_steps 2 --trainer.default_root_dir {tmp_path / 'run'}"
+    words += " --trainer.accelerator cpu --trainer.logger false --trainer.enable_progress_bar false"
+    assert cli.main(words.split()) == 0, capsys.readouterr()
+    said = capsys.readouterr()
+    assert "read as tasting" in said.out + said.err and "«Verdict 3.<|end|>»" in said.out
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    offsets = [value for key, value in saved.items() if key.endswith("branches.default.values")]
+    assert len(offsets) == 28 and all(float(value.abs().max()) > 0 for value in offsets)
+    with pytest.raises(ValueError, match="is the name of another schema"):
+        ConversationReader.register("alpaca", ConversationReader.table["tasting"])
 
 
 def test_a_kernel_is_chosen_by_the_one_switch(plugin, monkeypatch):

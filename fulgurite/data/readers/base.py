@@ -92,7 +92,24 @@ class RowReader(Generic[Item]):
     """
 
     noun: ClassVar[str]
-    table: Mapping[str, Schema[Item]]
+    table: dict[str, Schema[Item]]
+
+    @classmethod
+    def register(cls, name: str, schema: Schema[Item]) -> None:
+        """Adds a schema to this class's table; `auto` prefers it to those that stand there.
+
+        Args:
+            name: what `schema` options call it.
+            schema: its columns and the function that reads a row.
+
+        Raises:
+            ValueError: a name that is taken.
+        """
+        if name in cls.table or name == "auto":
+            raise ValueError(f"{cls.__name__}: {name!r} is the name of another schema; take one that is free")
+        others = dict(cls.table)
+        cls.table.clear()
+        cls.table.update({name: schema, **others})
 
     def __init__(
         self,
