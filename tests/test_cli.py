@@ -4,6 +4,9 @@ import contextlib
 import csv
 import io
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -345,3 +348,21 @@ def test_resume_goes_on_from_the_last_step(run: Run, tmp_path: Path) -> None:
     assert saved["global_step"] == 12
     assert "first training example" not in answer.out
     assert yaml.safe_load((tmp_path / "copy/config.yaml").read_text()).get("ckpt_path") is None
+
+
+def test_sigterm_ends_a_command_with_143_and_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fit and test Lightning handles the signal (tests/commands/fit/test_run_config.py)."""
+    from fulgurite.commands.score import command
+    from fulgurite.whole_files import whole_file
+
+    def slow(model: str, file: str) -> None:
+        with whole_file(tmp_path / "out") as scratch:
+            scratch.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    monkeypatch.setattr(command, "score", slow)
+    assert main(["score", "--model", "a", "--file", "b"]) == 143
+    assert list(tmp_path.iterdir()) == [] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

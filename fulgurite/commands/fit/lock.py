@@ -39,7 +39,7 @@ class RunLock:
             return
         owner = folder / ".lock.owner"
         lock = FileLock(folder / ".lock", timeout=0, thread_local=False)
-        write_probe(folder)
+        _try_to_write(folder)
         try:
             lock.acquire()
         except Timeout:
@@ -63,15 +63,8 @@ class RunLock:
             self._lock = None
 
 
-def write_probe(folder: Path) -> None:
-    """Makes a folder and tries whether a file can be written there.
-
-    Args:
-        folder: to try.
-
-    Raises:
-        OSError: it cannot be made or written, in one sentence.
-    """
+def _try_to_write(folder: Path) -> None:
+    """Makes a folder and tries whether a file can be written there; an OSError says so in one sentence."""
     with scratch_folder(
         folder / "checkpoint", "the run", "give --trainer.default_root_dir a folder that can be written"
     ):

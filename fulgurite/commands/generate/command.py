@@ -15,6 +15,7 @@ from fulgurite.commands.generate.file import run_file
 from fulgurite.commands.shared.checkpoint_files import load_module
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.commands.shared.whole_text import check_text
+from fulgurite.commands.shared.written_rows import stamp
 from fulgurite.console import shortest
 from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
@@ -107,8 +108,8 @@ def generate(
         _answer(loaded, start, lead + prompt, settings)
     elif file is not None and output is not None:
         identity = {
-            "model": [model, _stamp(model)],
-            "adapter": [adapter, _stamp(adapter)],
+            "model": [model, stamp(model)],
+            "adapter": [adapter, stamp(adapter)],
             "dtype": dtype,
             **{field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "batch_size"},
         }
@@ -125,15 +126,6 @@ def _lead(loaded: LoadedModel, conditions: str, name: str) -> str:
             "checkpoint of CPOModule or what was exported of one"
         )
     return loaded.conditions.prefix({k: v for k, v in loaded.conditions.parse(conditions).items() if v is not None})
-
-
-def _stamp(path: str | None) -> int | None:
-    """When the newest file of a local model or adapter was written, in ns: trained again, it gives other answers."""
-    place = Path(path) if path is not None else None
-    if place is None or not place.exists():
-        return None
-    files = [place] if place.is_file() else [file for file in place.iterdir() if file.is_file()]
-    return max((file.stat().st_mtime_ns for file in files), default=None)
 
 
 def load_model(

@@ -18,7 +18,7 @@ from fulgurite.commands.score.report import benchmark_table, summary_table
 from fulgurite.commands.score.rows import HASH, Asked, Row, read_asked, read_item
 from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint
 from fulgurite.commands.shared.devices import usable_device
-from fulgurite.commands.shared.written_rows import json_line, written_rows
+from fulgurite.commands.shared.written_rows import json_line, stamp, written_rows
 from fulgurite.console import say, shortest
 from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
@@ -98,7 +98,7 @@ def score(
         asked = [read_asked(row, place.source, place.row, as_chat) for row, place in rows]
     scorer = _load(model, template, max_length, batch_size, dtype, device, trust_remote_code, as_chat)
     rewards, lengths = _rewards(
-        asked, scorer, None if output is None else Path(output), [model, _stamp(model)], overwrite
+        asked, scorer, None if output is None else Path(output), [model, stamp(model)], overwrite
     )
     flat = [value for row in rewards for value in row if value is not None]
     if len(flat) >= 4 and len(set(flat)) == 1:
@@ -246,12 +246,6 @@ def _as_chat(model: str, asked: bool | None, template: str | None) -> bool:
             "out"
         )
     return trained
-
-
-def _stamp(path: str) -> int | None:
-    place = Path(path)
-    files = [place] if place.is_file() else [f for f in place.iterdir() if f.is_file()] if place.is_dir() else []
-    return max((file.stat().st_mtime_ns for file in files), default=None)
 
 
 def _load(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["json_line", "written_rows"]
+__all__ = ["json_line", "stamp", "written_rows"]
 
 
 def written_rows(file: Path, foreign: bool = False) -> list[dict[str, Any]]:
@@ -42,3 +42,16 @@ def json_line(row: Mapping[str, Any]) -> str:
     except UnicodeEncodeError:  # half a surrogate pair, which stands in a file as an escape only
         line = json.dumps(row, default=str) + "\n"
     return line
+
+
+def stamp(path: str | None) -> int | None:
+    """When the newest file of a local model or adapter was written, in ns: trained again, it gives other rows.
+
+    Args:
+        path: a file, a folder, or the name of a hub's model, which has no stamp.
+    """
+    place = Path(path) if path is not None else None
+    if place is None or not place.exists():
+        return None
+    files = [place] if place.is_file() else [file for file in place.iterdir() if file.is_file()]
+    return max((file.stat().st_mtime_ns for file in files), default=None)

@@ -8,13 +8,12 @@ tables and draws the metric against the number of tunable parameters. Finished r
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from fulgurite.commands.thresholds.processes import run_all
+from fulgurite.commands.thresholds.processes import cores, run_all
 from fulgurite.commands.thresholds.report import Curve, curves, draw, summary_table, table
 from fulgurite.commands.thresholds.runs import (
     FULL,
@@ -303,8 +302,7 @@ def _workers() -> int:
 
     if torch.cuda.is_available():
         return torch.cuda.device_count()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_CPU_WORKERS, cores // 2))
+    return max(1, min(_CPU_WORKERS, cores() // 2))
 
 
 def _report(

@@ -23,7 +23,7 @@ from typing import Any
 from fulgurite.commands.thresholds.runs import Run, Settings, run_file, train_and_score
 from fulgurite.whole_files import write_text
 
-__all__ = ["run_all"]
+__all__ = ["cores", "run_all"]
 
 
 def run_all(
@@ -89,7 +89,7 @@ def _in_processes(
     diverged: list[tuple[Run, FloatingPointError]],
 ) -> Iterator[dict[str, Any]]:
     context = multiprocessing.get_context("spawn")  # forked threads of torch would hang
-    threads = max(1, _cores() // workers)
+    threads = max(1, cores() // workers)
     counter = context.Value("i", 0)
     stopped, stop = context.Pipe(duplex=False)
     begin = (threads, counter, stopped)
@@ -134,7 +134,8 @@ def _begin(threads: int, counter: Any, stopped: Any) -> None:
     torch.set_num_threads(threads)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

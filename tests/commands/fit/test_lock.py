@@ -39,3 +39,10 @@ def test_a_second_run_is_refused_until_the_first_has_ended_or_died(tmp_path):
     third = RunLock()
     third.take(folder)
     third.release()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    told = r"the run cannot be written to .*file/run \(Not a directory\); give --trainer.default_root_dir a folder"
+    with pytest.raises(OSError, match=told):
+        RunLock().take(tmp_path / "file" / "run")
