@@ -222,8 +222,8 @@ OPTIONS = {
         "warmup_ratio lr_schedule num_labels dtype gradient_checkpointing kernels trust_remote_code"
     ),
     "fulgurite.datamodules.PETTasksDataModule": (
-        "task path revision task_type verbaliser max_answer_length generate tokenizer batch_size eval_batch_size max_length "
-        "num_workers seed cache_dir limit_train limit_eval pad_multiple"
+        "task path revision task_type verbaliser max_answer_length generate limit_eval tokenizer batch_size eval_batch_size "
+        "max_length num_workers seed cache_dir limit_train pad_multiple"
     ),
     "fulgurite.datamodules.GLUEDataModule": (
         "task path revision splits mismatched tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir "

@@ -32,7 +32,7 @@ from fulgurite.data.sampling.mixing import mix, tag_numbers
 from fulgurite.data.sources.locate import RowSource
 from fulgurite.data.sources.row_files import RowFiles
 from fulgurite.datamodules.base import LoaderDataModule
-from fulgurite.datamodules.options import check_choice
+from fulgurite.datamodules.options import check_choice, inherits_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["ConversationDataModule", "SFTDataModule"]
 
 
+@inherits_options(LoaderDataModule, batch_size=4, max_length=2048)
 class ConversationDataModule(LoaderDataModule):
     """Base of the data modules of conversations.
 
@@ -73,19 +74,9 @@ class ConversationDataModule(LoaderDataModule):
         weights: dict[str, float] | None = None,
         mixing: Literal["until_first_ends", "repeat"] = "until_first_ends",
         revision: str | None = None,
-        tokenizer: str | None = None,
-        batch_size: int = 4,
-        eval_batch_size: int | None = None,
-        max_length: int = 2048,
-        num_workers: int = 0,
-        seed: int = 42,
-        cache_dir: str | None = None,
-        limit_train: int | None = None,
-        pad_multiple: int = 1,
+        **loader: Any,
     ) -> None:
-        super().__init__(
-            tokenizer, batch_size, eval_batch_size, max_length, num_workers, seed, cache_dir, limit_train, pad_multiple
-        )
+        super().__init__(**loader)
         name = type(self).__name__
         check_choice(name, "supervise", supervise, ("assistant", "last", "all"))
         check_choice(name, "task_type", task_type, ("causal_lm", "seq2seq"))

@@ -19,8 +19,9 @@ from fulgurite.data.conditions.rated import CONTROLS, Bucket, weights_of
 from fulgurite.data.conditions.reader import RatedReader
 from fulgurite.data.conditions.rows import Conditioned, Conditioning, tag_objectives
 from fulgurite.data.sources.locate import RowSource
+from fulgurite.datamodules.base import LoaderDataModule
 from fulgurite.datamodules.conversations import ConversationDataModule
-from fulgurite.datamodules.options import documented
+from fulgurite.datamodules.options import documented, inherits_options
 from fulgurite.datamodules.preferences import PreferenceDataModule
 
 __all__ = ["CPODataModule"]
@@ -30,6 +31,7 @@ _HUB, _REVISION = "openbmb/UltraFeedback", "40b436560ca83a8dba36114c22ab3c66e43f
 
 
 @documented
+@inherits_options(LoaderDataModule, batch_size=4, max_length=2048)
 class CPODataModule(LightningDataModule):
     """Rated answers for CPO: CPO's item schema, UltraFeedback or UltraSafety, with condition tokens in front.
 
@@ -85,15 +87,7 @@ class CPODataModule(LightningDataModule):
         on_bad_row: Literal["skip", "error"] = "skip",
         val_fraction: float = 0.05,
         revision: str | None = None,
-        tokenizer: str | None = None,
-        batch_size: int = 4,
-        eval_batch_size: int | None = None,
-        max_length: int = 2048,
-        num_workers: int = 0,
-        seed: int = 42,
-        cache_dir: str | None = None,
-        limit_train: int | None = None,
-        pad_multiple: int = 1,
+        **loader: Any,
     ) -> None:
         if stage not in _STAGES or control not in CONTROLS or conditions_per_row < 1:
             raise ValueError(
@@ -113,7 +107,7 @@ class CPODataModule(LightningDataModule):
             control,
             conditions_per_row,
             None if buckets is None else _buckets(self.objectives, buckets),
-            seed,
+            loader["seed"],
         )
         shared: dict[str, Any] = {
             "path": _HUB if path is None else path,
@@ -126,16 +120,10 @@ class CPODataModule(LightningDataModule):
             "on_bad_row": on_bad_row,
             "val_fraction": val_fraction,
             "revision": _REVISION if path is None and revision is None else revision,
-            "tokenizer": tokenizer,
-            "batch_size": batch_size,
-            "eval_batch_size": batch_size if eval_batch_size is None else eval_batch_size,
-            "max_length": max_length,
-            "num_workers": num_workers,
-            "seed": seed,
-            "cache_dir": cache_dir,
-            "limit_train": limit_train,
-            "pad_multiple": pad_multiple,
+            **loader,
         }
+        if loader["eval_batch_size"] is None:
+            shared["eval_batch_size"] = loader["batch_size"]
         self.rows: _Conversations | _Pairs
         if stage == "cpsft":
             self.rows = _Conversations(self.conditioning, supervise=supervise, **shared)

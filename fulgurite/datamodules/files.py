@@ -8,12 +8,13 @@ For language modelling the texts are joined, with an end token after each, and c
 import re
 from collections.abc import Mapping, Sequence
 from math import isnan
-from typing import Literal
+from typing import Any, Literal
 
 from fulgurite.data.records.examples import Examples, checked_text, number_in_range, whole_number
 from fulgurite.data.sampling.splits import held_out_indices
 from fulgurite.data.sources.locate import find_sources
 from fulgurite.data.sources.tables import Table, read_sources
+from fulgurite.datamodules.options import inherits_options
 from fulgurite.datamodules.texts import TextDataModule
 
 __all__ = ["FilesDataModule"]
@@ -25,6 +26,7 @@ _TASK_TYPES = {
 }
 
 
+@inherits_options(TextDataModule)
 class FilesDataModule(TextDataModule):
     """Rows of a user's own files.
 
@@ -56,19 +58,9 @@ class FilesDataModule(TextDataModule):
         label_names: list[str] | None = None,
         val_fraction: float = 0.1,
         documents: int = 2000,
-        tokenizer: str | None = None,
-        batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        max_length: int = 128,
-        num_workers: int = 0,
-        seed: int = 42,
-        cache_dir: str | None = None,
-        limit_train: int | None = None,
-        pad_multiple: int = 1,
+        **loader: Any,
     ) -> None:
-        super().__init__(
-            tokenizer, batch_size, eval_batch_size, max_length, num_workers, seed, cache_dir, limit_train, pad_multiple
-        )
+        super().__init__(**loader)
         if task_type not in _TASK_TYPES:
             raise ValueError(f"FilesDataModule: task_type is {task_type!r}; allowed are {', '.join(_TASK_TYPES)}")
         if not 0.0 <= val_fraction < 1.0:

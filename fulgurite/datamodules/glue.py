@@ -1,7 +1,7 @@
 """GLUE (Wang et al., arXiv 1804.07461): nine tasks and the diagnostic set, from the hub, from files or built in."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fulgurite.data.records.examples import Examples
 from fulgurite.data.sampling.splits import held_out_indices, paper_validation_rows
@@ -10,6 +10,7 @@ from fulgurite.data.sources.hub import hub_rows
 from fulgurite.data.sources.locate import check_hub_id
 from fulgurite.data.tasks.glue import examples_from_rows, task_named
 from fulgurite.data.tasks.glue_files import read_glue_file, read_glue_split, task_folder
+from fulgurite.datamodules.options import inherits_options
 from fulgurite.datamodules.texts import TextDataModule
 
 __all__ = ["GLUEDataModule"]
@@ -17,6 +18,7 @@ __all__ = ["GLUEDataModule"]
 _SPLITS = ("official", "paper", "train")
 
 
+@inherits_options(TextDataModule)
 class GLUEDataModule(TextDataModule):
     """One task of GLUE.
 
@@ -38,19 +40,9 @@ class GLUEDataModule(TextDataModule):
         revision: str = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
         splits: Literal["official", "paper", "train"] = "official",
         mismatched: bool = False,
-        tokenizer: str | None = None,
-        batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        max_length: int = 128,
-        num_workers: int = 0,
-        seed: int = 42,
-        cache_dir: str | None = None,
-        limit_train: int | None = None,
-        pad_multiple: int = 1,
+        **loader: Any,
     ) -> None:
-        super().__init__(
-            tokenizer, batch_size, eval_batch_size, max_length, num_workers, seed, cache_dir, limit_train, pad_multiple
-        )
+        super().__init__(**loader)
         self.task = task_named(task)
         if splits not in _SPLITS:
             raise ValueError(f"GLUEDataModule: splits is {splits!r}; allowed are {', '.join(map(repr, _SPLITS))}")

@@ -24,6 +24,7 @@ from fulgurite.data.rows.store import cache_key, load_or_build
 from fulgurite.data.sampling.splits import held_out_indices, paper_validation_rows
 from fulgurite.data.tasks.pet import AnsweredExamples, input_text, pet_task_named
 from fulgurite.data.tasks.pet_files import pet_task_folder, read_pet_source
+from fulgurite.datamodules.options import inherits_options
 from fulgurite.datamodules.texts import TextDataModule
 
 __all__ = ["PETTasksDataModule"]
@@ -32,6 +33,7 @@ _FORMS = ("classification", "causal_lm", "seq2seq")
 _VERBALISERS = ("words", "digits")
 
 
+@inherits_options(TextDataModule, batch_size=16)
 class PETTasksDataModule(TextDataModule):
     """One of the eleven tasks on which parameter-efficient tuning is compared.
 
@@ -57,20 +59,10 @@ class PETTasksDataModule(TextDataModule):
         verbaliser: Literal["words", "digits"] = "words",
         max_answer_length: int = 138,
         generate: bool = True,
-        tokenizer: str | None = None,
-        batch_size: int = 16,
-        eval_batch_size: int | None = None,
-        max_length: int = 128,
-        num_workers: int = 0,
-        seed: int = 42,
-        cache_dir: str | None = None,
-        limit_train: int | None = None,
         limit_eval: int | None = None,
-        pad_multiple: int = 1,
+        **loader: Any,
     ) -> None:
-        super().__init__(
-            tokenizer, batch_size, eval_batch_size, max_length, num_workers, seed, cache_dir, limit_train, pad_multiple
-        )
+        super().__init__(**loader)
         self.task = pet_task_named(task)
         for option, value, allowed in (("task_type", task_type, _FORMS), ("verbaliser", verbaliser, _VERBALISERS)):
             if value not in allowed:

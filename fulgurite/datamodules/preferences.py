@@ -39,7 +39,7 @@ from fulgurite.data.trees.preparing import Selection, TreeOptions, prepare_trees
 from fulgurite.data.trees.report import tree_report
 from fulgurite.data.trees.rows import PackedTrees, TreeCollator, TreeRows, path_to
 from fulgurite.datamodules.base import LoaderDataModule
-from fulgurite.datamodules.options import check_choice
+from fulgurite.datamodules.options import check_choice, inherits_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,6 +49,7 @@ __all__ = ["PreferenceDataModule"]
 _log = logging.getLogger(__name__)
 
 
+@inherits_options(LoaderDataModule, batch_size=4, max_length=2048)
 class PreferenceDataModule(LoaderDataModule):
     """Pairs of answers, answers with a label, or several answers with scores, in any schema.
 
@@ -106,28 +107,12 @@ class PreferenceDataModule(LoaderDataModule):
         weights: dict[str, float] | None = None,
         mixing: Literal["until_first_ends", "repeat"] = "until_first_ends",
         revision: str | None = None,
-        tokenizer: str | None = None,
-        batch_size: int = 4,
-        eval_batch_size: int | None = None,
-        max_length: int = 2048,
-        num_workers: int = 0,
-        seed: int = 42,
-        cache_dir: str | None = None,
-        limit_train: int | None = None,
-        pad_multiple: int = 1,
+        **loader: Any,
     ) -> None:
         name = type(self).__name__
-        super().__init__(
-            tokenizer,
-            batch_size,
-            batch_size if eval_batch_size is None else eval_batch_size,
-            max_length,
-            num_workers,
-            seed,
-            cache_dir,
-            limit_train,
-            pad_multiple,
-        )
+        if loader["eval_batch_size"] is None:
+            loader["eval_batch_size"] = loader["batch_size"]
+        super().__init__(**loader)
         if isinstance(margin_scale, (int, float)) and not 0 < margin_scale < float("inf"):
             raise ValueError(
                 f"{name}: margin_scale is {margin_scale}; allowed are numbers above 0, 'annotation' and None"
@@ -136,9 +121,9 @@ class PreferenceDataModule(LoaderDataModule):
         check_choice(name, "mixing", mixing, ("until_first_ends", "repeat"))
         check_choice(name, "objective_kind", objective_kind or KINDS[0], KINDS)
         check_choice(name, "pair_rule", pair_rule, PAIR_RULES)
-        if token_budget is not None and token_budget < max_length:
+        if token_budget is not None and token_budget < self.max_length:
             raise ValueError(
-                f"{name}: token_budget is {token_budget}; a pack must hold one path of max_length={max_length} tokens at least; "
+                f"{name}: token_budget is {token_budget}; a pack must hold one path of max_length={self.max_length} tokens; "
                 "raise it, or lower max_length"
             )
         self.schema, self.columns, self.template = schema, columns, template

@@ -36,6 +36,7 @@ from fulgurite.datamodules.conversations import ConversationDataModule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+from fulgurite.datamodules.options import inherits_options
 
 __all__ = ["UltraChat2DataModule"]
 
@@ -44,6 +45,10 @@ _PER_STAGE = [64, 32]  # the default, which also serves a run of one stage
 _ADDED_TO = {"evol_instruct": "code", "math_instruct": "maths"}
 
 
+_NOT_HERE = ("val_path", "test_path", "template", "task_type", "packing", "weights", "mixing", "revision")
+
+
+@inherits_options(ConversationDataModule, without=_NOT_HERE)
 class UltraChat2DataModule(ConversationDataModule):
     """Conversations of several domains, in every specialist's own chat template.
 
@@ -79,20 +84,9 @@ class UltraChat2DataModule(ConversationDataModule):
         repeat: bool = True,
         specialists: list[str] | None = None,
         templates: list[str] | None = None,
-        schema: str = "auto",
-        columns: dict[str, str] | None = None,
         supervise: Literal["assistant", "last"] = "assistant",
-        too_long: Literal["drop", "error", "cut"] = "drop",
-        on_bad_row: Literal["skip", "error"] = "skip",
-        val_fraction: float = 0.05,
-        tokenizer: str | None = None,
         eval_batch_size: int = 64,
-        max_length: int = 2048,
-        num_workers: int = 0,
-        seed: int = 42,
-        cache_dir: str | None = None,
-        limit_train: int | None = None,
-        pad_multiple: int = 1,
+        **rows: Any,
     ) -> None:
         self.per_stage = [batch_size] if isinstance(batch_size, int) else list(batch_size)
         if not self.per_stage or min(self.per_stage) < 1:
@@ -112,24 +106,14 @@ class UltraChat2DataModule(ConversationDataModule):
         }
         super().__init__(
             path=list(self.domains.values()),
-            schema=schema,
-            columns=columns,
             supervise=supervise,
             packing=False,
-            too_long=too_long,
-            on_bad_row=on_bad_row,
-            val_fraction=val_fraction,
-            tokenizer=tokenizer,
             batch_size=max(self.per_stage),
             eval_batch_size=eval_batch_size,
-            max_length=max_length,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
-            limit_train=limit_train,
-            pad_multiple=pad_multiple,
+            **rows,
         )
-        self.files = DomainFiles(self.domains, self.extras, type(self).__name__, self.builtin_schema, val_fraction)
+        owner, held_out = type(self).__name__, rows["val_fraction"]
+        self.files = DomainFiles(self.domains, self.extras, owner, self.builtin_schema, held_out)
         self.repeat, self.specialists, self.templates = repeat, specialists, templates
         self.tag_names = list(self.domains)
         self._tokenizers: tuple[Any, list[PreTrainedTokenizerBase]] | None = None

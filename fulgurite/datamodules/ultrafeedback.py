@@ -2,10 +2,11 @@
 UltraSafety (Guo et al., arXiv 2402.19085), answers to harmful instructions, each judged harmless or not.
 """
 
-from typing import Literal
+from typing import Any
 
 from fulgurite.data.readers.critiques import critique_reader
 from fulgurite.datamodules.conversations import ConversationDataModule
+from fulgurite.datamodules.options import inherits_options
 from fulgurite.datamodules.preferences import PreferenceDataModule
 
 __all__ = ["UltraCritiqueDataModule", "UltraFeedbackDataModule", "UltraSafetyDataModule"]
@@ -24,6 +25,7 @@ class UltraFeedbackDataModule(PreferenceDataModule):
     builtin_schema = "ultrafeedback"
 
 
+@inherits_options(ConversationDataModule, schema="ultrafeedback_critique")
 class UltraCritiqueDataModule(ConversationDataModule):
     """UltraFeedback as critiques: one conversation per completion, which ends with feedback and a score.
 
@@ -41,57 +43,9 @@ class UltraCritiqueDataModule(ConversationDataModule):
     def __init__(
         self,
         prompt: str | None = None,
-        path: str | list[str] | None = None,
-        val_path: str | None = None,
-        test_path: str | None = None,
-        schema: str = "ultrafeedback_critique",
-        columns: dict[str, str] | None = None,
-        template: str | None = None,
-        supervise: Literal["assistant", "last", "all"] = "assistant",
-        task_type: Literal["causal_lm", "seq2seq"] = "causal_lm",
-        packing: bool = True,
-        too_long: Literal["drop", "error", "cut"] = "drop",
-        on_bad_row: Literal["skip", "error"] = "skip",
-        val_fraction: float = 0.05,
-        weights: dict[str, float] | None = None,
-        mixing: Literal["until_first_ends", "repeat"] = "until_first_ends",
-        revision: str | None = None,
-        tokenizer: str | None = None,
-        batch_size: int = 4,
-        eval_batch_size: int | None = None,
-        max_length: int = 2048,
-        num_workers: int = 0,
-        seed: int = 42,
-        cache_dir: str | None = None,
-        limit_train: int | None = None,
-        pad_multiple: int = 1,
+        **rows: Any,
     ) -> None:
-        super().__init__(
-            path=path,
-            val_path=val_path,
-            test_path=test_path,
-            schema=schema,
-            columns=columns,
-            template=template,
-            supervise=supervise,
-            task_type=task_type,
-            packing=packing,
-            too_long=too_long,
-            on_bad_row=on_bad_row,
-            val_fraction=val_fraction,
-            weights=weights,
-            mixing=mixing,
-            revision=revision,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            max_length=max_length,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
-            limit_train=limit_train,
-            pad_multiple=pad_multiple,
-        )
+        super().__init__(**rows)
         if prompt is not None:
             critique_reader(prompt)  # raises where a mark is missing
         self.critique_prompt = prompt

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from fulgurite.data.readers.conversations import language_of
 from fulgurite.data.sources.locate import RowSource
 from fulgurite.datamodules.conversations import ConversationDataModule
+from fulgurite.datamodules.options import inherits_options
 
 __all__ = ["UltraLinkDataModule"]
 
 
+@inherits_options(ConversationDataModule)
 class UltraLinkDataModule(ConversationDataModule):
     """UltraLink; the tag of a row is its language, so that losses come per language and weights mix them.
 
@@ -28,57 +30,9 @@ class UltraLinkDataModule(ConversationDataModule):
     def __init__(
         self,
         languages: list[str] | None = None,
-        path: str | list[str] | None = None,
-        val_path: str | None = None,
-        test_path: str | None = None,
-        schema: str = "auto",
-        columns: dict[str, str] | None = None,
-        template: str | None = None,
-        supervise: Literal["assistant", "last", "all"] = "assistant",
-        task_type: Literal["causal_lm", "seq2seq"] = "causal_lm",
-        packing: bool = True,
-        too_long: Literal["drop", "error", "cut"] = "drop",
-        on_bad_row: Literal["skip", "error"] = "skip",
-        val_fraction: float = 0.05,
-        weights: dict[str, float] | None = None,
-        mixing: Literal["until_first_ends", "repeat"] = "until_first_ends",
-        revision: str | None = None,
-        tokenizer: str | None = None,
-        batch_size: int = 4,
-        eval_batch_size: int | None = None,
-        max_length: int = 2048,
-        num_workers: int = 0,
-        seed: int = 42,
-        cache_dir: str | None = None,
-        limit_train: int | None = None,
-        pad_multiple: int = 1,
+        **rows: Any,
     ) -> None:
-        super().__init__(
-            path=path,
-            val_path=val_path,
-            test_path=test_path,
-            schema=schema,
-            columns=columns,
-            template=template,
-            supervise=supervise,
-            task_type=task_type,
-            packing=packing,
-            too_long=too_long,
-            on_bad_row=on_bad_row,
-            val_fraction=val_fraction,
-            weights=weights,
-            mixing=mixing,
-            revision=revision,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            max_length=max_length,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
-            limit_train=limit_train,
-            pad_multiple=pad_multiple,
-        )
+        super().__init__(**rows)
         if languages is not None and not languages:
             raise ValueError("UltraLinkDataModule: languages is empty; name one at least, or leave it out for all")
         self.tags: Sequence[str] | None = languages

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 import fulgurite.datamodules as package
+from fulgurite.datamodules import UltraCritiqueDataModule, UltraLinkDataModule
 from fulgurite.datamodules.base import LoaderDataModule
 from fulgurite.datamodules.options import OPTIONS, check_choice, documented
 
@@ -82,3 +83,19 @@ def test_a_choice_that_is_not_allowed() -> None:
     check_choice("Mine", "mixing", "a", ("a", "b"))
     with pytest.raises(ValueError, match="Mine: mixing is 'c'; allowed are 'a', 'b'"):
         check_choice("Mine", "mixing", "c", ("a", "b"))
+
+
+def test_a_misspelt_option_is_refused_in_python_too() -> None:
+    with pytest.raises(
+        TypeError,
+        match=r"UltraLinkDataModule: got an unexpected keyword argument 'batchsize'; allowed are .*batch_size",
+    ):
+        UltraLinkDataModule(batchsize=2)
+
+
+def test_options_keep_their_types_and_defaults_through_two_bases() -> None:
+    found = inspect.signature(UltraLinkDataModule).parameters
+    assert (found["batch_size"].default, found["max_length"].default, found["schema"].default) == (4, 2048, "auto")
+    assert get_type_hints(UltraLinkDataModule.__init__)["batch_size"] is int
+    assert inspect.signature(UltraCritiqueDataModule).parameters["schema"].default == "ultrafeedback_critique"
+    assert "options" not in found and "rows" not in found and "loader" not in found
