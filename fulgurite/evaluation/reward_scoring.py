@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from fulgurite.data.encoding.conversations import ConversationEncoder, Omission
+from fulgurite.data.encoding.conversations import TOO_LONG, ConversationEncoder, Omission
+from fulgurite.data.encoding.prompts import is_chat
+from fulgurite.data.encoding.templates import ChatRenderer
 from fulgurite.data.records.conversation import Conversation, Turn
 
 if TYPE_CHECKING:
@@ -39,10 +41,17 @@ class RewardScorer:
         tokenizer: with a chat template where chats are scored.
         max_length: tokens of prompt and answer at most.
         batch_size: rows of a forward.
+        whole: read the reward behind all that the chat template writes of a finished chat, as TRL and RewardBench do, instead of at
+            the end of the last turn, where our own checkpoints are trained.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int = 2048, batch_size: int = 8
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 2048,
+        batch_size: int = 8,
+        whole: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"RewardScorer: batch_size is {batch_size}; it must be at least 1")
@@ -50,6 +59,8 @@ class RewardScorer:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop", plain=True)
+        self.max_length = max_length
+        self._renderer = ChatRenderer(tokenizer) if whole and tokenizer.chat_template else None
         self.omitted: dict[str, int] = {}
 
     def score(self, conversations: Sequence[Conversation | Sequence[Turn]]) -> Iterator[list[Scored]]:
@@ -73,8 +84,15 @@ class RewardScorer:
         for i, (first, *_) in enumerate(self._encoder.encode(given)):
             if isinstance(first, Omission):
                 self.omitted[first.reason] = self.omitted.get(first.reason, 0) + 1
+                continue
+            ids = first.input_ids
+            if self._renderer is not None and is_chat(given[i].turns):
+                text, _ = self._renderer.chat(given[i].turns, given[i].tools)
+                ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            if len(ids) > self.max_length:
+                self.omitted[TOO_LONG] = self.omitted.get(TOO_LONG, 0) + 1
             else:
-                rows.append((i, first.input_ids, sum(first.supervised)))
+                rows.append((i, list(ids), sum(first.supervised)))
         rows.sort(key=lambda row: len(row[1]))
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]

@@ -7,6 +7,9 @@ import torch
 
 from fulgurite.commands.export.checks import compare, in_fp32, logits_of, merge_checked, no_progress_bar, probe
 from fulgurite.console import say
+from fulgurite.data.encoding.answer_spans import end_with_the_turn
+from fulgurite.data.encoding.conversations import ConversationEncoder, Omission
+from fulgurite.data.records.conversation import Conversation, Turn
 from fulgurite.models import RewardModel, load_reward_model, save_reward_model, save_sequence_classification
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ def write_reward_model(
     network, adapter = module.network, module.adapter
     assert isinstance(network, RewardModel)
     network.eval()
+    if tokenizer.chat_template:
+        end_with_the_turn(tokenizer)
+        _prove_rendering(tokenizer)
     batch = probe(tokenizer, module.task)
     merge_checked(network, adapter, batch, tolerance)
     ends = _ends(tokenizer)
@@ -58,6 +64,26 @@ def write_reward_model(
         compare("transformers' own", _by_transformers(folder, tokenizer, batch), stored_rewards, tolerance)
     if stored != torch.float32:
         say(f"the weights are stored in {stored}, as the base was; the figures above are those of float32")
+
+
+def _prove_rendering(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Everybody's call, `apply_chat_template(messages)`, must give the tokens whose last one our rewards are read at."""
+    turns = [
+        Turn("user", "What is 2 + 3?"),
+        Turn("assistant", "Five."),
+        Turn("user", "Sure?"),
+        Turn("assistant", "Yes."),
+    ]
+    (row,) = ConversationEncoder(tokenizer, 1 << 20, "last").encode([Conversation(tuple(turns), "export", 1)])[0]
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    stock = tokenizer.apply_chat_template(messages, return_dict=False)
+    if isinstance(row, Omission) or row.input_ids != stock:
+        say(
+            "apply_chat_template(messages) of this tokenizer gives other tokens than those that the rewards were trained on, so "
+            "that other programs read other rewards; score with `fulgurite score`, or render chats up to the end of the last turn"
+        )
+    else:
+        say("apply_chat_template(messages) ends where the rewards are read: checked on a chat of two turns")
 
 
 def _by_transformers(

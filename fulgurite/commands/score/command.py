@@ -282,4 +282,5 @@ def _load(
         tokenizer = load_tokenizer(model)
     if as_chat:
         apply_template(tokenizer, template)
-    return RewardScorer(network.to(place), tokenizer, max_length, batch_size)
+    # Models trained elsewhere read their reward at the end of the template's finished chat; exports of ours end it with the turn.
+    return RewardScorer(network.to(place), tokenizer, max_length, batch_size, whole=not model.endswith(".ckpt"))

@@ -11,6 +11,7 @@ continues that prompt; an answer without one is trained as the template shows it
 stands inside an open <think>.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,10 +22,11 @@ from fulgurite.data.records.conversation import Conversation, Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Answer", "AnswerFinder", "Piece", "end_tokens"]
+__all__ = ["Answer", "AnswerFinder", "Piece", "end_tokens", "end_with_the_turn"]
 
 _PROBE = "Quizzaciously9"
 _SHORTEST_OVERLAP = 3
+_MARKS = re.compile(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}")
 _OPEN_TAG = re.compile(r"<([A-Za-z][\w-]*)>\s*\Z")
 
 
@@ -70,6 +72,7 @@ class AnswerFinder:
         next_mark: Where no token ends the turn: the special token (with the space before it) that begins the next turn and so
             ends an answer inside a chat; "" where there is no such token.
         stops: All special tokens of `end` and `next_mark`.
+        behind: What the template writes behind the end of the last turn, such as ChatML's newline.
 
     Raises:
         ValueError: a template that does not show an answer, or that refuses a user's turn with an answer.
@@ -113,6 +116,7 @@ class AnswerFinder:
             following = _first_marks(inside or "", special)
             if following and inside is not None and not inside[: inside.index(following[0])].strip():
                 self.next_mark = inside[: inside.index(following[0])] + following[0]
+        self.behind = self._tail[len(self.end) :]
         self.stops = [*marks_of_end, *([self.next_mark.strip()] if self.next_mark else [])]
 
     def pieces(self, conversation: Conversation, last_only: bool = False) -> list[Piece]:
@@ -251,6 +255,33 @@ def _overlap(prompt: str, content: str) -> int:
     """How many characters at the beginning of the answer stand at the prompt's end already, as an opening <think> may."""
     longest = min(len(prompt), len(content))
     return next((n for n in range(longest, _SHORTEST_OVERLAP - 1, -1) if prompt.endswith(content[:n])), 0)
+
+
+def end_with_the_turn(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Changes the chat template so that a finished chat ends with the token that ends its last turn, where rewards are read.
+
+    What the template writes behind that token is left out, and eos is added where the template ends no turn. Prompts for
+    generation stay as they are.
+
+    Args:
+        tokenizer: its `chat_template` is set.
+    """
+    finder = AnswerFinder(tokenizer)
+    added = "" if finder.ends_turn else str(tokenizer.eos_token or tokenizer.sep_token or "")
+    cut = finder.behind
+    if not cut and not added:
+        return
+    finished = f"rendered[:-{len(cut)}] if rendered.endswith({json.dumps(cut)}) else rendered" if cut else "rendered"
+    finished = f"({finished}) + {json.dumps(added)}" if added else finished
+    tokenizer.chat_template = (
+        "{% set rendered %}"
+        + _MARKS.sub(
+            r"{#\1 \2#}", tokenizer.get_chat_template()
+        )  # comments trim the space around them as the marks did
+        + "{% endset %}{{ rendered if add_generation_prompt else ("
+        + finished
+        + ") }}"
+    )
 
 
 def end_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -81,6 +81,29 @@ def test_plain_pairs_are_trained_as_chats_unless_told_otherwise(tmp_path: Path) 
     assert stored(checkpoint) == load_tokenizer("playground").chat_template
 
 
+def test_an_export_gives_its_rewards_in_everybodys_call(tmp_path: Path, capsys) -> None:
+    """The playground's template writes a newline behind the end of a turn, where rewards are read."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    words = ["--data.val_fraction", "0.2", "--model.learning_rate", "1e-2"]
+    checkpoint = fit(tmp_path, "RewardModule", "PreferenceDataModule", PAIRS, *words)
+    folder, source, out = tmp_path / "merged", tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    capsys.readouterr()
+    assert main(["export", "--ckpt_path", checkpoint, "--out", str(folder), "--format", "merged"]) == 0
+    assert "apply_chat_template(messages) ends where the rewards are read" in capsys.readouterr().out
+    assert main(["score", "--model", checkpoint, "--file", str(source), "--output", str(out), "--device", "cpu"]) == 0
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    for line in out.read_text().splitlines():
+        row = json.loads(line)
+        chat = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}]
+        ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=False)
+        with torch.no_grad():
+            assert float(model(input_ids=ids).logits) == pytest.approx(row["reward_chosen"], abs=1e-4)
+
+
 @pytest.mark.parametrize("template", [None, "none"])
 def test_answers_are_asked_for_as_they_were_trained(template: str | None, tmp_path: Path, capsys) -> None:
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fulgurite.data.encoding.answer_spans import AnswerFinder, end_tokens
+from fulgurite.data.encoding.answer_spans import AnswerFinder, end_tokens, end_with_the_turn
 from fulgurite.data.encoding.conversations import ConversationEncoder, EncodedConversation, Omission
 from fulgurite.data.encoding.prompts import encode_prompt
 from fulgurite.data.encoding.seq2seq import encode_pairs
@@ -226,3 +226,25 @@ def test_a_plain_prompt_is_trained_as_generation_asks_it() -> None:
         ConversationEncoder(apply_template(byte_level(), "none"), 100).encode([asked])
     ((target,),) = encode_pairs(tokenizer, [pair], 100)
     assert target.source_ids == encode_prompt(tokenizer, [Turn("user", "2 + 2 =")])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("template", ["ultrachat", "zephyr", "chatml", "mistral", "alpaca", "wizardmath", *HABITS])
+def test_a_finished_chat_can_end_where_rewards_are_read(template: str) -> None:
+    """Everybody's `apply_chat_template(messages)` then gives the tokens of training."""
+    from fulgurite.data.encoding.templates import apply_template
+
+    tokenizer = byte_level()
+    if template in HABITS:
+        tokenizer.chat_template = HABITS[template]
+    else:
+        apply_template(tokenizer, template)
+    conversation = chat("2 + 2?", "Four.", "Sure?", "Sure.")
+    messages = [{"role": turn.role, "content": turn.content} for turn in conversation.turns]
+    asked = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    end_with_the_turn(tokenizer)
+    assert tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True) == asked
+    (row,) = ConversationEncoder(tokenizer, 1000, "last").encode([conversation])[0]
+    assert isinstance(row, EncodedConversation)
+    stock = tokenizer.apply_chat_template(messages, return_dict=False)
+    assert tokenizer.decode(stock) == tokenizer.decode(row.input_ids)
+    assert stock[-1] == row.input_ids[-1] in end_tokens(tokenizer)
