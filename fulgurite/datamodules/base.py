@@ -26,6 +26,7 @@ from fulgurite.data.rows.encoded import BatchRows, Rows
 from fulgurite.data.rows.report import LengthReport, draw_histogram
 from fulgurite.data.rows.store import default_cache_dir
 from fulgurite.data.sampling.loader import ResumableLoader
+from fulgurite.data.sampling.resuming import resume_closed_epoch
 from fulgurite.data.sampling.windows import WindowSampler
 from fulgurite.datamodules.options import documented
 
@@ -234,8 +235,17 @@ class LoaderDataModule(LightningDataModule):
         return {} if loader is None else loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the position for the training loader that is made next."""
+        """Keeps the position for the training loader that is made next, and reopens an epoch that the run did not finish."""
         self._resume = dict(state_dict)
+        trainer = self.trainer
+        if trainer is None or trainer.state.fn != "fit":
+            return
+        # Lightning hands a data module its own state only, and restores its loops from this object afterwards.
+        checkpoint: Any = trainer._checkpoint_connector._loaded_checkpoint
+        steps = state_dict.get("accumulate", self._accumulate())
+        position = resume_closed_epoch(checkpoint["loops"]["fit_loop"], steps, trainer.max_steps)
+        if position is not None:
+            self._resume.update(epoch=position[0], batches=position[1])
 
     @staticmethod
     def _most_batches(trainer: Trainer, batches: int) -> int | None:
