@@ -83,7 +83,7 @@ class UltraChat2DataModule(ConversationDataModule):
         columns: dict[str, str] | None = None,
         supervise: Literal["assistant", "last"] = "assistant",
         too_long: Literal["drop", "error", "cut"] = "drop",
-        on_bad_row: Literal["skip", "error"] = "skip",
+        on_bad_row: Literal["few", "skip", "error"] = "few",
         val_fraction: float = 0.05,
         tokenizer: str | None = None,
         eval_batch_size: int = 64,

@@ -51,7 +51,7 @@ class UltraCritiqueDataModule(ConversationDataModule):
         task_type: Literal["causal_lm", "seq2seq"] = "causal_lm",
         packing: bool = True,
         too_long: Literal["drop", "error", "cut"] = "drop",
-        on_bad_row: Literal["skip", "error"] = "skip",
+        on_bad_row: Literal["few", "skip", "error"] = "few",
         val_fraction: float = 0.05,
         weights: dict[str, float] | None = None,
         mixing: Literal["until_first_ends", "repeat"] = "until_first_ends",

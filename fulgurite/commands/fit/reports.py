@@ -44,7 +44,9 @@ def report_fit(trainer: Trainer) -> None:
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     # A group without a validation row has no loss.
     shown = {n: v for n, v in values.items() if n.startswith(("val_", "train_")) and not (math.isnan(v) and "/" in n)}
-    lines: list[object] = []
+    if "train_loss" in shown:
+        shown["train_loss of the last batch"] = shown.pop("train_loss")
+    lines: list[object] = [f"stopped early: {said}" for said in _early_stops(trainer)]
     if shown and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         lines.append(metrics_table(f"after step {trainer.global_step}", shown))
     keepers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
@@ -57,6 +59,12 @@ def report_fit(trainer: Trainer) -> None:
         lines += [f"checkpoints in {Path(last).parent}, configuration in {_config(trainer)}", *_next(trainer, last)]
     if lines:
         say(*lines)
+
+
+def _early_stops(trainer: Trainer) -> list[str]:
+    """What EarlyStopping callbacks that ended the run give as their reason."""
+    found = [callback for callback in trainer.early_stopping_callbacks if callback.stopping_reason_message]  # type: ignore[attr-defined]
+    return [f"{callback.stopping_reason_message} (epoch {callback.stopped_epoch})" for callback in found]
 
 
 def _config(trainer: Trainer) -> str:
