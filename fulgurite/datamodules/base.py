@@ -71,8 +71,11 @@ class LoaderDataModule(LightningDataModule):
         counts = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_length": max_length}
         counts |= {"pad_multiple": pad_multiple} | ({} if limit_train is None else {"limit_train": limit_train})
         for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{type(self).__name__}: {name} is {value}; it must be at least 1; raise it")
+            least = (
+                2 if name == "max_length" else 1
+            )  # of one token nothing is left beside the tokenizer's own, or to predict
+            if value < least:
+                raise ValueError(f"{type(self).__name__}: {name} is {value}; it must be at least {least}; raise it")
         if num_workers < 0:
             raise ValueError(f"{type(self).__name__}: num_workers is {num_workers}; allowed are 0 and more")
         self.tokenizer = tokenizer

@@ -151,7 +151,7 @@ def test_the_second_run_reads_the_cache(tmp_path: Path, make: Any, monkeypatch: 
         raise AssertionError("tokenised twice")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fulgurite.datamodules.base.encode_examples", never)
+        patch.setattr("fulgurite.datamodules.texts.encode_examples", never)
         make().setup("fit")
         with pytest.raises(AssertionError, match="tokenised twice"):
             make(max_length=5).setup("fit")

@@ -47,17 +47,17 @@ def test_a_process_that_is_only_stopped_ends_the_run_with_a_message(tmp_path: Pa
     )
     words += f" --trainer.callbacks.file {number}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FULGURITE_CACHE": str(tmp_path / "cache")}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "fulgurite", *words.split()],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
+    said = tmp_path / "said.txt"
+    with open(said, "w") as stream:  # a pipe would stay open as long as the stopped process lives
+        running = subprocess.Popen(
+            [sys.executable, "-m", "fulgurite", *words.split()], env=environment, stdout=stream, stderr=stream
         )
-    finally:
-        if number.is_file():
-            os.kill(int(number.read_text()), signal.SIGKILL)
-    assert done.returncode == 1, done.stderr
-    assert "this process waited for another one of the run until --process_timeout was over" in done.stderr
-    assert "Traceback" not in done.stderr
+        try:
+            code = running.wait(timeout=200)
+        finally:
+            running.kill()
+            if number.is_file():
+                os.kill(int(number.read_text()), signal.SIGKILL)
+    assert code == 1, said.read_text()
+    assert "this process waited for another one of the run until --process_timeout was over" in said.read_text()
+    assert "Traceback" not in said.read_text()
