@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fulgurite.data.sampling.resuming import resume_closed_epoch
-from tests.datamodules.every import EVERY, Seen, quiet_trainer
+from tests.data.sampling.every import EVERY, Seen, quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.datamodules.every import EVERY, Seen, quiet_trainer
+from tests.data.sampling.every import EVERY, Seen, quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
