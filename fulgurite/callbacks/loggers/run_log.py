@@ -106,7 +106,7 @@ def _plain(value: Any) -> Any:
 
 
 def _log_picture(logger: Any, file: Path, step: int) -> None:
-    board = getattr(logger, "experiment", None)
+    board: Any = getattr(logger, "experiment", None)
     if hasattr(logger, "log_image"):
         logger.log_image(key=file.stem, images=[str(file)])
     elif hasattr(board, "add_image"):
@@ -122,7 +122,7 @@ def _log_table(logger: Any, file: Path, step: int) -> None:
         return
     columns = list(rows[0])
     cells = [[str(row.get(column, "")) for column in columns] for row in rows]
-    board = getattr(logger, "experiment", None)
+    board: Any = getattr(logger, "experiment", None)
     if hasattr(logger, "log_table"):
         logger.log_table(key=file.stem, columns=columns, data=cells)
     elif hasattr(board, "add_text"):
