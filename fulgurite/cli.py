@@ -201,6 +201,13 @@ def _known_trouble(error: BaseException | None) -> BaseException | None:
         return OSError(
             "this user has no home folder; set HOME, or FULGURITE_CACHE and HF_HOME, to folders that can be written"
         )
+    if isinstance(error, RuntimeError) and re.search(
+        r"(Timed out waiting|timed? ?out after) \d+ms|timeout caused pair closure", text
+    ):
+        return RuntimeError(
+            "this process waited for another one of the run until --process_timeout was over; see whether one was stopped or "
+            "hangs, and go on with --ckpt_path last; give more seconds if one works alone for longer (preparing the data)"
+        )
     if match := re.search(r"class_path '([\w.]+)':\s+Requirement '([^']+)' not met", text):
         name = match.group(1).rpartition(".")[2]
         return ValueError(

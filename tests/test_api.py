@@ -160,6 +160,7 @@ PUBLIC = {
         "RandomState",
         "RewardReport",
         "RewardTrend",
+        "RunLog",
         "SamplePrinter",
         "SparsityReport",
         "Throughput",

@@ -4,6 +4,7 @@ from fulgurite.callbacks.adapter_checkpoint import AdapterCheckpoint
 from fulgurite.callbacks.gate_report import GateReport
 from fulgurite.callbacks.generation_samples import GenerationSamples
 from fulgurite.callbacks.learning_curve import LearningCurve
+from fulgurite.callbacks.loggers.run_log import RunLog
 from fulgurite.callbacks.random_state import RandomState
 from fulgurite.callbacks.reward_report import RewardReport
 from fulgurite.callbacks.reward_trend import RewardTrend
@@ -19,6 +20,7 @@ __all__ = [
     "RandomState",
     "RewardReport",
     "RewardTrend",
+    "RunLog",
     "SamplePrinter",
     "SparsityReport",
     "Throughput",

@@ -52,7 +52,9 @@ class GenerationSamples(Callback):
         """
         network: Any = getattr(pl_module, "network", None)
         prompts = getattr(getattr(trainer, "datamodule", None), "sample_prompts", None)
-        silent = trainer.sanity_checking or not trainer.is_global_zero or not self.count
+        # Before the first step Lightning validates a few batches: there the samples of the untrained model are taken.
+        again = trainer.sanity_checking and trainer.global_step > 0
+        silent = again or not trainer.is_global_zero or not self.count
         if silent or prompts is None or not callable(getattr(network, "generate", None)):
             return
         tokenizer: Any = trainer.datamodule.load_tokenizer()  # type: ignore[attr-defined]

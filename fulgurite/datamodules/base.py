@@ -26,6 +26,7 @@ from fulgurite.data.rows.encoded import BatchRows, Rows
 from fulgurite.data.rows.report import LengthReport, draw_histogram
 from fulgurite.data.rows.store import default_cache_dir
 from fulgurite.data.sampling.loader import ResumableLoader
+from fulgurite.data.sampling.resuming import resume_closed_epoch
 from fulgurite.data.sampling.windows import WindowSampler
 from fulgurite.datamodules.options import documented
 
@@ -70,8 +71,11 @@ class LoaderDataModule(LightningDataModule):
         counts = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_length": max_length}
         counts |= {"pad_multiple": pad_multiple} | ({} if limit_train is None else {"limit_train": limit_train})
         for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{type(self).__name__}: {name} is {value}; it must be at least 1; raise it")
+            least = (
+                2 if name == "max_length" else 1
+            )  # of one token nothing is left beside the tokenizer's own, or to predict
+            if value < least:
+                raise ValueError(f"{type(self).__name__}: {name} is {value}; it must be at least {least}; raise it")
         if num_workers < 0:
             raise ValueError(f"{type(self).__name__}: num_workers is {num_workers}; allowed are 0 and more")
         self.tokenizer = tokenizer
@@ -234,8 +238,17 @@ class LoaderDataModule(LightningDataModule):
         return {} if loader is None else loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the position for the training loader that is made next."""
+        """Keeps the position for the training loader that is made next, and reopens an epoch that the run did not finish."""
         self._resume = dict(state_dict)
+        trainer = self.trainer
+        if trainer is None or trainer.state.fn != "fit":
+            return
+        # Lightning hands a data module its own state only, and restores its loops from this object afterwards.
+        checkpoint: Any = trainer._checkpoint_connector._loaded_checkpoint
+        steps = state_dict.get("accumulate", self._accumulate())
+        position = resume_closed_epoch(checkpoint["loops"]["fit_loop"], steps, trainer.max_steps)
+        if position is not None:
+            self._resume.update(epoch=position[0], batches=position[1])
 
     @staticmethod
     def _most_batches(trainer: Trainer, batches: int) -> int | None:

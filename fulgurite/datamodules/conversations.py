@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fulgurite.data.encoding.templates import apply_template, stored_template
 from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
+from fulgurite.data.readers.base import ON_BAD_ROW
 from fulgurite.data.readers.conversations import ConversationReader
 from fulgurite.data.records.conversation import Conversation
 from fulgurite.data.rows.collate import CausalLMCollator, Seq2SeqCollator
@@ -48,7 +49,8 @@ class ConversationDataModule(LoaderDataModule):
     numbers in a batch's `tag` stand for.
 
     Args:
-        on_bad_row: a row that is no conversation is left out and counted ("skip") or stops the run ("error").
+        on_bad_row: a row that is no conversation is left out and counted, as long as a tenth of the rows at most is ("few") or
+            however many are ("skip"), or stops the run ("error").
         max_length: tokens of a row or pack at most.
         limit_train: train on that many random conversations only; all of them are tokenised once, whatever the limit.
     """
@@ -69,7 +71,7 @@ class ConversationDataModule(LoaderDataModule):
         task_type: Literal["causal_lm", "seq2seq"] = "causal_lm",
         packing: bool = True,
         too_long: Literal["drop", "error", "cut"] = "drop",
-        on_bad_row: Literal["skip", "error"] = "skip",
+        on_bad_row: Literal["few", "skip", "error"] = "few",
         val_fraction: float = 0.05,
         weights: dict[str, float] | None = None,
         mixing: Literal["until_first_ends", "repeat"] = "until_first_ends",
@@ -81,7 +83,7 @@ class ConversationDataModule(LoaderDataModule):
         check_choice(name, "supervise", supervise, ("assistant", "last", "all"))
         check_choice(name, "task_type", task_type, ("causal_lm", "seq2seq"))
         check_choice(name, "too_long", too_long, ("drop", "error", "cut"))
-        check_choice(name, "on_bad_row", on_bad_row, ("skip", "error"))
+        check_choice(name, "on_bad_row", on_bad_row, ON_BAD_ROW)
         check_choice(name, "mixing", mixing, ("until_first_ends", "repeat"))
         if task_type == "seq2seq" and supervise == "all":
             raise ValueError(

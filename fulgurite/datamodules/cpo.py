@@ -55,7 +55,8 @@ class CPODataModule(LightningDataModule):
         trees: in cdpo compute what answers share (prompt, tokens) once; False gives each pair rows of its own.
         packing: lay several conversations or trees into one row.
         token_budget: in cdpo tokens of a pack; None takes twice max_length.
-        on_bad_row: a row without answers that can be used is left out and counted ("skip") or stops the run ("error").
+        on_bad_row: a row without answers that can be used is left out and counted, as long as
+            a tenth of the rows at most is ("few") or however many are ("skip"), or stops the run ("error").
         val_fraction: share of the training rows that validate where there are none, whole instructions; 0 for none.
         batch_size: training packs per process and batch.
         eval_batch_size: the same elsewhere; None takes batch_size.
@@ -84,7 +85,7 @@ class CPODataModule(LightningDataModule):
         trees: bool = True,
         packing: bool = True,
         token_budget: int | None = None,
-        on_bad_row: Literal["skip", "error"] = "skip",
+        on_bad_row: Literal["few", "skip", "error"] = "few",
         val_fraction: float = 0.05,
         revision: str | None = None,
         **loader: Any,

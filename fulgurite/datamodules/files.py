@@ -143,6 +143,13 @@ class FilesDataModule(TextDataModule):
                 f"{table.source}: column {self.label!r} holds only {', '.join(map(repr, sorted(names))) or 'nothing'}; "
                 "at least two different labels are needed"
             )
+        kinds = {kind: value for row in table.rows if (kind := _kind(value := row[self.label])) is not None}
+        if len(kinds) > 1:
+            shown = ", ".join(f"{kind} such as {value!r}" for kind, value in sorted(kinds.items()))
+            raise ValueError(
+                f"{table.source}: column {self.label!r} holds {shown}; one kind is needed; correct the rows, or name the classes "
+                "with label_names"
+            )
         # Numbers sort as numbers: 2 comes before 10.
         numeric = all(whole_number(name) is not None for name in names)
         self.label_names = sorted(names, key=int) if numeric else sorted(names)
@@ -199,6 +206,16 @@ def _name(value: object, where: str) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return _plain(str(value).strip())
+
+
+def _kind(value: object) -> str | None:
+    """What kind of label a value is; None for none, and for a text of digits, which is a number in files that hold texts only."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return None if isinstance(value, float) and isnan(value) else "numbers"
+    text = _plain(str(value).strip()) if isinstance(value, str) else ""
+    return "words" if text and whole_number(text) is None else None
 
 
 def _plain(text: str) -> str:

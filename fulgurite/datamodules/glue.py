@@ -104,11 +104,8 @@ class GLUEDataModule(TextDataModule):
             held = f"; found {', '.join(files) or 'nothing'}" if where.is_dir() else ""
             advice = "add it" + (", or cut it from train with splits='train'" if name == "validation" else "")
             raise ValueError(f"GLUEDataModule: {self.path} has no {name} file for {self.task.name}{held}; {advice}")
-        if found is not None and needed and found.labelled() < len(found):
-            raise ValueError(
-                f"{found.source}: {len(found) - found.labelled()} of {len(found)} rows have no label; {name} rows need "
-                f"one each (a column {self.task.tsv_label!r} or 'label'); check the file's header"
-            )
+        if found is not None and needed and (told := found.unlabelled(name, self.task.tsv_label, "label")):
+            raise ValueError(told)
         return found
 
     def _forget_rows(self) -> None:

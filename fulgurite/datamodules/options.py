@@ -25,7 +25,8 @@ OPTIONS = {
     "test_path": "file or folder of the test rows; None takes those of path.",
     "schema": 'how rows are read, see fulgurite.data.readers; "auto" guesses from the columns.',
     "columns": "the file's name of columns that the schema calls otherwise.",
-    "on_bad_row": 'a row that cannot be used is left out and counted ("skip") or stops the run ("error").',
+    "on_bad_row": 'a row that cannot be used is left out and counted, as long as a tenth of the rows at most is ("few") or however '
+    'many are ("skip"), or stops the run ("error").',
     "val_fraction": "share of the training rows that validate where there are no validation rows, whole groups of them; 0 for "
     "no validation.",
     "revision": "commit of the hub's data set; None takes the one that we know, or the newest.",

@@ -190,11 +190,8 @@ class PETTasksDataModule(TextDataModule):
                 f"PETTasksDataModule: {self.path} has no train file for {self.task.name}; found {', '.join(files) or 'nothing'}; "
                 "add it"
             )
-        if train.labelled() < len(train):
-            raise ValueError(
-                f"{train.source}: {len(train) - train.labelled()} of {len(train)} rows have no {self.task.target!r}; training rows "
-                "need one each; check the file's header"
-            )
+        if told := train.unlabelled("train", self.task.target, "label"):
+            raise ValueError(told)
         return train
 
     def _source(self, name: str) -> AnsweredExamples | None:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from fulgurite.data.encoding.conversations import PLAIN_TEXT
 from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, stored_template
 from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
+from fulgurite.data.readers.base import ON_BAD_ROW
 from fulgurite.data.readers.preferences import PreferenceReader
 from fulgurite.data.records.findings import Tally
 from fulgurite.data.rows.encoded import Rows
@@ -69,7 +70,8 @@ class PreferenceDataModule(LoaderDataModule):
         trees: compute what answers share (prompt, earlier turns) once; False gives each pair rows of its own.
         packing: lay several trees into one row; False gives each answer a padded row of its own, without trees.
         token_budget: tokens of a pack; None takes twice max_length, for groups four times.
-        on_bad_row: a row that is no preference is left out and counted ("skip") or stops the run ("error").
+        on_bad_row: a row that is no preference is left out and counted, as long as a tenth of the rows at most is ("few") or
+            however many are ("skip"), or stops the run ("error").
         weights: share of each path's pairs in the training rows, by its short name (with one path, of each tag); None takes
             the rows as they are.
         mixing: with weights, an epoch ends when the first path's rows do, or has as many pairs as there are and repeats.
@@ -102,7 +104,7 @@ class PreferenceDataModule(LoaderDataModule):
         trees: bool = True,
         packing: bool = True,
         token_budget: int | None = None,
-        on_bad_row: Literal["skip", "error"] = "skip",
+        on_bad_row: Literal["few", "skip", "error"] = "few",
         val_fraction: float = 0.05,
         weights: dict[str, float] | None = None,
         mixing: Literal["until_first_ends", "repeat"] = "until_first_ends",
@@ -117,7 +119,7 @@ class PreferenceDataModule(LoaderDataModule):
             raise ValueError(
                 f"{name}: margin_scale is {margin_scale}; allowed are numbers above 0, 'annotation' and None"
             )
-        check_choice(name, "on_bad_row", on_bad_row, ("skip", "error"))
+        check_choice(name, "on_bad_row", on_bad_row, ON_BAD_ROW)
         check_choice(name, "mixing", mixing, ("until_first_ends", "repeat"))
         check_choice(name, "objective_kind", objective_kind or KINDS[0], KINDS)
         check_choice(name, "pair_rule", pair_rule, PAIR_RULES)

@@ -12,9 +12,10 @@ from fulgurite.data.encoding.texts import encode_documents, encode_examples
 from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
 from fulgurite.data.records.examples import Examples
 from fulgurite.data.rows.collate import CausalLMCollator, RowCollator
-from fulgurite.data.rows.encoded import EncodedRows
+from fulgurite.data.rows.encoded import IGNORE_INDEX, EncodedRows
 from fulgurite.data.rows.report import summary
 from fulgurite.data.rows.store import cache_key, load_or_build
+from fulgurite.data.sampling.loader import ResumableLoader
 from fulgurite.datamodules.base import LoaderDataModule
 
 __all__ = ["TextDataModule"]
@@ -22,6 +23,11 @@ __all__ = ["TextDataModule"]
 _log = logging.getLogger(__name__)
 
 _SHOW_PROGRESS_ROWS = 5000
+_FEW = 0.1  # of the rows
+
+
+def _columns(examples: Examples) -> list[list[str]]:
+    return [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
 
 
 class TextDataModule(LoaderDataModule):
@@ -53,8 +59,34 @@ class TextDataModule(LoaderDataModule):
             if examples is not None and split == "train" and self.limit_train is not None:
                 order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(self.seed))
                 examples = examples.take(order[: self.limit_train].tolist())
+            if examples is not None:
+                self._look(examples, split)
             self._splits[split] = None if examples is None else self._encode(examples)
         return self._splits[split]
+
+    def _look(self, examples: Examples, split: str) -> None:
+        """Says what is suspicious about a split's rows, and refuses what nothing can be learnt from.
+
+        Raises:
+            ValueError: more than a tenth of the rows have an empty text, or the tokenizer's own tokens use max_length up.
+        """
+        name, count = type(self).__name__, len(examples)
+        empty = [row for row in range(count) if not all(column[row].strip() for column in _columns(examples))]
+        if empty:
+            first = (
+                f"the first is row {examples.rows[empty[0]]}" if examples.rows else f"the first is the {empty[0] + 1}th"
+            )
+            told = f"{examples.source}: {len(empty)} of {count} {split} rows have an empty text, {first}"
+            if len(empty) > _FEW * count:
+                raise ValueError(f"{name}: {told}; at most a tenth is allowed; correct them, or give other columns")
+            _log.warning("%s; they are used as they are", told)
+        own = self.load_tokenizer().num_special_tokens_to_add(pair=examples.pairs is not None)
+        least = own + (2 if examples.pairs is not None else 1)
+        if self.task_type != "causal_lm" and self.max_length < least:
+            raise ValueError(
+                f"{name}: max_length is {self.max_length}, of which the tokenizer's own tokens take {own}; at least {least} is "
+                "needed; raise it"
+            )
 
     def _encode(self, examples: Examples) -> EncodedRows:
         tokenizer = self.load_tokenizer()
@@ -81,6 +113,22 @@ class TextDataModule(LoaderDataModule):
         from tqdm import tqdm
 
         return lambda chunks: tqdm(chunks, desc=f"tokenising {rows} rows", unit="k rows", leave=False)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches of training rows in a new order each epoch, with `tokens_in_window`.
+
+        Raises:
+            ValueError: all training rows have one class, so that there is nothing to learn.
+        """
+        labels = self._need("train", "fit").tensors.get("labels")
+        classes = torch.unique(labels[labels != IGNORE_INDEX]).tolist() if self.task_type == "classification" else []
+        if len(classes) == 1 and len(labels) > 1:
+            name = self.label_names[classes[0]] if self.label_names else classes[0]
+            raise ValueError(
+                f"{type(self).__name__}: all {len(labels)} training rows have the label {name!r}; two classes at least are needed; "
+                "add rows of another class, or raise limit_train"
+            )
+        return super().train_dataloader()
 
     def _padding_collator(self) -> Any:
         """Makes batches of the rows themselves."""

@@ -116,8 +116,15 @@ class APETModule(FinetuneModule):
         assert self.adapter_config is not None
         if self._positions is not None:
             return attach(model, self.adapter_config, train=heads, positions=self._positions)
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if several and torch.distributed.get_rank() > 0:
+            return attach(model, self.adapter_config, train=heads, positions=_of_first_process(None))
         scores = fisher_scores(model, self._batches(model), self._mean_loss, targets=self._targets, train=heads)
-        return attach(model, self.adapter_config, train=heads, scores=scores)
+        adapter = attach(model, self.adapter_config, train=heads, scores=scores)
+        if several:
+            positions: Any = adapter  # a SparseAdapter
+            _of_first_process(positions.positions)
+        return adapter
 
     def _batches(self, model: nn.Module) -> list[Batch]:
         data: Any = getattr(self._trainer, "datamodule", None)
@@ -136,3 +143,11 @@ class APETModule(FinetuneModule):
     def _mean_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         step = self.objective(model, batch)
         return step.loss_sum / step.targets.clamp(min=1)
+
+
+def _of_first_process(positions: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+    """The first process's positions: another process's sums may differ in the last bit, and then choose other scalars."""
+    sent: list[Any] = [positions]
+    torch.distributed.broadcast_object_list(sent, src=0)
+    chosen: dict[str, torch.Tensor] = sent[0]
+    return chosen

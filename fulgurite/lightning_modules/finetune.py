@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
@@ -19,6 +19,7 @@ from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.checks.checkpoint_keys import check_keys
 from fulgurite.lightning_modules.checks.classes import agreed_labels, agreed_names, check_task, name_classes
 from fulgurite.lightning_modules.checks.non_finite import FirstNonFinite
+from fulgurite.lightning_modules.checks.replicas import EqualReplicas
 from fulgurite.lightning_modules.checks.sharing import averages_weights, holds_parameters_alone
 from fulgurite.lightning_modules.metrics.answering import Answers, answer
 from fulgurite.lightning_modules.metrics.by_name import MeanLoss
@@ -231,6 +232,10 @@ class FinetuneModule(LightningModule):
         if self.task == "regression":
             return {"prediction": logits.squeeze(-1)}
         return {"prediction": logits.argmax(-1), "probability": logits.softmax(-1)}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What checks a run of several processes."""
+        return [EqualReplicas()]
 
     def on_fit_start(self) -> None:
         """Have ready what the objective needs before the first step."""

@@ -14,6 +14,7 @@ import torch
 
 from fulgurite.adapters import SoRA
 from fulgurite.lightning_modules.checks.hyperparameters import remember
+from fulgurite.lightning_modules.checks.sharing import holds_parameters_alone
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.metrics.by_name import Perplexity, make_metrics
 from fulgurite.models.modes import evaluation_mode
@@ -142,7 +143,7 @@ class SoRAModule(FinetuneModule):
         stage = self._stage_ends().index(self.current_epoch + 1)
         if stage >= len(self.stage_reports):
             self.stage_reports.append(self._report(stage))
-        if self.trainer.world_size == 1 and self.adapter is not None:
+        if self.adapter is not None and holds_parameters_alone(self, self.trainer):
             self.adapter.shrink(self.trainer.optimizers[0])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -136,13 +136,14 @@ def _steps_of(model: Recorder, accumulate: int) -> int:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("steps", [-1, 1000], ids=["no max_steps", "max_steps"])
 @pytest.mark.parametrize(
     ("validate", "when"), [(False, "train epoch end"), (True, "train epoch end"), (True, "validation end")]
 )
 def test_resume_from_the_end_of_an_epoch(
-    numbers: dict[str, Any], tmp_path: Path, accumulate: int, validate: bool, when: str
+    numbers: dict[str, Any], tmp_path: Path, accumulate: int, validate: bool, when: str, steps: int
 ) -> None:
-    more = {"limit_val_batches": 1.0 if validate else 0}
+    more = {"limit_val_batches": 1.0 if validate else 0, "max_steps": steps}
     whole = Recorder()
     fit(numbers, whole, accumulate, [], **more)
     saver = ModelCheckpoint(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from fulgurite.console import command_line, metrics_table, say, shortest
@@ -44,10 +44,11 @@ def report_fit(trainer: Trainer) -> None:
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     # A group without a validation row has no loss.
     shown = {n: v for n, v in values.items() if n.startswith(("val_", "train_")) and not (math.isnan(v) and "/" in n)}
-    lines: list[object] = []
+    if "train_loss" in shown:
+        shown["train_loss of the last batch"] = shown.pop("train_loss")
+    lines: list[object] = [f"stopped early: {said}" for said in _early_stops(trainer)]
     if shown and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         lines.append(metrics_table(f"after step {trainer.global_step}", shown))
-    lines += [_ended_early(callback) for callback in trainer.early_stopping_callbacks if callback.stopped_epoch]
     keepers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     keeper = next((c for c in keepers if c.best_model_path or c.last_model_path), None)
     if keeper is not None:
@@ -60,9 +61,10 @@ def report_fit(trainer: Trainer) -> None:
         say(*lines)
 
 
-def _ended_early(stopper: EarlyStopping) -> str:
-    best = float(stopper.best_score)
-    return f"EarlyStopping ended the fit in epoch {stopper.stopped_epoch}: {stopper.monitor} was {best:.4f} at best"
+def _early_stops(trainer: Trainer) -> list[str]:
+    """What EarlyStopping callbacks that ended the run give as their reason."""
+    found = [callback for callback in trainer.early_stopping_callbacks if callback.stopping_reason_message]  # type: ignore[attr-defined]
+    return [f"{callback.stopping_reason_message} (epoch {callback.stopped_epoch})" for callback in found]
 
 
 def _config(trainer: Trainer) -> str:

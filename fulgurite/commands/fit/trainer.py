@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning.pytorch.strategies
 from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -31,14 +31,17 @@ from fulgurite.callbacks import (
     RandomState,
     RewardReport,
     RewardTrend,
+    RunLog,
     SamplePrinter,
     SparsityReport,
     Throughput,
 )
 from fulgurite.commands.fit.checkpoints import MetricCheckpoint
 from fulgurite.commands.fit.permissions import only_typed_permissions
+from fulgurite.commands.fit.progress import StepsProgressBar
 from fulgurite.commands.fit.reports import report_fit, write_predictions
 from fulgurite.commands.fit.run_config import RunConfig
+from fulgurite.commands.fit.waiting import limit_waiting
 from fulgurite.commands.fit.writing import WholeCheckpoints, earlier_run, takes_checkpoints
 from fulgurite.commands.shared.checkpoint_files import find_checkpoint, read_checkpoint
 from fulgurite.commands.shared.parser import TrainerParser
@@ -58,6 +61,7 @@ _REPORTS = (
     GateReport,
     SamplePrinter,
     GenerationSamples,
+    RunLog,  # last: it hands on what the others wrote
 )
 
 
@@ -83,6 +87,12 @@ class TrainerCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.add_argument(
+            "--process_timeout",
+            type=int,
+            default=600,
+            help="With several processes: after so many seconds of waiting for another one the run ends with an error.",
+        )
         if subcommand == "fit":
             parser.add_argument(
                 "--overwrite",
@@ -154,6 +164,8 @@ class TrainerCLI(LightningCLI):
         for kind in _REPORTS:
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(kind())
+        if options.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(StepsProgressBar())
         root = options["default_root_dir"]
         own_checkpoints = any(isinstance(c, Checkpoint) and not isinstance(c, AdapterCheckpoint) for c in callbacks)
         if not own_checkpoints and options.get("enable_checkpointing") is not False and self.subcommand == "fit":
@@ -166,7 +178,9 @@ class TrainerCLI(LightningCLI):
             # One folder per start: a test after a fit must not delete the metrics of the fit.
             options["logger"] = CSVLogger(root, name="logs") if not options.get("fast_dev_run") else False
         try:
-            return super().instantiate_trainer(**changes)
+            trainer: Trainer = super().instantiate_trainer(**changes)
+            limit_waiting(trainer.strategy, self.config[self.subcommand].get("process_timeout"))
+            return trainer
         except ValueError as error:
             if "invalid strategy name" not in str(error):
                 raise

@@ -94,7 +94,8 @@ class RatedReader(RowReader[Rated]):
         objectives: the ratings to look for, and their scales.
         schema: one of `RATED_SCHEMAS`, or "auto" to guess it from the columns of each source.
         columns: the source's column for columns of the schema that are called otherwise there.
-        on_bad_row: "skip" counts rows without a rated answer and leaves them out; "error" stops at the first.
+        on_bad_row: rows without a rated answer are counted and left out ("skip"),
+            as long as they are at most a tenth of all ("few"), or the first one stops the reading ("error").
     """
 
     noun = "row of rated answers"

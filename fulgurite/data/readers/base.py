@@ -13,6 +13,7 @@ from fulgurite.data.sources.formats import Numbered, Row
 from fulgurite.data.sources.locate import RowSource, short_name
 
 __all__ = [
+    "ON_BAD_ROW",
     "BadRow",
     "Read",
     "RowReader",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 _AUTO_ROWS = 50
+_FEW = 0.1  # of the rows
+
+ON_BAD_ROW = ("few", "skip", "error")
 
 
 class Record(Protocol):
@@ -86,7 +90,8 @@ class RowReader(Generic[Item]):
         sources: what to read.
         schema: a name of `table`, or "auto" to guess it from the columns of each source.
         columns: the source's column for columns of the schema that are called otherwise there.
-        on_bad_row: "skip" counts rows that are no record and leaves them out; "error" stops at the first.
+        on_bad_row: rows that are no record are counted and left out ("skip"), as long as they are at most a tenth of all ("few"),
+            or the first one stops the reading ("error").
         tags: keep records of these tags only.
         tag_sources: give records without a tag of their own the group, or name, of their source; "all": every record.
     """
@@ -125,8 +130,8 @@ class RowReader(Generic[Item]):
             near = get_close_matches(schema, self.table, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
             raise ValueError(f"{name}: schema {schema!r}; allowed are auto, {', '.join(self.table)}; {hint}")
-        if on_bad_row not in ("skip", "error"):
-            raise ValueError(f"{name}: on_bad_row is {on_bad_row!r}; allowed are 'skip' and 'error'")
+        if on_bad_row not in ON_BAD_ROW:
+            raise ValueError(f"{name}: on_bad_row is {on_bad_row!r}; allowed are {', '.join(map(repr, ON_BAD_ROW))}")
         known = {column for each in self.table.values() for column in (*each.needed, *each.optional)}
         unknown = sorted(set(columns or ()) - known)
         if unknown:
@@ -141,6 +146,7 @@ class RowReader(Generic[Item]):
         self.tags = None if tags is None else set(tags)
         self.tag_sources = tag_sources
         self.tally = Tally()
+        self._bad = 0  # rows with something that is left out
         self.schemas: dict[str, str] = {}
 
     def _checked(self, item: Item) -> Iterator[Item | Finding]:
@@ -149,6 +155,7 @@ class RowReader(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         self.tally = Tally()
+        self._bad = 0
         self._check_columns()
         for source in self.sources:
             yield from self._source(source)
@@ -158,6 +165,13 @@ class RowReader(Generic[Item]):
             raise ValueError(
                 f"{type(self).__name__}: none of {self.tally.rows} rows of {_listed(self.sources)} is a {self.noun}{only}; "
                 f"correct them, or give schema or columns\n  {found}".rstrip()
+            )
+        if self.on_bad_row == "few" and self._bad > _FEW * self.tally.rows:
+            found = "\n  ".join(self.tally.lines())
+            raise ValueError(
+                f"{type(self).__name__}: {self._bad} of {self.tally.rows} rows of {_listed(self.sources)} would be left out "
+                f"({self._bad / self.tally.rows:.0%}); allowed without a word is a tenth; correct them, give schema or columns, or "
+                f"accept it with on_bad_row='skip'\n  {found}"
             )
 
     def _source(self, source: RowSource) -> Iterator[Item]:
@@ -171,8 +185,10 @@ class RowReader(Generic[Item]):
                 items: Iterator[Item | Finding] = iter([Finding(where, "tools that are not read", told)])
             else:
                 items = records_of(self.table[schema], row, source.name, number, self._checked)
+            bad = False
             for item in items:
                 if isinstance(item, Finding):
+                    bad |= item.lost
                     if item.lost and self.on_bad_row == "error":
                         raise ValueError(
                             f"{item.where}: {item.reason}: {item.detail}; correct the row, or leave such rows out with "
@@ -187,6 +203,7 @@ class RowReader(Generic[Item]):
                 elif self.tags is None or item.tag in self.tags:
                     self.tally.kept += 1
                     yield item
+            self._bad += bad
 
     def _check_columns(self) -> None:
         """Refuses columns of the files that no row has: the schema's own would be read in their place, if there."""

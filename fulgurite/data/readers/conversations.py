@@ -150,7 +150,8 @@ class ConversationReader(RowReader[Conversation]):
         sources: what to read.
         schema: one of `CONVERSATION_SCHEMAS`, or "auto" to guess it from the columns of each source.
         columns: the source's column for columns of the schema that are called otherwise there.
-        on_bad_row: "skip" counts rows that are no conversation and leaves them out; "error" stops at the first.
+        on_bad_row: rows that are no conversation are counted and left out ("skip"),
+            as long as they are at most a tenth of all ("few"), or the first one stops the reading ("error").
         tags: keep conversations of these tags only.
         tag_sources: give conversations without a tag of their own the name of their source.
         critique_prompt: the request of ultrafeedback_critique, with {instruction} and {answer}; None takes our wording.

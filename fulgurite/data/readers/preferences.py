@@ -323,7 +323,8 @@ class PreferenceReader(RowReader[PreferenceRecord]):
         sources: what to read.
         schema: one of `PREFERENCE_SCHEMAS`, or "auto" to guess it from the columns of each source.
         columns: the source's column for columns of the schema that are called otherwise there.
-        on_bad_row: "skip" counts rows that are no preference and leaves them out; "error" stops at the first.
+        on_bad_row: rows that are no preference are counted and left out ("skip"),
+            as long as they are at most a tenth of all ("few"), or the first one stops the reading ("error").
         tags: keep records of these tags only.
         tag_sources: give records without a tag of their own the name of their source; "all": every record.
         score: what ranks the answers of schema ultrafeedback, see fulgurite.data.trees.comparisons.

@@ -42,6 +42,27 @@ class Examples:
         """How many rows have a label."""
         return 0 if self.labels is None else sum(label is not None for label in self.labels)
 
+    def unlabelled(self, split: str, *columns: str) -> str:
+        """What is wrong with rows of a split that need a label each and have none; "" where all have one.
+
+        Args:
+            split: the rows' name, for the message.
+            columns: names that the label's column may have.
+        """
+        missing = len(self) - self.labelled()
+        if not missing:
+            return ""
+        names = " or ".join(map(repr, dict.fromkeys(columns)))
+        if self.labels is None and missing == len(self):
+            why = "there is no such column"
+        else:
+            row = next((self.rows[i] for i, label in enumerate(self.labels or ()) if label is None and self.rows), None)
+            why = "empty and -1 stand for a hidden label" + ("" if row is None else f", the first is in row {row}")
+        return (
+            f"{self.source}: {missing} of {len(self)} rows have no label; {split} rows need one each (a column {names}); {why}; "
+            "give labelled rows, if this is a file of test rows, or correct it"
+        )
+
     def take(self, indices: Sequence[int]) -> "Examples":
         """The rows at `indices`, in that order."""
         return Examples(
@@ -122,7 +143,7 @@ def class_index(value: object, names: Sequence[str], where: str) -> int:
 def number_in_range(value: object, low: float, high: float, where: str) -> float:
     """`value` as a float between `low` and `high`, both allowed."""
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float("nan") if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not low <= number <= high or not isfinite(number):

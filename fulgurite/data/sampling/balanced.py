@@ -92,8 +92,7 @@ class BalancedSampler(WindowSampler):
 
     def __len__(self) -> int:
         """Batches of all stages."""
-        batches = sum(self.stage_steps) * self.accumulate
-        return batches if self.limit is None else min(self.limit, batches)
+        return sum(self.stage_steps) * self.accumulate
 
     def stream(self) -> dict[str, int | str]:
         """What must be the same for a position to mean the same rows."""
@@ -131,7 +130,7 @@ class BalancedSampler(WindowSampler):
         return self._planned(epoch, first)
 
     def _planned(self, epoch: int, first: int) -> Iterator[Batch]:
-        batches = len(self)
+        batches = self.end
         before = epoch * self._start_of(batches)
         window, tokens = -1, 0
         for batch in range(first, batches):

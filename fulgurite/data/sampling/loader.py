@@ -68,12 +68,13 @@ class ResumableLoader(DataLoader):  # type: ignore[type-arg]
             return super().__iter__()
 
     def _normalised(self, epoch: int, batches: int) -> tuple[int, int]:
-        return (epoch, batches) if batches < len(self) else (epoch + 1, 0)
+        return (epoch, batches) if batches < self._window_sampler().end else (epoch + 1, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training loop stands, and what must be the same for that to mean anything."""
         epoch, batches = self._normalised(*self.position())
-        return {"epoch": epoch, "batches": batches, "stream": self._window_sampler().stream()}
+        sampler = self._window_sampler()
+        return {"epoch": epoch, "batches": batches, "accumulate": sampler.accumulate, "stream": sampler.stream()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next iteration start where `state` was saved."""

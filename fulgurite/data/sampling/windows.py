@@ -84,9 +84,16 @@ class WindowSampler(DistributedSampler):  # type: ignore[type-arg]
         self._held = False
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, wherever the next iteration starts."""
-        batches = -(-self.rows // (self.batch_size * self.num_replicas))
-        return batches if self.limit is None else min(self.limit, batches)
+        """Batches of a whole epoch, wherever the next iteration starts and whatever `limit` is.
+
+        Lightning takes `limit_train_batches` as a share of this length: a length that is already limited would be limited twice.
+        """
+        return -(-self.rows // (self.batch_size * self.num_replicas))
+
+    @property
+    def end(self) -> int:
+        """Batches that an epoch really has: `limit` or the whole epoch, whichever is shorter."""
+        return len(self) if self.limit is None else min(self.limit, len(self))
 
     def skip(self, epoch: int, batches: int) -> None:
         """Makes the next iteration start in the middle of an epoch; the iterations after it start at the beginning of theirs.
@@ -95,9 +102,9 @@ class WindowSampler(DistributedSampler):  # type: ignore[type-arg]
             epoch: the epoch, from 0.
             batches: how many of its batches are left out.
         """
-        if epoch < 0 or not 0 <= batches <= len(self):
+        if epoch < 0 or not 0 <= batches <= self.end:
             raise ValueError(
-                f"WindowSampler: epoch {epoch}, batch {batches} was given; an epoch here has {len(self)} batches; "
+                f"WindowSampler: epoch {epoch}, batch {batches} was given; an epoch here has {self.end} batches; "
                 "resume with the batch size, processes and rows of the interrupted run"
             )
         self._start = (epoch, batches)
@@ -147,7 +154,7 @@ class WindowSampler(DistributedSampler):  # type: ignore[type-arg]
     def _batches(self, order: Tensor, first: int) -> Iterator[Batch]:
         stride = self.batch_size * self.num_replicas
         counts = None if self._targets is None else self._targets[order]
-        batches = len(self)
+        batches = self.end
         for batch in range(first, batches):
             window = batch - batch % self.accumulate
             end = min(window + self.accumulate, batches)

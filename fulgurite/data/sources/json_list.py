@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, cast
 
-__all__ = ["not_utf8", "open_bytes", "read_json", "row_object", "unreadable", "whole_stream"]
+__all__ = ["not_utf8", "open_bytes", "read_json", "row_object", "unique_keys", "unreadable", "whole_stream"]
 
 _BLOCK = 1 << 20
 _NEAR = 16  # characters at the window's end in which an error may be the window's and not the file's
@@ -42,6 +42,16 @@ def unreadable(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `object_pairs_hook`; a ValueError where a key stands twice, of which Python keeps the last."""
+    item = dict(pairs)
+    if len(item) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object, and only one of its values could be read")
+    return item
+
+
 def row_object(item: object, where: str) -> dict[str, Any]:
     """The item, which must be an object."""
     if not isinstance(item, dict):
@@ -58,6 +68,8 @@ def read_json(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     text = _Characters(path)
     with text:
         first = text.peek()
+        if not first:
+            raise ValueError(f"{path}: the file has no row: it is empty, or was cut off; at least one is needed")
         if first != "[":
             text.read_all()
             yield from _from_object(path, text)
@@ -101,7 +113,7 @@ class _Characters:
         self.passed_bytes = 0
         self.ended = False
         self.decoder = codecs.getincrementaldecoder("utf-8")()
-        self.json = json.JSONDecoder()
+        self.json = json.JSONDecoder(object_pairs_hook=unique_keys)
 
     def __enter__(self) -> None:
         self.file = open_bytes(self.path)

@@ -54,13 +54,24 @@ class Table:
             if len(self.columns) == 1 and len(names) > 1:
                 only = self.columns[0]
                 separator = next((f" The separator looks like {s!r}." for s in ";|,\t" if s in only), "")
+                advice = f"write them separated by {_separator(self.source)}.{separator}"
+                if only in names:
+                    advice = f"add a column {name!r}."
                 raise ValueError(
                     f"{self.source}: one column, {only!r}, was found; columns {', '.join(map(repr, names))} are "
-                    f"needed; write them separated by {_separator(self.source)}.{separator}"
+                    f"needed; {advice}"
                 )
-            near = get_close_matches(name, self.columns, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = _near_column(name, self.columns)
             raise ValueError(f"{self.source}: no column {name!r}; found {', '.join(map(repr, self.columns))}.{hint}")
+
+
+def _near_column(name: str, columns: Sequence[str]) -> str:
+    """What a message adds about a missing column: the one that was meant, with the way to say so."""
+    same = [column for column in columns if column.lower() == name.lower()]
+    if same:
+        return f" {same[0]!r} differs in upper and lower case only: rename the column, or name it so in the options."
+    near = get_close_matches(name, columns, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _separator(source: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fulgurite.data.sources.json_list import not_utf8, open_bytes, row_object, unreadable, whole_stream
+from fulgurite.data.sources.json_list import not_utf8, open_bytes, row_object, unique_keys, unreadable, whole_stream
 
 __all__ = ["check_header", "lines_of", "read_csv", "read_jsonl", "read_tsv"]
 
@@ -49,7 +49,7 @@ def read_jsonl(path: Path) -> Iterator[Numbered]:
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
+            item = json.loads(line, object_pairs_hook=unique_keys)
         except json.JSONDecodeError as error:
             cut = error.pos >= len(line.rstrip()) or "Unterminated" in error.msg
             raise ValueError(

@@ -167,7 +167,8 @@ def _columns(task: GLUETask, header: list[str], path: Path) -> tuple[tuple[int, 
             # Some copies of MRPC keep a byte order mark, or the letters BOM, before the first name.
             labels = labels or [i for i, name in enumerate(header[:1]) if task.name == "mrpc" and "Quality" in name]
             return tuple(header.index(name) for name in names), labels[0] if labels else None
-    if task.tsv_label in header or any(name in header for names in layouts for name in names):
+    lower = {name.lower() for name in header}
+    if task.tsv_label.lower() in lower or any(name.lower() in lower for names in layouts for name in names):
         Table(str(path), header, [], []).require(*layouts[0])
     return None, None
 

@@ -45,21 +45,22 @@ def cached_reference(
     with reference.network(policy, keep=False) as network:
         fingerprint = weights_fingerprint(network, _salt(reference.dtype_name, str(trainer.precision)))
         path = _path(data, fingerprint) if file is None else Path(file)
-        known: ReferenceCache | None = None
-        if file is not None or path.is_file():
-            known = ReferenceCache.load(path, fingerprint)
-            if _everywhere(trainer, known.has(batch["key"] for loader in loaders for batch in loader)):
-                rank_zero_info(f"reference log-probabilities of {len(known)} completions: {path}")
-                return known
-            if file is not None:
-                raise ValueError(
-                    f"{reference.owner}: {path} lacks completions of this data; it was made with other rows, another template or "
-                    "another tokenizer; leave reference_cache out to have one made"
-                )
+        known = _load(trainer, path, fingerprint, must_be_there=file is not None)
+        # Disks may be a node's own: each process says what it has, and all go the same way, because a pass ends with a gathering.
+        complete = known is not None and known.has(batch["key"] for loader in loaders for batch in loader)
+        if all(_of_all(trainer, complete)):
+            assert known is not None
+            rank_zero_info(f"reference log-probabilities of {len(known)} completions: {path}")
+            return known
+        if file is not None:
+            raise ValueError(
+                f"{reference.owner}: {path} lacks completions of this data; it was made with other rows, another template or "
+                "another tokenizer; leave reference_cache out to have one made"
+            )
         keys, values = _run(log_probs, network, trainer, loaders)
     before = (keys[:0], values[:0]) if known is None else (known.keys, known.values)
     cache = ReferenceCache(torch.cat([before[0], keys]), torch.cat([before[1], values]), fingerprint)
-    if trainer.is_global_zero:
+    if trainer.local_rank == 0:  # once on every machine: the folder need not be a shared one
         cache.save(path)
     rank_zero_info(f"reference log-probabilities of {len(keys.unique())} completions computed, {len(cache)} in {path}")
     return cache
@@ -75,13 +76,30 @@ def _path(data: Any, fingerprint: str) -> Path:
     return Path(data.cache_dir) / "reference" / f"{name}.safetensors"
 
 
-def _everywhere(trainer: Any, mine: bool) -> bool:
-    """Whether it is so on every rank; all must go the same way, because the pass ends with a gathering."""
+def _load(trainer: Any, path: Path, fingerprint: str, must_be_there: bool) -> ReferenceCache | None:
+    """The file's log-probabilities on this process; None where there is no file. An error of one process stops all of them."""
+    known: ReferenceCache | None = None
+    error: Exception | None = None
+    if must_be_there or path.is_file():
+        try:
+            known = ReferenceCache.load(path, fingerprint)
+        except (OSError, ValueError) as caught:
+            error = caught
+    said = _of_all(trainer, None if error is None else f"{type(error).__name__}: {error}")
+    if error is not None:
+        raise error
+    if any(said):
+        raise ValueError(f"the reference cache of another process cannot be read: {next(filter(None, said))}")
+    return known
+
+
+def _of_all(trainer: Any, mine: Any) -> list[Any]:
+    """What every process has to say, in the order of their ranks."""
     if trainer.world_size == 1:
-        return mine
+        return [mine]
     answers: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(answers, mine)
-    return all(answers)
+    return answers
 
 
 @torch.no_grad()
@@ -100,10 +118,7 @@ def _run(
             with trainer.precision_plugin.forward_context():  # as the policy's steps
                 values.append(log_probs(network, moved).float().cpu())
     mine = (torch.cat(keys), torch.cat(values))
-    if trainer.world_size == 1:
-        return mine
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, mine)
+    parts = _of_all(trainer, mine)
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 

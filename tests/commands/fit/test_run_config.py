@@ -110,4 +110,4 @@ def test_a_fit_that_early_stopping_ends_says_so(here: Path, capsys: pytest.Captu
         "2",
     ]
     assert main([*FIT, "-1", "--trainer.max_epochs", "9", *stopper]) == 0
-    assert "EarlyStopping ended the fit in epoch 1: val_accuracy was " in capsys.readouterr().out
+    assert "stopped early: Monitored metric val_accuracy did not improve" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""What a run tells its loggers beside the metrics that modules log themselves."""
