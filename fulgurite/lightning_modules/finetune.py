@@ -16,10 +16,12 @@ from torch import nn
 from fulgurite.adapters import Adapter, AdapterConfig, attach
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
+from fulgurite.lightning_modules.checks.before_training import say_what_is_left_out
 from fulgurite.lightning_modules.checks.checkpoint_keys import check_keys
 from fulgurite.lightning_modules.checks.classes import agreed_labels, agreed_names, check_task, name_classes
 from fulgurite.lightning_modules.checks.non_finite import FirstNonFinite
 from fulgurite.lightning_modules.checks.sharing import averages_weights, holds_parameters_alone
+from fulgurite.lightning_modules.checks.sizes import check_sizes, padding_of
 from fulgurite.lightning_modules.metrics.answering import Answers, answer
 from fulgurite.lightning_modules.metrics.by_name import MeanLoss
 from fulgurite.lightning_modules.metrics.measures import Measures, NamedMeasures
@@ -27,6 +29,7 @@ from fulgurite.lightning_modules.objectives.by_task import make_objective
 from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step, forward_inputs
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.models.dropout import switch_dropout_off
+from fulgurite.models.padding import name_padding
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 
 __all__ = ["FinetuneModule"]
@@ -98,6 +101,7 @@ class FinetuneModule(LightningModule):
         self.metric_names: tuple[str, ...] = ()
         self.chat_template: str | None = None
         self.label_names: list[str] | None = None
+        self.pad_token_id: int | None = None
         self._trained = False
         self._warned = False
         self._first_bad = FirstNonFinite()
@@ -114,6 +118,7 @@ class FinetuneModule(LightningModule):
             if names := getattr(data, "label_names", None):
                 self.label_names = agreed_names(owner, self.label_names, [str(name) for name in names])
         self.chat_template = getattr(data, "chat_template", None) or self.chat_template
+        self.pad_token_id = padding_of(data, self.pad_token_id)
         self.objective.check_data(owner, data)
         names = tuple(getattr(data, "metric_names", None) or self.objective.metric_names)
         if names != self.metric_names or not hasattr(self, "val_loss"):
@@ -134,9 +139,11 @@ class FinetuneModule(LightningModule):
         return NamedMeasures(self.metric_names, labels, groups, prefix)
 
     def configure_model(self) -> None:
-        """Load the backbone, put the adapter in, and choose what is trained; once."""
+        """Load the backbone, put the adapter in, and choose what is trained, once; the data must fit into the model."""
         waiting = self.task == "classification" and self.num_labels is None and self._trainer is None
-        if self.network is None and not waiting:  # waiting: on_load_checkpoint will say how many labels there are
+        if self.network is not None:
+            self._meet_data(self.network)
+        elif not waiting:  # waiting: on_load_checkpoint will say how many labels there are
             self._build_on_cpu()
 
     def _build_on_cpu(self) -> None:
@@ -148,6 +155,7 @@ class FinetuneModule(LightningModule):
         if self.kernels is not None:
             use_backend(self.kernels)
         loaded = self.load_base()
+        self._meet_data(loaded.model)
         self._prepare_base(loaded.model)
         if self.adapter_config is not None:
             heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
@@ -156,6 +164,11 @@ class FinetuneModule(LightningModule):
             enable_activation_checkpointing(loaded.model, self.adapter)
         self.network = loaded.model.train()
 
+    def _meet_data(self, model: nn.Module) -> None:
+        """Padding is the data's tokenizer's; tokens and rows of the data must fit into the model."""
+        name_padding(model, self.pad_token_id)
+        check_sizes(type(self).__name__, model, self.backbone, getattr(self._trainer, "datamodule", None))
+
     def _attach(self, model: nn.Module, heads: tuple[str, ...]) -> Adapter:
         """Put the adapter in; heads: regexes of the modules that are trained fully."""
         assert self.adapter_config is not None
@@ -163,7 +176,7 @@ class FinetuneModule(LightningModule):
 
     def load_base(self) -> Backbone:
         """The backbone with the task's head, as it is before training."""
-        return load_backbone(
+        loaded = load_backbone(
             resolve_backbone(self.backbone),
             self.task,
             num_labels=self.num_labels,
@@ -171,6 +184,8 @@ class FinetuneModule(LightningModule):
             from_scratch=self.from_scratch,
             trust_remote_code=self.trust_remote_code,
         )
+        name_padding(loaded.model, self.pad_token_id)
+        return loaded
 
     @property
     def backbone_folder(self) -> str:
@@ -234,6 +249,7 @@ class FinetuneModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Have ready what the objective needs before the first step."""
+        say_what_is_left_out(type(self).__name__, self._network(), self.objective.balances_experts)
         self.objective.prepare(self._network(), self.trainer)
 
     def on_train_epoch_end(self) -> None:
@@ -268,20 +284,22 @@ class FinetuneModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What the data told travels with the checkpoint: number and names of the labels, and the chat template trained with.
+        """What the data told travels with the checkpoint: number and names of the labels, chat template, padding.
 
         Weights behind a loss that was no number are not saved.
         """
         self._look_for_non_finite()
         checkpoint["num_labels"], checkpoint["label_names"] = self.num_labels, self.label_names
-        checkpoint["chat_template"] = self.chat_template
+        checkpoint["chat_template"], checkpoint["pad_token_id"] = self.chat_template, self.pad_token_id
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint holds this module's adapter and heads, and nothing of another adapter."""
         self.num_labels = self.num_labels or checkpoint.get("num_labels")
         self.label_names = agreed_names(type(self).__name__, checkpoint.get("label_names"), self.label_names)
         self.chat_template = self.chat_template or checkpoint.get("chat_template")
+        self.pad_token_id = checkpoint.get("pad_token_id") if self.pad_token_id is None else self.pad_token_id
         network, state = self._network(), checkpoint["state_dict"]
+        name_padding(network, self.pad_token_id)
         if self.adapter is not None:
             self.adapter.prepare_load(state, "network.")
         made_of = f"{self.adapter_config} on {self.backbone!r}"

@@ -28,6 +28,7 @@ from fulgurite.evaluation import GenerationSettings
 from fulgurite.evaluation.fused_generation import FusedWriter
 from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.checks.hyperparameters import remember
+from fulgurite.lightning_modules.checks.sizes import check_positions
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients
 from fulgurite.lightning_modules.metrics.fusion import FusionMeasures
@@ -271,8 +272,13 @@ class UltraFuserModule(FinetuneModule):
                 switch_dropout_off(model)
             if self.gradient_checkpointing:
                 enable_activation_checkpointing(model, next((s.adapter for s in specialists if s.model is model), None))
+        self._meet_data(network)
         self.network = network.train()
-        self._check_vocabulary(network)
+
+    def _meet_data(self, model: nn.Module) -> None:
+        """Tokens and rows of the data must fit into every specialist."""
+        self._check_vocabulary(model)
+        check_positions(type(self).__name__, model, self.backbone, getattr(self._trainer, "datamodule", None))
 
     def _check_vocabulary(self, network: Any) -> None:
         """Every token that the specialists' tokenizers share must have a row in each embedding and head."""

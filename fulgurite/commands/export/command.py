@@ -32,6 +32,7 @@ from fulgurite.data.conditions.objectives import CONDITION_FILE
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.models import RewardModel, load_backbone
+from fulgurite.models.padding import padding_named
 from fulgurite.whole_files import whole_folder
 
 if TYPE_CHECKING:
@@ -150,6 +151,11 @@ def _write_adapter(
         say(
             "rank_pattern: the modules have ranks of their own; PEFT reads them, vLLM ignores them and computes something else: "
             "for vLLM leave the option out, or give --format merged"
+        )
+    if (padding := padding_named(network)) is not None:
+        say(
+            f"this classifier reads the last token that is not padding: after loading {shortest(base)} set "
+            f"model.config.pad_token_id = {padding}, that of the tokenizer in this folder, as PEFT's files cannot say it"
         )
     stops = stopping_config(network, tokenizer) if module.task == "causal_lm" else None
     if stops is not None:

@@ -62,9 +62,11 @@ class Objective:
         reads: the ``objective_kind`` that the datamodule must have ("pairs", "labels", "groups"); None: any.
         metric_names: what is measured where the datamodule names no metrics.
         main: the figure that the progress bar shows.
+        balances_experts: whether the auxiliary loss of a mixture of experts is added where the configuration asks for it.
     """
 
     name: str = ""
+    balances_experts = False
     reads: str | None = None
     metric_names: tuple[str, ...] = ()
     main: str | None = None
