@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from fulgurite.adapters import Adapter, AdapterConfig, attach
@@ -19,14 +19,16 @@ from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.checks.before_training import say_what_is_left_out
 from fulgurite.lightning_modules.checks.checkpoint_keys import check_keys
 from fulgurite.lightning_modules.checks.classes import agreed_labels, agreed_names, check_task, name_classes
+from fulgurite.lightning_modules.checks.hyperparameters import described
 from fulgurite.lightning_modules.checks.non_finite import FirstNonFinite
 from fulgurite.lightning_modules.checks.sharing import averages_weights, holds_parameters_alone
 from fulgurite.lightning_modules.checks.sizes import check_sizes, padding_of
+from fulgurite.lightning_modules.checks.trained import what_is_trained
 from fulgurite.lightning_modules.metrics.answering import Answers, answer
 from fulgurite.lightning_modules.metrics.by_name import MeanLoss
 from fulgurite.lightning_modules.metrics.measures import Measures, NamedMeasures
 from fulgurite.lightning_modules.objectives.by_task import make_objective
-from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step, forward_inputs
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, StepScale, forward_inputs
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.models.padding import name_padding
@@ -103,8 +105,7 @@ class FinetuneModule(LightningModule):
         self.label_names: list[str] | None = None
         self.pad_token_id: int | None = None
         self._trained = False
-        self._warned = False
-        self._first_bad = FirstNonFinite()
+        self._scale, self._first_bad = StepScale(), FirstNonFinite()
 
     def setup(self, stage: str) -> None:
         """Take the number of labels and the metrics from the datamodule, if there is one."""
@@ -220,12 +221,15 @@ class FinetuneModule(LightningModule):
         """Loss of one micro-batch, scaled as the module docstring says."""
         step = self.objective(self._network(), batch)
         self._refuse_non_finite(step.loss_sum, batch_idx)
-        loss = step.loss_sum * self._scale(batch, step)
+        loss = step.loss_sum * self._scale(self.trainer, batch, step)
         mean = step.loss_sum.detach() / step.targets.clamp(min=1)
         self._note("train_loss", mean, prog_bar=True)
         for name, value in self.objective.logged(step).items():
             self._note(f"train_{name}", value, prog_bar=name == self.objective.main)
-        return loss + self.adapter.penalty() if self.adapter is not None else loss
+        return loss + self._penalty()
+
+    def _penalty(self) -> torch.Tensor | float:
+        return 0.0 if self.adapter is None else self.adapter.penalty()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update loss and metrics of the validation rows."""
@@ -268,12 +272,7 @@ class FinetuneModule(LightningModule):
         """Say what is trained; from here on the weights are not those of an untrained model."""
         self._trained = True
         name_classes(self.network, self.label_names)
-        total = sum(p.numel() for p in self._network().parameters())
-        trained = sum(p.numel() for p in self._network().parameters() if p.requires_grad)
-        what = "the whole network" if self.adapter is None else f"{type(self.adapter.config).__name__} on "
-        if self.adapter is not None:
-            what += f"{len(self.adapter.layer_names)} layers" + "".join(f", {head}" for head in self.adapter.head_names)
-        rank_zero_info(f"training {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %): {what}")
+        rank_zero_info(what_is_trained(self._network(), self.adapter))
 
     def on_test_start(self) -> None:
         """Refuse to report test figures of weights that nobody trained."""
@@ -291,6 +290,7 @@ class FinetuneModule(LightningModule):
         self._look_for_non_finite()
         checkpoint["num_labels"], checkpoint["label_names"] = self.num_labels, self.label_names
         checkpoint["chat_template"], checkpoint["pad_token_id"] = self.chat_template, self.pad_token_id
+        checkpoint["adapter"] = None if self.adapter_config is None else described(self.adapter_config)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint holds this module's adapter and heads, and nothing of another adapter."""
@@ -342,18 +342,6 @@ class FinetuneModule(LightningModule):
             self._build_on_cpu()
         assert self.network is not None
         return self.network
-
-    def _scale(self, batch: Batch, step: Step) -> torch.Tensor:
-        window = batch.get("tokens_in_window")
-        if window is not None:
-            return self.trainer.accumulate_grad_batches * self.trainer.world_size / window.clamp(min=1)
-        if not self._warned and (self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1):
-            self._warned = True
-            rank_zero_warn(
-                "The batches carry no 'tokens_in_window', so each micro-batch counts the same however many targets it has. "
-                "Fulgurite's datamodules write it; see fulgurite.data.sampling.windows.WindowSampler."
-            )
-        return 1.0 / step.targets.clamp(min=1)
 
     def _refuse_non_finite(self, loss: torch.Tensor, batch_idx: int) -> None:
         self._first_bad.note(loss, self.global_step, batch_idx)

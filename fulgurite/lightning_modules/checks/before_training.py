@@ -21,5 +21,5 @@ def say_what_is_left_out(owner: str, network: nn.Module, balances_experts: bool)
     if asks_for_balance(network) and not balances_experts:
         rank_zero_warn(
             f"{owner}: the configuration asks for the auxiliary loss that balances experts (output_router_logits); this objective "
-            "leaves it out. Language modelling of causal models (SFTModule, SoRAModule, APETModule, CPOModule in stage cpsft) adds it."
+            "leaves it out. Language modelling of causal models adds it (SFTModule, SoRAModule, APETModule, CPOModule in cpsft)."
         )

@@ -62,7 +62,7 @@ class Decoding:
     def balanced(
         self, network: nn.Module, inputs: dict[str, Any], batch: Batch
     ) -> tuple[torch.Tensor, OutputHead | None, torch.Tensor | float]:
-        """What :meth:`states` gives, and the weighted auxiliary loss of a mixture of experts: () float32, or 0.0 if none is asked for.
+        """What :meth:`states` gives, and the weighted auxiliary loss of a mixture of experts: () float32, 0.0 if not asked for.
 
         Args:
             network: a language model.
