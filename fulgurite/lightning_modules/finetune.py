@@ -16,7 +16,7 @@ from torch import nn
 from fulgurite.adapters import Adapter, AdapterConfig, attach
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
-from fulgurite.lightning_modules.checks.before_training import say_what_is_left_out
+from fulgurite.lightning_modules.checks.before_training import refuse_float16, refuse_rate_finder, say_what_is_left_out
 from fulgurite.lightning_modules.checks.checkpoint_keys import check_keys
 from fulgurite.lightning_modules.checks.classes import agreed_labels, agreed_names, check_task, name_classes
 from fulgurite.lightning_modules.checks.hyperparameters import described
@@ -111,6 +111,8 @@ class FinetuneModule(LightningModule):
         """Take the number of labels and the metrics from the datamodule, if there is one."""
         data = getattr(self.trainer, "datamodule", None)
         owner = type(self).__name__
+        if stage == "fit":
+            refuse_rate_finder(owner, self.trainer)
         check_task(type(self), self.data_task or self.task, data)
         if self.task == "classification":
             self.num_labels = agreed_labels(owner, self.num_labels, data)
@@ -228,6 +230,10 @@ class FinetuneModule(LightningModule):
             self._note(f"train_{name}", value, prog_bar=name == self.objective.main)
         return loss + self._penalty()
 
+    def _to_train(self) -> list[nn.Parameter]:
+        """What is trained, or will be later in the run."""
+        return [p for p in self._network().parameters() if p.requires_grad]
+
     def _penalty(self) -> torch.Tensor | float:
         return 0.0 if self.adapter is None else self.adapter.penalty()
 
@@ -253,7 +259,9 @@ class FinetuneModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Have ready what the objective needs before the first step."""
-        say_what_is_left_out(type(self).__name__, self._network(), self.objective.balances_experts)
+        owner, network = type(self).__name__, self._network()
+        refuse_float16(owner, network, self._to_train(), self.trainer)
+        say_what_is_left_out(owner, network, self.objective.balances_experts)
         self.objective.prepare(self._network(), self.trainer)
 
     def on_train_epoch_end(self) -> None:

@@ -331,6 +331,9 @@ class UltraFuserModule(FinetuneModule):
         for adapter in self._fused_adapters:
             adapter.watch(optimizer, shrink=shrink, retire=retire)
 
+    def _to_train(self) -> list[nn.Parameter]:
+        return self._gate_parameters() + (self._specialist_parameters() if len(self.stage_steps) > 1 else [])
+
     def _penalty(self) -> torch.Tensor | float:
         return sum(adapter.penalty() for adapter in self._fused_adapters) if self.stage else 0.0
 
