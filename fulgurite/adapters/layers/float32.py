@@ -1,4 +1,4 @@
-"""Modules whose parameters stay float32 when the model around them is cast: trained in half precision, small steps would be lost."""
+"""Modules whose parameters stay float32 when the model around them is cast: half precision would lose small steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Float32Module"]
 
 
 class Float32Module(nn.Module):
-    """Base of what adapters train: ``model.to(torch.bfloat16)``, ``half()`` and Lightning's ``bf16-true`` move it and do not narrow it.
+    """Base of what adapters train: ``model.to(torch.bfloat16)``, ``half()`` and Lightning's ``bf16-true`` do not narrow it.
 
     Its parameters are made with ``dtype=torch.float32``, because Lightning builds models under another default dtype.
     """

@@ -1,4 +1,4 @@
-"""Before step 0: float16 weights are not trained, a rate that the schedule would drop is refused; half precision trains in float32."""
+"""Before step 0: float16 is not trained, a rate that the schedule would drop is refused; bfloat16 trains in float32."""
 
 from __future__ import annotations
 
