@@ -1,7 +1,7 @@
 """Study: does training in bfloat16 move the weights and the loss as float32 does? On the playground's base, full tuning, 50 steps.
 
 SFT at 1e-5, DPO at 5e-7 and a reward model at 1e-5, each with dtype=bfloat16, with Lightning's bf16-true, with bf16-mixed and in
-float32, over three seeds (of the rows' order, and of the reward head). So small a learning rate moves a bfloat16 weight now and then
+float32, over three seeds (of the rows' order, and of the reward head). So small a rate moves a bfloat16 weight now and then
 only; what adds up is the optimizer's float32 master. The share of moved weights is therefore that of what the optimizer steps (the
 master, or the weight itself), beside it that of the weights that the model computes with. The loss is that of the last eight steps.
 """
