@@ -22,6 +22,7 @@ from benchmarks.studies import (
     apet_sizes,
     apet_sst2,
     cpo_playground,
+    half_precision,
     preference_trend,
     reward_study,
     sft_trl,
@@ -44,6 +45,7 @@ STUDIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ultrafuser_playground": ultrafuser_playground.run,
     "reward_study": reward_study.run,
     "cpo_playground": cpo_playground.run,
+    "half_precision": half_precision.run,
 }
 REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "thresholds": thresholds.report,
@@ -55,6 +57,7 @@ REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "ultrafuser_playground": ultrafuser_playground.report,
     "reward_study": reward_study.report,
     "cpo_playground": cpo_playground.report,
+    "half_precision": half_precision.report,
 }
 
 

@@ -1,9 +1,7 @@
 """The handle that attach() returns: what all adapters have in common. It holds modules and names, never Parameters.
 
-The handles of the methods' rooms derive from it and add how the adapter is trained, merged and stored:
-:class:`fulgurite.adapters.low_rank.adapter.LowRankAdapter` (LoRA, SoRA),
-:class:`fulgurite.adapters.sparse.adapter.SparseAdapter` (APET, BitFit) and
-:class:`fulgurite.adapters.inserted.adapter.InsertedAdapter` (bottlenecks, soft prompts).
+The handles of the methods' rooms derive from it and add how the adapter is trained, merged and stored: LowRankAdapter (LoRA,
+SoRA), SparseAdapter (APET, BitFit) and InsertedAdapter (bottlenecks, soft prompts).
 """
 
 from __future__ import annotations
@@ -284,6 +282,10 @@ class Adapter:
     def trainable_parameters(self) -> int:
         """Scalars that this adapter and its fully trained modules train, retired ranks not counted."""
         return self._own_parameters() + sum(p.numel() for p in self._head_parameters().values())
+
+    def low_rank_factors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]] | None:
+        """By layer name A (r, K), with scale and gates in it, and B (N, r); None where the adapter is something else."""
+        return None
 
     def summary(self) -> list[tuple[str, str]]:
         """(what, figure) for people: what is adapted and what it costs."""

@@ -10,24 +10,29 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from fulgurite.adapters import Adapter, AdapterConfig, attach
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
+from fulgurite.lightning_modules.checks.before_training import refuse_float16, refuse_rate_finder, say_what_is_left_out
 from fulgurite.lightning_modules.checks.checkpoint_keys import check_keys
 from fulgurite.lightning_modules.checks.classes import agreed_labels, agreed_names, check_task, name_classes
+from fulgurite.lightning_modules.checks.hyperparameters import described
 from fulgurite.lightning_modules.checks.non_finite import FirstNonFinite
 from fulgurite.lightning_modules.checks.replicas import EqualReplicas
 from fulgurite.lightning_modules.checks.sharing import averages_weights, holds_parameters_alone
+from fulgurite.lightning_modules.checks.sizes import check_sizes, padding_of
+from fulgurite.lightning_modules.checks.trained import what_is_trained
 from fulgurite.lightning_modules.metrics.answering import Answers, answer
 from fulgurite.lightning_modules.metrics.by_name import MeanLoss
 from fulgurite.lightning_modules.metrics.measures import Measures, NamedMeasures
 from fulgurite.lightning_modules.objectives.by_task import make_objective
-from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step, forward_inputs
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, StepScale, forward_inputs
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.models.dropout import switch_dropout_off
+from fulgurite.models.padding import name_padding
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 
 __all__ = ["FinetuneModule"]
@@ -99,14 +104,16 @@ class FinetuneModule(LightningModule):
         self.metric_names: tuple[str, ...] = ()
         self.chat_template: str | None = None
         self.label_names: list[str] | None = None
+        self.pad_token_id: int | None = None
         self._trained = False
-        self._warned = False
-        self._first_bad = FirstNonFinite()
+        self._scale, self._first_bad = StepScale(), FirstNonFinite()
 
     def setup(self, stage: str) -> None:
         """Take the number of labels and the metrics from the datamodule, if there is one."""
         data = getattr(self.trainer, "datamodule", None)
         owner = type(self).__name__
+        if stage == "fit":
+            refuse_rate_finder(owner, self.trainer)
         check_task(type(self), self.data_task or self.task, data)
         if self.task == "classification":
             self.num_labels = agreed_labels(owner, self.num_labels, data)
@@ -115,6 +122,7 @@ class FinetuneModule(LightningModule):
             if names := getattr(data, "label_names", None):
                 self.label_names = agreed_names(owner, self.label_names, [str(name) for name in names])
         self.chat_template = getattr(data, "chat_template", None) or self.chat_template
+        self.pad_token_id = padding_of(data, self.pad_token_id)
         self.objective.check_data(owner, data)
         names = tuple(getattr(data, "metric_names", None) or self.objective.metric_names)
         if names != self.metric_names or not hasattr(self, "val_loss"):
@@ -135,9 +143,11 @@ class FinetuneModule(LightningModule):
         return NamedMeasures(self.metric_names, labels, groups, prefix)
 
     def configure_model(self) -> None:
-        """Load the backbone, put the adapter in, and choose what is trained; once."""
+        """Load the backbone, put the adapter in, and choose what is trained, once; the data must fit into the model."""
         waiting = self.task == "classification" and self.num_labels is None and self._trainer is None
-        if self.network is None and not waiting:  # waiting: on_load_checkpoint will say how many labels there are
+        if self.network is not None:
+            self._meet_data(self.network)
+        elif not waiting:  # waiting: on_load_checkpoint will say how many labels there are
             self._build_on_cpu()
 
     def _build_on_cpu(self) -> None:
@@ -149,6 +159,7 @@ class FinetuneModule(LightningModule):
         if self.kernels is not None:
             use_backend(self.kernels)
         loaded = self.load_base()
+        self._meet_data(loaded.model)
         self._prepare_base(loaded.model)
         if self.adapter_config is not None:
             heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
@@ -157,6 +168,11 @@ class FinetuneModule(LightningModule):
             enable_activation_checkpointing(loaded.model, self.adapter)
         self.network = loaded.model.train()
 
+    def _meet_data(self, model: nn.Module) -> None:
+        """Padding is the data's tokenizer's; tokens and rows of the data must fit into the model."""
+        name_padding(model, self.pad_token_id)
+        check_sizes(type(self).__name__, model, self.backbone, getattr(self._trainer, "datamodule", None))
+
     def _attach(self, model: nn.Module, heads: tuple[str, ...]) -> Adapter:
         """Put the adapter in; heads: regexes of the modules that are trained fully."""
         assert self.adapter_config is not None
@@ -164,7 +180,7 @@ class FinetuneModule(LightningModule):
 
     def load_base(self) -> Backbone:
         """The backbone with the task's head, as it is before training."""
-        return load_backbone(
+        loaded = load_backbone(
             resolve_backbone(self.backbone),
             self.task,
             num_labels=self.num_labels,
@@ -172,6 +188,8 @@ class FinetuneModule(LightningModule):
             from_scratch=self.from_scratch,
             trust_remote_code=self.trust_remote_code,
         )
+        name_padding(loaded.model, self.pad_token_id)
+        return loaded
 
     @property
     def backbone_folder(self) -> str:
@@ -206,12 +224,19 @@ class FinetuneModule(LightningModule):
         """Loss of one micro-batch, scaled as the module docstring says."""
         step = self.objective(self._network(), batch)
         self._refuse_non_finite(step.loss_sum, batch_idx)
-        loss = step.loss_sum * self._scale(batch, step)
+        loss = step.loss_sum * self._scale(self.trainer, batch, step)
         mean = step.loss_sum.detach() / step.targets.clamp(min=1)
         self._note("train_loss", mean, prog_bar=True)
         for name, value in self.objective.logged(step).items():
             self._note(f"train_{name}", value, prog_bar=name == self.objective.main)
-        return loss + self.adapter.penalty() if self.adapter is not None else loss
+        return loss + self._penalty()
+
+    def _to_train(self) -> list[nn.Parameter]:
+        """What is trained, or will be later in the run."""
+        return [p for p in self._network().parameters() if p.requires_grad]
+
+    def _penalty(self) -> torch.Tensor | float:
+        return 0.0 if self.adapter is None else self.adapter.penalty()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update loss and metrics of the validation rows."""
@@ -239,6 +264,9 @@ class FinetuneModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Have ready what the objective needs before the first step."""
+        owner, network = type(self).__name__, self._network()
+        refuse_float16(owner, network, self._to_train(), self.trainer)
+        say_what_is_left_out(owner, network, self.objective.balances_experts)
         self.objective.prepare(self._network(), self.trainer)
 
     def on_train_epoch_end(self) -> None:
@@ -257,12 +285,7 @@ class FinetuneModule(LightningModule):
         """Say what is trained; from here on the weights are not those of an untrained model."""
         self._trained = True
         name_classes(self.network, self.label_names)
-        total = sum(p.numel() for p in self._network().parameters())
-        trained = sum(p.numel() for p in self._network().parameters() if p.requires_grad)
-        what = "the whole network" if self.adapter is None else f"{type(self.adapter.config).__name__} on "
-        if self.adapter is not None:
-            what += f"{len(self.adapter.layer_names)} layers" + "".join(f", {head}" for head in self.adapter.head_names)
-        rank_zero_info(f"training {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %): {what}")
+        rank_zero_info(what_is_trained(self._network(), self.adapter))
 
     def on_test_start(self) -> None:
         """Refuse to report test figures of weights that nobody trained."""
@@ -273,20 +296,23 @@ class FinetuneModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What the data told travels with the checkpoint: number and names of the labels, and the chat template trained with.
+        """What the data told travels with the checkpoint: number and names of the labels, chat template, padding.
 
         Weights behind a loss that was no number are not saved.
         """
         self._look_for_non_finite()
         checkpoint["num_labels"], checkpoint["label_names"] = self.num_labels, self.label_names
-        checkpoint["chat_template"] = self.chat_template
+        checkpoint["chat_template"], checkpoint["pad_token_id"] = self.chat_template, self.pad_token_id
+        checkpoint["adapter"] = None if self.adapter_config is None else described(self.adapter_config)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint holds this module's adapter and heads, and nothing of another adapter."""
         self.num_labels = self.num_labels or checkpoint.get("num_labels")
         self.label_names = agreed_names(type(self).__name__, checkpoint.get("label_names"), self.label_names)
         self.chat_template = self.chat_template or checkpoint.get("chat_template")
+        self.pad_token_id = checkpoint.get("pad_token_id") if self.pad_token_id is None else self.pad_token_id
         network, state = self._network(), checkpoint["state_dict"]
+        name_padding(network, self.pad_token_id)
         if self.adapter is not None:
             self.adapter.prepare_load(state, "network.")
         made_of = f"{self.adapter_config} on {self.backbone!r}"
@@ -329,18 +355,6 @@ class FinetuneModule(LightningModule):
             self._build_on_cpu()
         assert self.network is not None
         return self.network
-
-    def _scale(self, batch: Batch, step: Step) -> torch.Tensor:
-        window = batch.get("tokens_in_window")
-        if window is not None:
-            return self.trainer.accumulate_grad_batches * self.trainer.world_size / window.clamp(min=1)
-        if not self._warned and (self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1):
-            self._warned = True
-            rank_zero_warn(
-                "The batches carry no 'tokens_in_window', so each micro-batch counts the same however many targets it has. "
-                "Fulgurite's datamodules write it; see fulgurite.data.sampling.windows.WindowSampler."
-            )
-        return 1.0 / step.targets.clamp(min=1)
 
     def _refuse_non_finite(self, loss: torch.Tensor, batch_idx: int) -> None:
         self._first_bad.note(loss, self.global_step, batch_idx)

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from fulgurite.adapters import Adapter
 from fulgurite.optim import StagedSchedule
 
-__all__ = ["Stages", "average_gradients"]
+__all__ = ["Stages", "average_gradients", "short_names"]
 
 GATE, GATE_BIASES = "gate", "gate_no_decay"
 
@@ -51,23 +52,39 @@ class Stages:
         """The gate's parameters as groups of an optimizer."""
         return self._groups("gate", gate, self.gate_rates[0])
 
-    def specialist_groups(self, params: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-        """The specialists' trained parameters as groups of an optimizer."""
-        return self._groups("specialists", params, self.specialist_rate)
+    def specialist_groups(self, adapters: Sequence[Adapter], params: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+        """What is trained of the specialists as groups of an optimizer.
+
+        Args:
+            adapters: of the specialists, whose own groups are taken: those of SoRA's gates carry its threshold.
+            params: trained where there are no adapters.
+        """
+        if not adapters:
+            return self._groups("specialists", params, self.specialist_rate)
+        found: list[dict[str, Any]] = []
+        for adapter in adapters:
+            for group in adapter.param_groups(self.specialist_rate, self.weight_decay):
+                name = "specialists" if group["name"] == "low_rank" else f"specialists_{group['name']}"
+                options = {**group, "name": name, "params": []}
+                same = next((other for other in found if {**other, "params": []} == options), None)
+                if same is None:
+                    found.append(same := options)
+                known = {id(p) for other in found for p in other["params"]}
+                same["params"] += [p for p in group["params"] if id(p) not in known]
+        return [group for group in found if group["params"]]
 
     def factors(self, groups: Sequence[dict[str, Any]]) -> list[Callable[[int], float]]:
         """For each group the factor on its learning rate at an optimizer step."""
         return [self._gate_factor if group["name"].startswith("gate") else self._specialist_factor for group in groups]
 
-    def join(self, optimizer: Any, scheduler: Any, params: Sequence[nn.Parameter]) -> None:
+    def join(self, optimizer: Any, scheduler: Any, groups: Sequence[dict[str, Any]]) -> None:
         """Adds the specialists to a running optimizer and its LambdaLR.
 
         Args:
             optimizer: that of the gate.
             scheduler: a LambdaLR on it.
-            params: what is trained from now on.
+            groups: of :meth:`specialist_groups`.
         """
-        groups = self.specialist_groups(params)
         step = scheduler.last_epoch
         for group, factor in zip(groups, self.factors(groups), strict=True):
             rate = group["lr"]
@@ -88,6 +105,23 @@ class Stages:
             {"name": f"{name}_no_decay", "params": rest, "lr": rate, "weight_decay": 0.0},
         ]
         return [group for group in found if group["params"]]
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """A name for each path: its last part, or, where several end alike (``runs/code/adapter``), the last part that differs.
+
+    Args:
+        paths: hub ids, folders or playground names. Names that are still the same are numbered.
+    """
+    parts = [path.rstrip("/\\").replace("\\", "/").split("/") for path in paths]
+    names = []
+    for mine in parts:
+        alike = [other for other in parts if other[-1] == mine[-1]]
+        depth = 1
+        while depth < min(map(len, alike)) and len({other[-depth] for other in alike}) < len(alike):
+            depth += 1
+        names.append(mine[-depth] if len({other[-depth] for other in alike}) == len(alike) else mine[-1])
+    return [name if names.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(names)]
 
 
 def average_gradients(params: Sequence[nn.Parameter]) -> None:

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
 
 from fulgurite.adapters import AdapterConfig
 from fulgurite.data.playground import resolve_backbone
@@ -113,17 +112,6 @@ class RewardModule(FinetuneModule):
         self.objective, self.rewards = objective, objective.rewards
         self.reward_values: dict[str, torch.Tensor] = {}
 
-    def configure_model(self) -> None:
-        """Load the model once; rows must fit into its positions."""
-        super().configure_model()
-        data = getattr(self._trainer, "datamodule", None)
-        length, most = getattr(data, "max_length", None), _positions(self._network())
-        if length is not None and most is not None and length > most:
-            raise ValueError(
-                f"RewardModule: {type(data).__name__} gives rows of up to {length} tokens, but {self.backbone!r} knows {most} "
-                f"positions. Give --data.max_length {most} (longer pairs are left out and counted, never cut)."
-            )
-
     def load_base(self) -> Backbone:
         """The backbone with a reward head, new where the checkpoint has none."""
         return load_reward_model(
@@ -176,16 +164,3 @@ class RewardModule(FinetuneModule):
             if prefix == "test_":
                 raise ValueError(message)
             rank_zero_warn(message)
-
-
-def _positions(network: nn.Module) -> int | None:
-    """The most tokens that a model with learnt positions can number; None where positions are computed."""
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in (
-            "position_embeddings",
-            "wpe",
-            "embed_positions",
-        ):
-            # RoBERTa numbers from behind the padding token.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return None

@@ -214,7 +214,7 @@ class SoRAModule(FinetuneModule):
                 with self.trainer.precision_plugin.forward_context():
                     step = self.objective(network, self.trainer.strategy.batch_to_device(batch))
                 if name == "perplexity":
-                    metric.update(step.loss_sum, step.targets)
+                    metric.update(step.loss_sum if step.token_losses is None else step.token_losses.sum(), step.targets)
                 else:
                     metric.update(step.predictions, step.labels)
         return float(metric.compute()) if name == "perplexity" else float(metric.compute()[name])

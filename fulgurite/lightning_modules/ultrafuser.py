@@ -21,15 +21,18 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from fulgurite.adapters import AdapterConfig
+from fulgurite.adapters import Adapter, AdapterConfig
+from fulgurite.adapters.counting import scalars_in
 from fulgurite.data.encoding.specialists import same_vocabulary
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.evaluation import GenerationSettings
 from fulgurite.evaluation.fused_generation import FusedWriter
 from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.checks.hyperparameters import remember
+from fulgurite.lightning_modules.checks.sharing import averages_weights, holds_parameters_alone
+from fulgurite.lightning_modules.checks.sizes import check_positions
 from fulgurite.lightning_modules.finetune import FinetuneModule
-from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients
+from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients, short_names
 from fulgurite.lightning_modules.metrics.fusion import FusionMeasures
 from fulgurite.lightning_modules.objectives.fusion import FusionObjective
 from fulgurite.models import FusedNetwork, enable_activation_checkpointing
@@ -131,9 +134,8 @@ class UltraFuserModule(FinetuneModule):
 
     @property
     def specialist_names(self) -> list[str]:
-        """Short names, for metrics and pictures: the last part of each path, numbered where two are alike."""
-        short = [name.rstrip("/\\").replace("\\", "/").rpartition("/")[2] for name in self.specialists]
-        return [name if short.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(short)]
+        """Short names, for metrics and pictures: of each path the last part in which it differs from those that end alike."""
+        return short_names(self.specialists)
 
     def setup(self, stage: str) -> None:
         """Metrics by domain, and the templates that the data lays over each specialist's prompts."""
@@ -150,7 +152,7 @@ class UltraFuserModule(FinetuneModule):
         self._trained = True
         gate = sum(p.numel() for p in self._gate_parameters())
         later = sum(p.numel() for p in self._specialist_parameters())
-        whole = sum(p.numel() for p in self._network().parameters())
+        whole = scalars_in(self._network())
         steps = self.stage_steps
         second = f", then {steps[1]} steps {gate + later:,}" if len(steps) > 1 else ""
         rank_zero_info(f"training the gate, {gate:,} of {whole:,} parameters, for {steps[0]} steps{second}")
@@ -187,8 +189,10 @@ class UltraFuserModule(FinetuneModule):
             )
         groups = self._stages.gate_groups(self._gate_parameters())
         if self.stage:
-            groups += self._stages.specialist_groups(self._specialist_parameters())
+            groups += self._specialist_groups()
         optimizer = ProximalAdamW(groups, lr=self.learning_rate)
+        if self.stage:
+            self._watch_ranks(optimizer)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._stages.factors(groups))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -271,8 +275,13 @@ class UltraFuserModule(FinetuneModule):
                 switch_dropout_off(model)
             if self.gradient_checkpointing:
                 enable_activation_checkpointing(model, next((s.adapter for s in specialists if s.model is model), None))
+        self._meet_data(network)
         self.network = network.train()
-        self._check_vocabulary(network)
+
+    def _meet_data(self, model: nn.Module) -> None:
+        """Tokens and rows of the data must fit into every specialist."""
+        self._check_vocabulary(model)
+        check_positions(type(self).__name__, model, self.backbone, getattr(self._trainer, "datamodule", None))
 
     def _check_vocabulary(self, network: Any) -> None:
         """Every token that the specialists' tokenizers share must have a row in each embedding and head."""
@@ -304,12 +313,29 @@ class UltraFuserModule(FinetuneModule):
 
     def _specialist_parameters(self) -> list[nn.Parameter]:
         """What stage 2 trains of the specialists: their adapters, or all of their weights."""
-        adapters = [adapter for adapter in self._fused.adapters if adapter is not None]
-        if adapters:
-            found = [p for adapter in adapters for group in adapter.param_groups(lr=1.0) for p in group["params"]]
-        else:
-            found = list(self._fused.models.parameters())
-        return list({id(p): p for p in found}.values())
+        groups = [{"params": list(self._fused.models.parameters())}]
+        if self._fused_adapters:
+            groups = [group for adapter in self._fused_adapters for group in adapter.param_groups(lr=1.0)]
+        return list({id(p): p for group in groups for p in group["params"]}.values())
+
+    @property
+    def _fused_adapters(self) -> list[Adapter]:
+        return [adapter for adapter in self._fused.adapters if adapter is not None]
+
+    def _specialist_groups(self) -> list[dict[str, Any]]:
+        return self._stages.specialist_groups(self._fused_adapters, self._specialist_parameters())
+
+    def _watch_ranks(self, optimizer: Any) -> None:
+        """From stage 2 on dead ranks of SoRA specialists are retired, as in a run of their own."""
+        shrink, retire = holds_parameters_alone(self, self.trainer), not averages_weights(self.trainer)
+        for adapter in self._fused_adapters:
+            adapter.watch(optimizer, shrink=shrink, retire=retire)
+
+    def _to_train(self) -> list[nn.Parameter]:
+        return self._gate_parameters() + (self._specialist_parameters() if len(self.stage_steps) > 1 else [])
+
+    def _penalty(self) -> torch.Tensor | float:
+        return sum(adapter.penalty() for adapter in self._fused_adapters) if self.stage else 0.0
 
     def _switch_specialists_on(self) -> None:
         self.stage = 1
@@ -321,7 +347,8 @@ class UltraFuserModule(FinetuneModule):
         self._network().train()
         params = self._specialist_parameters()
         scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler
-        self._stages.join(self.trainer.optimizers[0], scheduler, params)
+        self._stages.join(self.trainer.optimizers[0], scheduler, self._specialist_groups())
+        self._watch_ranks(self.trainer.optimizers[0])
         self._joined = params
         rank_zero_info(
             f"step {self.global_step}: stage 2 begins, {sum(p.numel() for p in params):,} parameters of the specialists join"

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from fulgurite.models.padding import keep_padding_apart
+
 __all__ = ["TASKS", "Backbone", "load_backbone"]
 
 TASKS = ("classification", "regression", "causal_lm", "seq2seq")
@@ -70,8 +72,11 @@ def load_backbone(
             config = transformers.AutoConfig.from_pretrained(name, **options)
         except unreachable() as error:
             raise FileNotFoundError(not_found(name, error)) from None
-        return Backbone(auto_class.from_config(config, trust_remote_code=trust_remote_code).to(torch_dtype), ())
-    loaded = checkpoint_model(auto_class, name, dtype, **options)
+        loaded = Backbone(auto_class.from_config(config, trust_remote_code=trust_remote_code).to(torch_dtype), ())
+    else:
+        loaded = checkpoint_model(auto_class, name, dtype, **options)
+    if task in ("classification", "regression"):
+        keep_padding_apart(loaded.model)
     if loaded.new_heads:
         _log.info("%s: %s not in the checkpoint, initialised anew and trained", name, ", ".join(loaded.new_heads))
     return loaded

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from fulgurite.adapters import LoRA, attach
+from fulgurite.adapters import LoRA, SoRA, attach
 from fulgurite.callbacks import AdapterCheckpoint, RandomState
 from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint
 from fulgurite.lightning_modules import UltraFuserModule
@@ -291,3 +291,62 @@ def test_bad_input_is_one_clear_error(
         make_trainer(tmp_path, [], max_epochs=2, limit_train_batches=4).fit(make_module(three), make_data(folder, rows))
     with pytest.raises(ValueError, match="one or two stages"):
         make_module(three, stage_steps=[])
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["whole models", "one base"])
+def test_sora_specialists_are_trained_as_sora(
+    folder: Path, three: list[str], rows: str, tmp_path: Path, shared: bool
+) -> None:
+    """Stage 2 takes the adapter's own groups: gates keep threshold and proximal rule, dead ranks retire, the L1 term counts."""
+    config = SoRA(rank=4, alpha=8, threshold=0.5, threshold_scaling="constant", patience=1, look_every=1, l1=0.1)
+    options: dict[str, Any] = {"adapter": config}
+    names = three
+    if shared:
+        names = []
+        for place in range(3):
+            adapter = attach(load_backbone(three[0], "causal_lm").model, config)
+            adapter.save(tmp_path / f"{place}")
+            names.append(str(tmp_path / f"{place}"))
+        options = {"backbone": three[0]}
+    module = make_module(names, stage_steps=[2, 3], stage2_learning_rate=1e-2, **options)
+    trainer = make_trainer(tmp_path, [])
+    trainer.fit(module, make_data(folder, rows))
+    groups = {group["name"]: group for group in trainer.optimizers[0].param_groups}
+    gates = groups["specialists_gates"]
+    assert gates["threshold"] == 0.5 and gates["weight_decay"] == 0.0
+    assert sum(p.numel() for p in groups["specialists"]["params"]) > 0
+    adapters = {id(a): a for a in module.network.adapters}.values()
+    assert len(adapters) == 3
+    for adapter in adapters:
+        rows_of = adapter.rank_table()
+        assert sum(row.live for row in rows_of) < sum(row.rank for row in rows_of), "a threshold of 0.5 kills ranks"
+    module.stage = 1
+    expected = sum(0.1 * torch.cat([*a.gates]).abs().mean() for a in adapters)
+    assert float(module._penalty()) == pytest.approx(float(expected)) and float(expected) > 0
+    module.stage = 0
+    assert module._penalty() == 0.0
+
+
+@pytest.mark.parametrize("step_done", [2, 4])
+def test_sora_specialists_resume_as_they_were(
+    folder: Path, three: list[str], rows: str, tmp_path: Path, step_done: int
+) -> None:
+    config = SoRA(rank=4, alpha=8, threshold=0.05, patience=1, look_every=1)
+    options = {"adapter": config, "stage_steps": [2, 3]}
+    whole, losses = fit(make_module(three, **options), folder, rows, tmp_path / "whole")
+    out = tmp_path / "killed"
+    _, before = fit(make_module(three, **options), folder, rows, out, crash_at=2 * step_done + 1)
+    resumed, after = fit(make_module(three, **options), folder, rows, out, ckpt=out / "ckpt" / f"step={step_done}.ckpt")
+    assert before[: 2 * step_done] + after == losses
+    for name, p in whole.network.named_parameters():
+        assert torch.equal(p, dict(resumed.network.named_parameters())[name]), name
+
+
+def test_specialists_keep_names_that_tell_them_apart() -> None:
+    def names(*paths: str) -> list[str]:
+        return UltraFuserModule(list(paths)).specialist_names
+
+    assert names("runs/text/adapter", "runs/code/adapter/") == ["text", "code"]
+    assert names("a/text/peft/out", "a/code/peft/out", "hub/maths") == ["text", "code", "maths"]
+    assert names("same", "same") == ["same-0", "same-1"]
+    assert names("runs\\text\\adapter", "runs\\code\\adapter") == ["text", "code"]

@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fulgurite.adapters.layers.float32 import Float32Module
+
 __all__ = ["BottleneckBranch", "put_behind"]
 
 
-class BottleneckBranch(nn.Module):
+class BottleneckBranch(Float32Module):
     """What is added to a layer's output h: gelu(h W_down + b_down) W_up + b_up.
 
-    Parameters are float32; W_down is drawn from N(0, 0.01²), everything else is zero.
+    Parameters are float32, also when the model is cast; W_down is drawn from N(0, 0.01²), everything else is zero.
 
     Args:
         features: N, the size of h.
@@ -28,8 +30,8 @@ class BottleneckBranch(nn.Module):
 
     def __init__(self, features: int, width: int, device: torch.device) -> None:
         super().__init__()
-        self.down = nn.Linear(features, width, device=device)
-        self.up = nn.Linear(width, features, device=device)
+        self.down = nn.Linear(features, width, device=device, dtype=torch.float32)
+        self.up = nn.Linear(width, features, device=device, dtype=torch.float32)
         nn.init.normal_(self.down.weight, std=0.01)
         for parameter in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(parameter)

@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from fulgurite.adapters.inserted.places import embedding_of
+from fulgurite.adapters.layers.float32 import Float32Module
 from fulgurite.adapters.layers.site import Site
 
 __all__ = ["PromptBranch", "host_of", "lay_over", "lengthen", "shorten"]
 
 
-class PromptBranch(nn.Module):
-    """The vectors, (length, H) float32.
+class PromptBranch(Float32Module):
+    """The vectors, (length, H) float32, also when the model is cast.
 
     Args:
         embedding: the model's input embedding.
@@ -38,7 +39,7 @@ class PromptBranch(nn.Module):
         if init == "tokens":
             vectors = weight.detach()[torch.randint(weight.shape[0], (length,), device=weight.device)].float()
         else:
-            vectors = 0.1 * torch.randn(length, weight.shape[1], device=weight.device)
+            vectors = 0.1 * torch.randn(length, weight.shape[1], device=weight.device, dtype=torch.float32)
         self.vectors = nn.Parameter(vectors)
         self.at, self.inserting = at, False
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from fulgurite.adapters.layers.float32 import Float32Module
+
 __all__ = ["Clock", "LowRankBranch", "RankRow"]
 
 
@@ -22,8 +24,8 @@ class Clock:
         self.steps = 0
 
 
-class LowRankBranch(nn.Module):
-    """Low-rank branch of one layer.
+class LowRankBranch(Float32Module):
+    """Low-rank branch of one layer; its parameters stay float32 when the model is cast.
 
     Args:
         in_features: K.
@@ -59,12 +61,13 @@ class LowRankBranch(nn.Module):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.max_rank, self.scaling, self.dropout = rank, alpha / rank, dropout
-        self.lora_a = nn.Parameter(torch.empty(rank, in_features, device=device))
-        self.lora_b = nn.Parameter(torch.zeros(out_features, rank, device=device))
+        self.lora_a = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=torch.float32))
+        self.lora_b = nn.Parameter(torch.zeros(out_features, rank, device=device, dtype=torch.float32))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
         self.register_parameter("gate", None)
         if gate is not None:
-            first = torch.ones(rank, device=device) if gate == "ones" else torch.randn(rank, device=device)
+            draw = torch.ones if gate == "ones" else torch.randn
+            first = draw(rank, device=device, dtype=torch.float32)
             self.gate = nn.Parameter(first.abs() if gate == "absnormal" else first)
         self.live = rank
         self.zero_for = [0] * rank

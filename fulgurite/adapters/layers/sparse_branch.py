@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from fulgurite.adapters.layers.float32 import Float32Module
 from fulgurite.kernels import SparsePlan, plan_sparse_delta, write_live_
 
 __all__ = ["SparseBranch", "positions_in", "refuse_sharded"]
 
 
-class SparseBranch(nn.Module):
+class SparseBranch(Float32Module):
     """Sparse branch of one layer.
 
     Parameters are ``delta_<attribute>``, (n,) float32 (float64 where the tensor is), zeros: the model starts as the base.
@@ -142,13 +143,7 @@ class SparseBranch(nn.Module):
         """Nothing to set: the positions are fixed, and were compared before loading."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        def wide(tensor: torch.Tensor) -> torch.Tensor:
-            moved = fn(tensor)
-            return moved.to(
-                torch.promote_types(moved.dtype, torch.float32)
-            )  # δ in half precision would lose small steps
-
-        super()._apply(wide, recurse)
+        super()._apply(fn, recurse)
         self.base = {key: fn(value) for key, value in self.base.items()}
         moved = {key: fn(value) for key, value in self.index.items()}
         if any(moved[key].device != self.index[key].device for key in moved):

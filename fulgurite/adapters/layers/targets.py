@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from fulgurite.adapters.counting import scalars
 from fulgurite.adapters.layers.layer import adaptable
 from fulgurite.adapters.layers.own import inserted_modules
 from fulgurite.adapters.patterns import Pattern
@@ -99,7 +100,7 @@ def tell_unreached(model: nn.Module, reached: Iterable[nn.Module], train: tuple[
         if p is not None and p.dim() >= 2 and id(module) not in inserted and _in_repeated_block(model, f"{layer}.{key}")
     }
     left = {name: p for name, p in blocks.items() if id(p) not in known}
-    share = sum(p.numel() for p in left.values()) / max(1, sum(p.numel() for p in blocks.values()))
+    share = sum(map(scalars, left.values())) / max(1, sum(map(scalars, blocks.values())))
     if share >= 0.01:
         largest = max(left, key=lambda name: left[name].numel())
         _log.warning(

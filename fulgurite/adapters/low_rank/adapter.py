@@ -14,7 +14,7 @@ from fulgurite.adapters.layers.layer import weight_is_transposed
 from fulgurite.adapters.layers.low_rank_branch import Clock, LowRankBranch, RankRow
 from fulgurite.adapters.low_rank.first_forward import FirstForward, keep_fast_path_away
 from fulgurite.adapters.low_rank.merging import merge, refusal, unmerge
-from fulgurite.adapters.low_rank.peft_export import lora_layout
+from fulgurite.adapters.low_rank.peft_export import folded, lora_layout
 from fulgurite.adapters.low_rank.retirement import rank_table, retire
 from fulgurite.adapters.peft_folder import write_folder
 
@@ -136,6 +136,13 @@ class LowRankAdapter(Adapter):
         layout["lora_dropout"] = config.dropout
         layout["fan_in_fan_out"] = all(weight_is_transposed(layer) for layer in self.layers.values())
         write_folder(Path(folder), self.model, layers, self.heads, layout, base_model, task_type)
+
+    def low_rank_factors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]] | None:
+        """By layer name A (r, K), with scale and gates in it, and B (N, r) of the ranks left; None with trained modules."""
+        if self.head_names:
+            return None
+        pairs = {name: folded(branch) for name, branch in self.branches.items()}
+        return {name: (self.branches[name].scaling * a, b) for name, (a, b) in pairs.items()}
 
     def summary(self) -> list[tuple[str, str]]:
         """(what, figure) for people: adapted modules, ranks, and parameters kept."""

@@ -14,7 +14,7 @@ import torch
 
 from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
 
-__all__ = ["lora_layout"]
+__all__ = ["folded", "lora_layout"]
 
 
 def lora_layout(
@@ -31,7 +31,7 @@ def lora_layout(
     Raises:
         ValueError: ``rank_pattern``, and no rank is left in any module.
     """
-    factors = {name: _folded(branch) for name, branch in branches.items()}
+    factors = {name: folded(branch) for name, branch in branches.items()}
     kept = {name: a.shape[0] for name, (a, _) in factors.items()}
     rank = _common_rank(max(kept.values()), max_rank, alpha)
     if rank_pattern:
@@ -55,8 +55,12 @@ def lora_layout(
 
 
 @torch.no_grad()
-def _folded(branch: LowRankBranch) -> tuple[torch.Tensor, torch.Tensor]:
-    """A' (r', K) and B' (N, r') of the ranks whose gate is not zero, gate multiplied into A."""
+def folded(branch: LowRankBranch) -> tuple[torch.Tensor, torch.Tensor]:
+    """A' (r', K) and B' (N, r') of the ranks whose gate is not zero, gate multiplied into A, on the CPU.
+
+    Args:
+        branch: of one layer.
+    """
     a, gate, b = branch.factors()
     if gate is not None:
         alive = gate != 0

@@ -22,6 +22,8 @@ from rich.table import Table
 from torch import nn
 
 from fulgurite.adapters import Adapter, load_adapter
+from fulgurite.adapters.counting import scalars_in
+from fulgurite.adapters.low_rank.stacking import attach_sum
 from fulgurite.commands.export.checks import compare, in_fp32, logits_of, merge_checked, no_progress_bar, probe
 from fulgurite.commands.export.folder import check_target, refuse_around
 from fulgurite.commands.export.reward import write_reward_model
@@ -32,7 +34,9 @@ from fulgurite.data.conditions.objectives import CONDITION_FILE
 from fulgurite.data.encoding.templates import lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
+from fulgurite.lightning_modules.checks.initial_weights import low_rank_parts
 from fulgurite.models import RewardModel, load_backbone
+from fulgurite.models.padding import padding_named
 from fulgurite.whole_files import whole_folder
 
 if TYPE_CHECKING:
@@ -99,12 +103,8 @@ def export(
         raise ValueError(
             f"export: {shortest(ckpt_path)} holds no adapter, its whole network was trained; --format merged writes that network"
         )
-    begun = getattr(module, "init_adapter", None)
-    if begun is not None and format != "merged":
-        raise ValueError(
-            f"export: the adapter of {shortest(ckpt_path)} stands on a base into which {begun} was merged, so that on the base "
-            "alone it computes something else; --format merged writes the whole model"
-        )
+    if format != "merged":
+        adapter = _from_the_base(module, ckpt_path)
     tokenizer = load_tokenizer(module.backbone)
     lay_stored(tokenizer, module.chat_template)  # what was trained with is what has to be served with
     table = _summary(adapter, module)  # before a merge takes the adapter off
@@ -123,6 +123,23 @@ def export(
         for file in sorted(folder.glob("*.safetensors")):
             table.add_row(file.name, f"{file.stat().st_size / 2**20:.2f} MiB")
     say(table, f"written: {shortest(target)}")
+
+
+def _from_the_base(module: "FinetuneModule", ckpt_path: str) -> Adapter:
+    """The adapter as it stands on the base alone: the one that was trained, together with those that the run began with."""
+    assert module.adapter is not None
+    begun = getattr(module, "init_adapter", None)
+    if begun is None:
+        return module.adapter
+    own = module.adapter.low_rank_factors()
+    if own is None:
+        raise ValueError(
+            f"export: the adapter of {shortest(ckpt_path)}, {module.adapter.kind}, stands on a base into which {begun} was merged, "
+            "so that on the base alone it computes something else; --format merged writes the whole model"
+        )
+    parts = [*low_rank_parts(lambda: module.load_base().model, begun), own]
+    say(f"one adapter of the ranks of {shortest(ckpt_path)} and of {shortest(begun)}, on which it stands")
+    return attach_sum(module.load_base().model, parts)
 
 
 def _write_adapter(
@@ -150,6 +167,11 @@ def _write_adapter(
         say(
             "rank_pattern: the modules have ranks of their own; PEFT reads them, vLLM ignores them and computes something else: "
             "for vLLM leave the option out, or give --format merged"
+        )
+    if (padding := padding_named(network)) is not None:
+        say(
+            f"this classifier reads the last token that is not padding: after loading {shortest(base)} set "
+            f"model.config.pad_token_id = {padding}, that of the tokenizer in this folder, as PEFT's files cannot say it"
         )
     stops = stopping_config(network, tokenizer) if module.task == "causal_lm" else None
     if stops is not None:
@@ -211,7 +233,7 @@ def _summary(adapter: Adapter | None, module: "FinetuneModule") -> Table:
     table.add_column("")
     table.add_column("", justify="right")
     if adapter is None:
-        table.add_row("parameters", f"{sum(p.numel() for p in _network(module).parameters()):,}")
+        table.add_row("parameters", f"{scalars_in(_network(module)):,}")
         return table
     for what, figure in adapter.summary():
         table.add_row(what, figure)

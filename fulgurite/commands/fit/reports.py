@@ -79,14 +79,24 @@ def _next(trainer: Trainer, last: str) -> list[str]:
     if _has_test_split(trainer):
         words = ["test", "--config", _config(trainer), "--ckpt_path", last]
         commands.append(command_line(*words, *(["--model.trust_remote_code", "true"] if remote else [])))
-    if getattr(module, "exports", True):
-        # PEFT knows no reward head, full tuning leaves no adapter, and an adapter upon another stands on a merged base.
-        fits = getattr(getattr(module, "adapter", None), "fits_peft", False)
-        peft = fits and not isinstance(module, RewardModule) and getattr(module, "init_adapter", None) is None
-        out = shortest(Path(trainer.default_root_dir) / ("peft" if peft else "merged"))
-        words = ["export", "--ckpt_path", last, "--out", out, *([] if peft else ["--format", "merged"])]
+    if getattr(module, "exports", True) and (form := _form(module)) is not None:
+        out = shortest(Path(trainer.default_root_dir) / form)
+        words = ["export", "--ckpt_path", last, "--out", out, *([] if form == "peft" else ["--format", form])]
         commands.append(command_line(*words, *(["--trust_remote_code", "true"] if remote else [])))
     return ["next:", *(f"  {command}" for command in commands)] if commands else []
+
+
+def _form(module: Any) -> str | None:
+    """The format in which `fulgurite export` writes what was trained, the most useful first; None where there is none.
+
+    PEFT knows no reward head, and full tuning leaves no adapter. An adapter upon another is one of the summed rank only if both
+    are low-rank, which the earlier one's file would have to tell; the whole model always leaves, if the adapter can be merged.
+    """
+    adapter = getattr(module, "adapter", None)
+    forms = ("merged",) if adapter is None else adapter.formats
+    upon = getattr(module, "init_adapter", None) is not None
+    order = ("merged", "peft") if upon else ("merged", "adapter") if isinstance(module, RewardModule) else None
+    return next((form for form in order or ("peft", "merged", "adapter") if form in forms), None)
 
 
 def _has_test_split(trainer: Trainer) -> bool:

@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from fulgurite.adapters import AdapterConfig
 from fulgurite.adapters.config import config_to_dict
 
-__all__ = ["OF_THE_MACHINE", "public_path", "remember"]
+__all__ = ["OF_THE_MACHINE", "described", "public_path", "remember"]
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 # What belongs to the machine and not to the model: a checkpoint of a run with Triton's kernels is exported on a CPU.
@@ -54,9 +54,14 @@ def public_path(cls: type) -> str:
     return best
 
 
+def described(config: AdapterConfig) -> dict[str, Any]:
+    """An adapter's configuration as plain data: ``class_path`` and ``init_args``."""
+    return {**config_to_dict(config), "class_path": public_path(type(config))}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, AdapterConfig):
-        return {**config_to_dict(value), "class_path": public_path(type(value))}
+        return described(value)
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value

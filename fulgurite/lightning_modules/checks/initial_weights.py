@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from fulgurite.adapters import attach, load_adapter
-from fulgurite.adapters.methods import config_from_dict
+from fulgurite.adapters import Adapter, AdapterConfig, attach, load_adapter, positions_in
+from fulgurite.adapters.low_rank.stacking import Factors
+from fulgurite.adapters.methods import config_from_dict, method_of
 from fulgurite.data.conditions.objectives import CONDITION_FILE, Objectives
+from fulgurite.lightning_modules.checks.peft_stage import is_peft_folder, merge_peft, peft_factors
 
-__all__ = ["merge_adapter", "stored_conditions"]
+__all__ = ["low_rank_parts", "merge_adapter", "stored_conditions"]
 
 _NETWORK = "network."
 
@@ -25,35 +29,105 @@ def merge_adapter(model: nn.Module, path: str) -> None:
 
     Args:
         model: the base that the earlier run trained on.
-        path: folder that ``adapter.save`` wrote, or a .ckpt file of `fulgurite fit`. If that run itself began with another's
-            weights, these are merged first.
+        path: folder that ``adapter.save`` or PEFT wrote, or a .ckpt file of `fulgurite fit`. If that run itself began with
+            another's weights, these are merged first.
 
     Raises:
         FileNotFoundError, ValueError: nothing there, a damaged file, or one that does not fit the model.
     """
-    if not path.endswith(".ckpt"):
+    if is_peft_folder(path):
+        merge_peft(model, path)
+    elif not path.endswith(".ckpt"):
         adapter = load_adapter(model, path)
         adapter.merge()
         adapter.detach()
-        rank_zero_info(f"{path} was merged into the base")
-        return
-    checkpoint = _read(path)
-    options = checkpoint.get("hyper_parameters") or {}
-    tensors = {k.removeprefix(_NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(_NETWORK)}
-    if options.get("init_adapter"):
-        merge_adapter(model, options["init_adapter"])
-    if not options.get("adapter"):
-        _load(model, tensors, set(model.state_dict()), path)
-        rank_zero_info(f"the weights of {path} were taken")
-        return
-    adapter = attach(model, config_from_dict(options["adapter"]))
+    else:
+        checkpoint = _read(path)
+        if before := _options(checkpoint).get("init_adapter"):
+            merge_adapter(model, before)
+        config, tensors = _adapter_of(checkpoint, path), _tensors(checkpoint)
+        if config is None:
+            _load(model, tensors, set(model.state_dict()), path)
+            rank_zero_info(f"the weights of {path} were taken")
+            return
+        adapter = _attach_trained(model, config, tensors, path)
+        try:
+            adapter.merge()
+        finally:
+            adapter.detach()
+    rank_zero_info(f"the adapter of {path} was merged into the base")
+
+
+def low_rank_parts(make_base: Callable[[], nn.Module], path: str) -> list[Factors]:
+    """What stands between a base and the weights that :func:`merge_adapter` makes of it, as sums of low-rank terms.
+
+    Args:
+        make_base: loads the base; called once for each stage.
+        path: as :func:`merge_adapter` takes it.
+
+    Raises:
+        ValueError: a stage that is no low-rank adapter.
+    """
+    base = make_base()
+    if is_peft_folder(path):
+        return [peft_factors(base, path)]
+    earlier: list[Factors] = []
+    if path.endswith(".ckpt"):
+        checkpoint = _read(path)
+        if before := _options(checkpoint).get("init_adapter"):
+            earlier = low_rank_parts(make_base, before)
+        config = _adapter_of(checkpoint, path)
+        adapter = None if config is None else _attach_trained(base, config, _tensors(checkpoint), path)
+    else:
+        adapter = load_adapter(base, path)
+    factors = None if adapter is None else adapter.low_rank_factors()
+    if factors is None:
+        what = "the whole network" if adapter is None else f"an adapter of kind {adapter.kind}"
+        raise ValueError(
+            f"export: the adapter stands on a base into which {path} was put, {what}, and together they are no low-rank adapter on "
+            "the base alone; --format merged writes the whole model"
+        )
+    return [*earlier, factors]
+
+
+def _attach_trained(model: nn.Module, config: AdapterConfig, tensors: dict[str, torch.Tensor], path: str) -> Adapter:
+    """The adapter of a checkpoint on the model, with its trained values."""
+    # Positions that gradients chose are known to the checkpoint alone.
+    positions = positions_in(tensors, "", "default") if method_of(config).takes_choice else None
+    adapter = attach(model, config, positions=positions, check_forward=False)
     try:
         adapter.prepare_load(tensors, "")
         _load(model, tensors, set(model.state_dict()) - set(adapter.frozen_keys()), path)
-        adapter.merge()
-    finally:
+    except Exception:
         adapter.detach()
-    rank_zero_info(f"the adapter of {path} was merged into the base")
+        raise
+    return adapter
+
+
+def _options(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    return dict(checkpoint.get("hyper_parameters") or {})
+
+
+def _tensors(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(_NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(_NETWORK)}
+
+
+def _adapter_of(checkpoint: dict[str, Any], path: str) -> AdapterConfig | None:
+    """The adapter that the checkpoint's run trained; None where it trained the whole network."""
+    options = _options(checkpoint)
+    stored = checkpoint.get("adapter") or options.get("adapter")
+    if stored or not any(".branches." in key for key in checkpoint["state_dict"]):
+        return config_from_dict(stored) if stored else None
+    # Modules that lay their adapter's options flat: checkpoints of earlier versions do not describe it otherwise.
+    package, _, name = str(options.get("_class_path")).rpartition(".")
+    cls = getattr(importlib.import_module(package), name, None) if package.startswith("fulgurite.") else None
+    if cls is None:
+        raise ValueError(
+            f"init_adapter: {path} holds an adapter and does not say which; give the folder of adapter.save(), or of `fulgurite "
+            "export --format adapter`"
+        )
+    config: AdapterConfig | None = cls(**{k: v for k, v in options.items() if not k.startswith("_")}).adapter_config
+    return config
 
 
 def stored_conditions(path: str) -> Objectives | None:

@@ -62,7 +62,9 @@ class TokenMetrics(torch.nn.Module):
     def update(self, step: Step) -> None:
         """Take one batch in."""
         if self.perplexity is not None:
-            self.perplexity.update(step.loss_sum, step.targets)
+            # Not the loss, which holds the auxiliary loss of a mixture of experts too.
+            own = step.loss_sum if step.token_losses is None else step.token_losses.sum()
+            self.perplexity.update(own, step.targets)
         if self.token_accuracy is not None and step.correct is not None and step.correct.numel():
             self.token_accuracy.update(step.correct.float())
         if step.groups is None or step.token_losses is None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from fulgurite.lightning_modules.objectives.step import Batch, forward_inputs
 from fulgurite.models import OutputHead, enable_packing, enable_trees, find_decoder, packed_inputs, usable_head
+from fulgurite.models.routing import asks_for_balance, balanced_states
 
 __all__ = ["Decoding"]
 
@@ -57,3 +58,33 @@ class Decoding:
         if head is None:
             return network(**inputs).logits, None
         return find_decoder(network)(**inputs).last_hidden_state, head
+
+    def balanced(
+        self, network: nn.Module, inputs: dict[str, Any], batch: Batch
+    ) -> tuple[torch.Tensor, OutputHead | None, torch.Tensor | float]:
+        """What :meth:`states` gives, and the weighted auxiliary loss of a mixture of experts: () float32, 0.0 if not asked for.
+
+        Args:
+            network: a language model.
+            inputs: of :meth:`inputs`.
+            batch: that they were made of.
+        """
+        if not asks_for_balance(network) or getattr(network.config, "is_encoder_decoder", False):
+            return *self.states(network, inputs), 0.0
+        real = _real_tokens(batch)
+        head = usable_head(network, self._proved)
+        states, balance = balanced_states(network, inputs, real, logits=head is None)
+        return states, head, balance
+
+
+def _real_tokens(batch: Batch) -> torch.Tensor | None:
+    """(B, T), 1 for tokens that are not padding; None: all are."""
+    edges = batch.get("cu_seq_lens")
+    if edges is None:
+        return batch.get("attention_mask")
+    ids, start = batch["input_ids"], edges[-2].long()
+    place = torch.arange(ids.shape[1], device=ids.device)[None]
+    # What rounds a pack's length up is its last segment: one token again and again, without a label.
+    behind = place >= start
+    padding = ((ids == ids[:, -1:]) & (batch["labels"] == -100) | ~behind).all()
+    return (~(behind & padding)).long()

@@ -6,6 +6,9 @@ supervised positions alone go through the head (:func:`fulgurite.kernels.linear_
 the model's own logits are taken.
 
 In evaluation the loss, hit and group of every token come along, for perplexity, token accuracy and losses per group.
+
+Mixtures of experts whose configuration asks for it (``output_router_logits``) add their weighted auxiliary loss, in training and in
+evaluation, as transformers does; perplexity is that of the tokens alone.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ class LanguageModelling(Objective):
     name, metric_names = "cross-entropy", ("perplexity", "token_accuracy")
 
     def __init__(self, shifted: bool = True) -> None:
-        self.shifted = shifted
+        self.shifted = self.balances_experts = shifted
         self._decoding = Decoding()
 
     def __call__(self, network: nn.Module, batch: Batch) -> Step:
@@ -45,21 +48,23 @@ class LanguageModelling(Objective):
         targets = self._align(batch["labels"], targets=True)
         supervised = targets != IGNORE
         wanted = targets[supervised]
-        states, head = self._decoding.states(network, self._inputs(network, batch))
+        states, head, balance = self._decoding.balanced(network, self._inputs(network, batch), batch)
         states = self._align(states)[supervised]
+        # Per target, so that a step's mean over targets, micro-batches and ranks holds it once.
+        extra = balance * len(wanted)
         if torch.is_grad_enabled():
             if head is None:
                 loss = self._from_logits(states, wanted)[0].sum()
             else:
                 loss = linear_cross_entropy(states, head.weight, wanted, **head_options(head)) * len(wanted)
-            return Step(loss, supervised.sum())
+            return Step(loss + extra, supervised.sum())
         if head is None:
             losses, correct = self._from_logits(states, wanted)
         else:
             scores = linear_token_scores(states, head.weight, wanted, **head_options(head))
             losses, correct = -scores.log_probs, scores.correct
         groups = self._groups(batch, supervised)
-        return Step(losses.sum(), supervised.sum(), token_losses=losses, correct=correct, groups=groups)
+        return Step(losses.sum() + extra, supervised.sum(), token_losses=losses, correct=correct, groups=groups)
 
     def _inputs(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
         inputs = self._decoding.inputs(network, batch)

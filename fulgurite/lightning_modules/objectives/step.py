@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from fulgurite.losses import Mean
 
-__all__ = ["Batch", "Objective", "Step", "forward_inputs"]
+__all__ = ["Batch", "Objective", "Step", "StepScale", "forward_inputs"]
 
 Batch = dict[str, torch.Tensor]
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "decoder_input_ids")
@@ -62,9 +63,11 @@ class Objective:
         reads: the ``objective_kind`` that the datamodule must have ("pairs", "labels", "groups"); None: any.
         metric_names: what is measured where the datamodule names no metrics.
         main: the figure that the progress bar shows.
+        balances_experts: whether the auxiliary loss of a mixture of experts is added where the configuration asks for it.
     """
 
     name: str = ""
+    balances_experts = False
     reads: str | None = None
     metric_names: tuple[str, ...] = ()
     main: str | None = None
@@ -104,6 +107,35 @@ class Objective:
 
     def end_epoch(self) -> None:
         """Say what was wrong with the training epoch that ends."""
+
+
+class StepScale:
+    """The factor on a micro-batch's summed loss: its share of the targets of the whole optimizer step.
+
+    Lightning and DDP divide by the accumulated batches and by the processes again.
+    """
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def __call__(self, trainer: Any, batch: Batch, step: Step) -> torch.Tensor:
+        """() float32; the micro-batch's own mean, with a warning, where the batch does not tell the targets of the step.
+
+        Args:
+            trainer: Lightning's.
+            batch: with ``tokens_in_window``, as Fulgurite's datamodules write it.
+            step: of this batch.
+        """
+        window = batch.get("tokens_in_window")
+        if window is not None:
+            return trainer.accumulate_grad_batches * trainer.world_size / window.clamp(min=1)
+        if not self._warned and (trainer.accumulate_grad_batches > 1 or trainer.world_size > 1):
+            self._warned = True
+            rank_zero_warn(
+                "The batches carry no 'tokens_in_window', so each micro-batch counts the same however many targets it has. "
+                "Fulgurite's datamodules write it; see fulgurite.data.sampling.windows.WindowSampler."
+            )
+        return 1.0 / step.targets.clamp(min=1)
 
 
 def forward_inputs(batch: Batch) -> Batch:

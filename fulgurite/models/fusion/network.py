@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from fulgurite.adapters.layers.float32 import Float32Module
 from fulgurite.kernels import fused_logits
 from fulgurite.models.fusion.decoding import FusedGeneration, decode
 from fulgurite.models.fusion.specialists import Specialist
@@ -33,6 +34,15 @@ class FusedStates(NamedTuple):
 
     hiddens: list[torch.Tensor]
     scores: torch.Tensor
+
+
+class _Gates(Float32Module, nn.ModuleList):
+    """The gates, which stay float32 when the model is cast."""
+
+
+def _gate(width: int, hidden: int) -> nn.Module:
+    wide = torch.float32
+    return nn.Sequential(nn.Linear(width, hidden, dtype=wide), nn.ReLU(), nn.Linear(hidden, 1, dtype=wide))
 
 
 class FusedNetwork(nn.Module):
@@ -74,9 +84,7 @@ class FusedNetwork(nn.Module):
         self.generation_config: Any = None
         widths = [_width(s.model, name) for s, name in zip(specialists, names, strict=True)]
         gates = widths[:1] if len(set(widths)) == 1 else widths
-        self.gates = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, gate_hidden), nn.ReLU(), nn.Linear(gate_hidden, 1)) for width in gates
-        )
+        self.gates = _Gates(_gate(width, gate_hidden) for width in gates)
         self._proved: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
     @property

@@ -22,6 +22,7 @@ from torch import nn
 from fulgurite.models.heads import evaluating, rounding
 from fulgurite.models.packing.attention_functions import PREFIX, register
 from fulgurite.models.packing.segments import Segments
+from fulgurite.models.routing import asks_for_balance
 
 __all__ = ["PACKABLE", "disable_packing", "enable_packing", "enable_trees", "packed_inputs", "prove_packing"]
 
@@ -151,6 +152,8 @@ def packed_inputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str,
             f"packed_inputs: the batch has no {', '.join(missing)}; make it with PackedCollator or TreeCollator."
         )
     inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
+    if asks_for_balance(model):  # its auxiliary loss wants a mask of its own: fulgurite.models.routing
+        inputs["output_router_logits"] = False
     if config.model_type != "bloom":  # knows no positions but ALiBi's, and warns
         inputs["position_ids"] = batch["position_ids"]
     if not _flash(config):

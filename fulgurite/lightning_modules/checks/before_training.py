@@ -1,0 +1,79 @@
+"""What is looked at when a fit begins and network, data and trainer have met: what is refused by name, and what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from fulgurite.models.routing import asks_for_balance
+
+__all__ = ["refuse_float16", "refuse_rate_finder", "say_what_is_left_out"]
+
+
+def refuse_rate_finder(owner: str, trainer: Any) -> None:
+    """Refuse a callback whose learning rate the schedule would overwrite at the second step.
+
+    Args:
+        owner: class name of the module, for the message.
+        trainer: Lightning's, about to fit. ``Tuner(trainer).lr_find(module)``, whose fit ends with the search, goes on.
+
+    Raises:
+        ValueError: LearningRateFinder is among the callbacks.
+    """
+    for callback in getattr(trainer, "callbacks", ()):
+        if isinstance(callback, LearningRateFinder) and not callback._early_exit:
+            raise ValueError(
+                f"{owner}: {type(callback).__name__} changes the learning rate after the schedule was made of another, which would "
+                "win from the second step on; leave the callback out, call Tuner(trainer).lr_find(module, data) before the fit, or "
+                "set learning_rate."
+            )
+
+
+def refuse_float16(owner: str, network: nn.Module, trained: Iterable[nn.Parameter], trainer: Any) -> None:
+    """Refuse training in float16, whose steps and gradients round to nothing or overflow.
+
+    Float32 weights under precision 16-mixed are right: its scaler keeps gradients in range. So are adapters, which stay float32,
+    on a frozen float16 base with that scaler.
+
+    Args:
+        owner: class name of the module, for the message.
+        network: what the gradients run through.
+        trained: its parameters that are, or will be, trained.
+        trainer: Lightning's, about to fit.
+
+    Raises:
+        ValueError: a trained parameter is float16, or the base is and no scaler is there.
+    """
+    way = "give dtype float32 or bfloat16, with precision 32-true, bf16-mixed or bf16-true (or dtype float32 with 16-mixed)"
+    precision = getattr(trainer, "precision", "32-true")
+    if any(p.dtype == torch.float16 for p in trained):
+        raise ValueError(
+            f"{owner}: weights in float16 would be trained (precision {precision}), where small steps are lost and large ones "
+            f"overflow; {way}."
+        )
+    scaled = getattr(getattr(trainer, "precision_plugin", None), "scaler", None) is not None
+    if not scaled and any(p.dtype == torch.float16 for p in network.parameters()):
+        raise ValueError(
+            f"{owner}: the base is float16 and precision {precision} has no scaler, so that small gradients become zero; {way}, or "
+            "16-mixed for an adapter on a float16 base."
+        )
+
+
+def say_what_is_left_out(owner: str, network: nn.Module, balances_experts: bool) -> None:
+    """Warn where the configuration asks for an auxiliary loss of its experts that the objective does not add.
+
+    Args:
+        owner: class name of the module, for the message.
+        network: what is about to be trained.
+        balances_experts: whether the objective adds it.
+    """
+    if asks_for_balance(network) and not balances_experts:
+        rank_zero_warn(
+            f"{owner}: the configuration asks for the auxiliary loss that balances experts (output_router_logits); this objective "
+            "leaves it out. Language modelling of causal models adds it (SFTModule, SoRAModule, APETModule, CPOModule in cpsft)."
+        )

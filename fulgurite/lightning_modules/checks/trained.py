@@ -1,0 +1,49 @@
+"""What a run says of itself before step 0: what is trained, and the memory that this takes beside weights and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from fulgurite.adapters import Adapter
+from fulgurite.adapters.counting import scalars_in
+from fulgurite.optim.masters import needs_master
+
+__all__ = ["memory_of", "what_is_trained"]
+
+
+def what_is_trained(network: nn.Module, adapter: Adapter | None) -> str:
+    """One line: trained and all scalars, where they are, and what gradients and optimizer take.
+
+    Args:
+        network: with its adapter.
+        adapter: in it, or None.
+    """
+    total, trained = scalars_in(network), scalars_in(network, trained=True)
+    what = "the whole network" if adapter is None else f"{adapter.kind} on {len(adapter.layer_names)} layers"
+    what += "" if adapter is None else "".join(f", {head}" for head in adapter.head_names)
+    return (
+        f"training {trained:,} of {total:,} parameters ({100 * trained / max(1, total):.2f} %): {what}; "
+        f"{memory_of(p for p in network.parameters() if p.requires_grad)}"
+    )
+
+
+def memory_of(parameters: Iterable[nn.Parameter]) -> str:
+    """Memory of gradients and ProximalAdamW's state in words.
+
+    Args:
+        parameters: that are trained.
+    """
+    grads = state = 0
+    narrow: set[torch.dtype] = set()
+    for p in parameters:
+        grads += p.numel() * p.element_size()
+        # Two moments, and of half precision a float32 master beside them.
+        state += p.numel() * (12 if needs_master(p) else 2 * p.element_size())
+        if needs_master(p):
+            narrow.add(p.dtype)
+    kinds = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in narrow))
+    masters = f", with float32 masters of what is in {kinds}" if narrow else ""
+    return f"gradients {grads / 2**20:,.1f} MiB, optimizer {state / 2**20:,.1f} MiB{masters}"
