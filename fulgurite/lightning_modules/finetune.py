@@ -225,8 +225,7 @@ class FinetuneModule(LightningModule):
         step = self.objective(self._network(), batch)
         self._refuse_non_finite(step.loss_sum, batch_idx)
         loss = step.loss_sum * self._scale(self.trainer, batch, step)
-        mean = step.loss_sum.detach() / step.targets.clamp(min=1)
-        self._note("train_loss", mean, prog_bar=True)
+        self._note("train_loss", step.loss_sum.detach() / step.targets.clamp(min=1), prog_bar=True)
         for name, value in self.objective.logged(step).items():
             self._note(f"train_{name}", value, prog_bar=name == self.objective.main)
         return loss + self._penalty()
@@ -264,9 +263,8 @@ class FinetuneModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Have ready what the objective needs before the first step."""
-        owner, network = type(self).__name__, self._network()
-        refuse_float16(owner, network, self._to_train(), self.trainer)
-        say_what_is_left_out(owner, network, self.objective.balances_experts)
+        refuse_float16(type(self).__name__, self._network(), self._to_train(), self.trainer)
+        say_what_is_left_out(type(self).__name__, self._network(), self.objective.balances_experts)
         self.objective.prepare(self._network(), self.trainer)
 
     def on_train_epoch_end(self) -> None:
