@@ -72,6 +72,11 @@ def enable_packing(model: nn.Module) -> None:
     attention = config._attn_implementation
     if attention.startswith(PREFIX):
         return
+    if scaling := _scaled_by_length(config):
+        raise ValueError(
+            f"enable_packing: {name} has rotary positions of type {scaling!r}, whose scale depends on the longest row of a batch: "
+            f"packed rows would differ from the same rows alone; {_WAY_OUT}."
+        )
     if not _flash(config) and attention not in ("sdpa", "eager"):
         raise ValueError(
             f"enable_packing: {name} runs with attention {attention!r}; allowed are 'sdpa', 'eager' and flash attention. "
@@ -270,6 +275,18 @@ def _expected_windows(name: str, config: Any) -> list[int | None]:
     if kinds:
         return [window if kind == "sliding_attention" else None for kind in kinds[:layers]]
     return [window if getattr(config, "use_sliding_window", True) else None] * layers
+
+
+def _scaled_by_length(config: Any) -> str | None:
+    """The kind of rotary positions, where their scale depends on how long a batch's longest row is; else None."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for options in (getattr(text, "rope_parameters", None), getattr(text, "rope_scaling", None)):
+        each = options.values() if options and all(isinstance(value, dict) for value in options.values()) else [options]
+        for one in each:
+            kind = (one or {}).get("rope_type", (one or {}).get("type"))
+            if kind in ("dynamic", "longrope", "su"):
+                return str(kind)
+    return None
 
 
 def _both_directions(config: Any) -> bool:

@@ -384,3 +384,26 @@ def test_proof_is_not_misled_by_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         enable_packing(model)
         assert torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+    ],
+    ids=lambda scaling: scaling["rope_type"],
+)
+def test_positions_that_depend_on_the_longest_row_are_refused(scaling: dict[str, object]) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {
+        "vocab_size": 32,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    config = LlamaConfig(**sizes, max_position_embeddings=64, rope_scaling=scaling)
+    with pytest.raises(ValueError, match=f"rotary positions of type '{scaling['rope_type']}', whose scale depends on"):
+        enable_packing(LlamaForCausalLM(config))
