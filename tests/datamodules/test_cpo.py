@@ -59,7 +59,7 @@ def test_what_decides_the_rows_is_part_of_the_cache_key(tmp_path):
     options = [
         {}, {"seed": 1}, {"spelling": "legacy"}, {"control": "all"}, {"conditions_per_row": 2},
         {"objective_weights": {"honesty": 2.0}}, {"distance_weights": {"honesty": 2.0}},
-        {"objectives": {"honesty": [1, 5]}}, {"buckets": {"honesty=5": 30, "none": 30}},
+        {"objectives": {"honesty": [1, 5]}, "on_bad_row": "skip"}, {"buckets": {"honesty=5": 30, "none": 30}},
     ]  # fmt: skip
     folder = tmp_path / "cache" / "preferences"
     for number, option in enumerate(options, 1):

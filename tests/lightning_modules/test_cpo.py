@@ -28,6 +28,7 @@ def data(tmp_path, stage="cpsft", count=25, **options):
     path = tmp_path / f"rows-{count}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in level_rows("train", count=count)))
     defaults = {"path": str(path), "tokenizer": "playground", "max_length": 256, "val_fraction": 0.2, "batch_size": 2}
+    defaults["on_bad_row"] = "skip"  # some rows of the playground have no rating of honesty
     return CPODataModule(stage, **{**defaults, "cache_dir": str(tmp_path / "cache"), **options})
 
 
@@ -76,7 +77,7 @@ def _saved(module, tmp_path):
     return path
 
 
-def test_an_adapter_on_merged_weights_is_exported_merged_only(make_trainer, tmp_path, capsys):
+def test_an_adapter_on_merged_weights_leaves_as_the_sum_of_both_or_merged(make_trainer, tmp_path, capsys):
     from fulgurite.commands.export.command import export
     from fulgurite.evaluation import load_for_generation
 
@@ -84,8 +85,9 @@ def test_an_adapter_on_merged_weights_is_exported_merged_only(make_trainer, tmp_
     second = module("cdpo", init_adapter=start)
     make_trainer(max_steps=2, limit_val_batches=0).fit(second, data(tmp_path, "cdpo"))
     saved = str(_saved(second, tmp_path))
-    with pytest.raises(ValueError, match="--format merged writes the whole model"):
-        export(saved, str(tmp_path / "out"), "adapter")
+    export(saved, str(tmp_path / "sum"), "adapter")
+    both = load_for_generation(second.backbone, str(tmp_path / "sum"))
+    torch.testing.assert_close(logits(both.model), logits(second.network), atol=2e-5, rtol=1e-4)
     export(saved, str(tmp_path / "out"), "merged")
     loaded = load_for_generation(str(tmp_path / "out"))
     assert loaded.conditions == Objectives(OBJECTIVES)

@@ -45,6 +45,7 @@ def score(
     output: str | None = None,
     benchmark: Literal["rewardbench", "rewardbench2"] | None = None,
     as_chat: bool | None = None,
+    whole_chat: bool = False,
     template: str | None = None,
     max_length: int = 2048,
     batch_size: int = 8,
@@ -63,6 +64,8 @@ def score(
         benchmark: the file holds rows of RewardBench 1 or 2; print the section scores.
         as_chat: lay the chat template over prompts and answers that are plain texts (true), or join them as they are (false); none
             does what the model was trained on: a checkpoint knows it, a folder has a chat template or has none.
+        whole_chat: read the reward behind all that the chat template writes of a finished chat, such as ChatML's last newline, as
+            models trained with TRL do; ours are trained at the end of the last turn.
         template: auto, a template's name or a Jinja file; none takes the stored one.
         max_length: tokens of prompt and answer at most; longer ones get no reward and are counted, never cut.
         batch_size: answers of a forward.
@@ -96,7 +99,7 @@ def score(
         ]
     else:
         asked = [read_asked(row, place.source, place.row, as_chat) for row, place in rows]
-    scorer = _load(model, template, max_length, batch_size, dtype, device, trust_remote_code, as_chat)
+    scorer = _load(model, template, max_length, batch_size, dtype, device, trust_remote_code, as_chat, whole_chat)
     rewards, lengths = _rewards(
         asked, scorer, None if output is None else Path(output), [model, stamp(model)], overwrite
     )
@@ -257,6 +260,7 @@ def _load(
     device: str | None,
     trust_remote_code: bool,
     as_chat: bool,
+    whole_chat: bool,
 ) -> RewardScorer:
     from fulgurite.lightning_modules.reward import RewardModule
     from fulgurite.models import load_reward_model
@@ -282,5 +286,4 @@ def _load(
         tokenizer = load_tokenizer(model)
     if as_chat:
         apply_template(tokenizer, template)
-    # Models trained elsewhere read their reward at the end of the template's finished chat; exports of ours end it with the turn.
-    return RewardScorer(network.to(place), tokenizer, max_length, batch_size, whole=not model.endswith(".ckpt"))
+    return RewardScorer(network.to(place), tokenizer, max_length, batch_size, whole_chat)

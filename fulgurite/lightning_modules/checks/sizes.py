@@ -53,7 +53,8 @@ def check_positions(owner: str, model: nn.Module, backbone: str, data: Any, extr
     length, most = getattr(rows, "max_length", None), positions_of(model)
     if not isinstance(length, int) or most is None:
         return
-    answer = int(getattr(rows, "max_answer_length", None) or 0)
+    writes = getattr(rows, "task_type", None) in ("causal_lm", "seq2seq")
+    answer = int(getattr(rows, "max_answer_length", None) or 0) if writes else 0
     split = getattr(data, "task_type", None) == "seq2seq"  # the answer stands in the decoder
     needed = (max(length, answer) if split else length + answer) + extra
     if needed > most:

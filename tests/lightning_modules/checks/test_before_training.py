@@ -83,7 +83,7 @@ def test_the_tuners_rate_is_used_in_every_step_of_the_next_fit(make_trainer, tmp
 
     module = ClassificationModule(plain_bert, lr_schedule="constant", warmup_ratio=0.0)
     data = GLUEDataModule(
-        task="sst2", path="builtin", tokenizer=plain_bert, limit_train=32, cache_dir=str(tmp_path / "c")
+        task="sst2", path="builtin", tokenizer=plain_bert, limit_train=32, batch_size=2, cache_dir=str(tmp_path / "c")
     )
     found = Tuner(make_trainer(max_steps=8)).lr_find(module, data, num_training=8, early_stop_threshold=None)
     module.learning_rate = rate = found.results["lr"][3]
