@@ -6,6 +6,7 @@ tests/fixtures/before_rooms holds a small one of each kind; expected.json there 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,9 +46,15 @@ def test_runs_validate_to_the_same_metrics(folder: Path, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names(FIXTURES / "runs"))
-def test_runs_resume_to_the_same_losses(folder: Path, name: str) -> None:
+def test_runs_can_be_resumed(folder: Path, name: str) -> None:
+    """As many figures as before, all finite. Not the same ones: a run that max_steps ended within an epoch goes on with the rest
+    of that epoch now, which the code that made these checkpoints left out.
+    """
     expected = {key: value for key, value in EXPECTED["resume"][name].items() if not runs.of_the_machine(key)}
-    assert expected and differences(runs.resume(folder, name), expected) == []
+    found = runs.resume(folder, name)
+    assert expected and set(expected) <= set(found)
+    for key, values in expected.items():
+        assert len(found[key]) == len(values) and all(math.isfinite(value) for value in found[key])
 
 
 @pytest.mark.parametrize("name", names(FIXTURES / "adapters"))
