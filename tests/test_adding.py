@@ -291,7 +291,10 @@ def test_a_dataset_and_a_module_train_from_the_command_line(plugin, tmp_path, ca
     assert again.hparams["_class_path"] == f"{PLUGIN}.module.CountingModule"
 
 
-def test_a_schema_is_found_by_its_columns_and_trains_with_a_foreign_adapter(plugin, tmp_path, capsys):
+def test_a_schema_is_found_by_its_columns_and_trains_with_a_foreign_adapter(plugin, tmp_path, capsys, monkeypatch):
+    # Not read from stderr: whether Lightning's log goes there depends on what was imported first under pytest.
+    reports: list[str] = []
+    monkeypatch.setattr("fulgurite.datamodules.base.rank_zero_info", reports.append)
     rows = [{"leaf": "Sencha", "water": 60 + i, "verdict": f"Verdict {i}."} for i in range(4)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = "fit --model SFTModule --model.backbone playground --data SFTDataModule --data.val_fraction 0"
@@ -299,8 +302,7 @@ def test_a_schema_is_found_by_its_columns_and_trains_with_a_foreign_adapter(plug
     words += f" --data.max_length 128 --trainer.max_steps 2 --trainer.default_root_dir {tmp_path / 'run'}"
     words += " --trainer.accelerator cpu --trainer.logger false --trainer.enable_progress_bar false"
     assert cli.main(words.split()) == 0, capsys.readouterr()
-    said = capsys.readouterr()
-    assert "read as tasting" in said.out + said.err and "«Verdict 3.<|end|>»" in said.out
+    assert "read as tasting" in "".join(reports) and "«Verdict 3.<|end|>»" in capsys.readouterr().out
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     offsets = [value for key, value in saved.items() if key.endswith("branches.default.values")]
     assert len(offsets) == 28 and all(float(value.abs().max()) > 0 for value in offsets)

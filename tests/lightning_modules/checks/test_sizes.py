@@ -26,9 +26,9 @@ from fulgurite.lightning_modules import (
     SoRAModule,
 )
 from fulgurite.lightning_modules.checks.sizes import check_sizes
+from tests.lightning_modules.checks.test_padding import write_llama
 from tests.lightning_modules.fuser_cases import make_data, make_module, write_rows
 from tests.lightning_modules.fuser_cases import make_trainer as fuser_trainer
-from tests.lightning_modules.test_padding import write_llama
 
 
 def write_gpt2(folder, rows=None, positions=64):

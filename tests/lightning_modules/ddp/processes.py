@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 
-def run_script(name: str, devices: int, out: Path, *words: str) -> list[dict[str, Any]]:
-    """Runs ``name DEVICES [WORDS] OUT`` beside this file; what each rank wrote."""
+def alone(out: Path) -> dict[str, str]:
+    """The environment of a run of its own: nothing that an earlier trainer of this process left behind, a cache in ``out``."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FULGURITE_CACHE": str(out / "cache")}
     for variable in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(variable, None)
+    return environment
+
+
+def run_script(name: str, devices: int, out: Path, *words: str) -> list[dict[str, Any]]:
+    """Runs ``name DEVICES [WORDS] OUT`` beside this file; what each rank wrote."""
     command = [sys.executable, str(Path(__file__).with_name(name)), str(devices), *words, str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=alone(out), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads((out / f"{devices}-{rank}.json").read_text()) for rank in range(devices)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lightning_modules.ddp.processes import run_script
+from tests.lightning_modules.ddp.processes import alone, run_script
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 
@@ -46,11 +46,10 @@ def test_a_process_that_is_only_stopped_ends_the_run_with_a_message(tmp_path: Pa
         f" --trainer.default_root_dir {tmp_path} --trainer.callbacks+ tests.lightning_modules.ddp.stopped.StopsItself"
     )
     words += f" --trainer.callbacks.file {number}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FULGURITE_CACHE": str(tmp_path / "cache")}
     said = tmp_path / "said.txt"
     with open(said, "w") as stream:  # a pipe would stay open as long as the stopped process lives
         running = subprocess.Popen(
-            [sys.executable, "-m", "fulgurite", *words.split()], env=environment, stdout=stream, stderr=stream
+            [sys.executable, "-m", "fulgurite", *words.split()], env=alone(tmp_path), stdout=stream, stderr=stream
         )
         try:
             code = running.wait(timeout=200)
