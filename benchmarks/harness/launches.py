@@ -66,7 +66,7 @@ def proximal_launches() -> list[tuple[Any, dict[str, Any]]]:
     import torch
 
     from fulgurite.kernels.steps import triton_proximal
-    from fulgurite.kernels.steps.proximal import PROX_RULES
+    from fulgurite.kernels.steps.proximal import PROX_RULES, AdamW
 
     launches: list[tuple[Any, dict[str, Any]]] = []
     kernel = triton_proximal.proximal_adamw_kernel
@@ -76,7 +76,8 @@ def proximal_launches() -> list[tuple[Any, dict[str, Any]]]:
             for prox in PROX_RULES:
                 arenas = [torch.empty(n, device="meta") for _ in range(4)]
                 step = torch.empty((), device="meta")
-                triton_proximal.proximal_adamw_step_(*arenas, step, 1e-3, 0.9, 0.999, 1e-8, 0.0, 1e-3, prox)
+                settings = AdamW(1e-3, 0.9, 0.999, 1e-8, 0.0, 1e-3, prox)
+                triton_proximal.proximal_adamw_step_(*arenas, step, settings)
     finally:
         triton_proximal.proximal_adamw_kernel = kernel
     return launches
@@ -87,7 +88,8 @@ def log_probs_launches(dtype: str, vocabulary: int = 32000) -> list[tuple[Any, d
     import torch
 
     from fulgurite.kernels.log_probs import triton_kernel as triton_log_probs
-    from fulgurite.kernels.log_probs.blocks import Head, Known, Needs
+    from fulgurite.kernels.log_probs.outcome import Known, Needs, Request
+    from fulgurite.kernels.log_probs.products import Head
 
     narrow, launches = getattr(torch, dtype), []
     empty = lambda *shape, dtype=narrow: torch.empty(*shape, dtype=dtype, device="meta")  # noqa: E731
@@ -98,7 +100,7 @@ def log_probs_launches(dtype: str, vocabulary: int = 32000) -> list[tuple[Any, d
     try:
         for softcap in (None, 30.0):
             head = Head(weight, None, None, 1.0, softcap)
-            run = lambda *rest, head=head: triton_log_probs.linear_log_probs(rows, None, head, targets, *rest)  # noqa: E731
+            run = lambda *rest, head=head: triton_log_probs.linear_log_probs(rows, None, head, targets, Request(*rest))  # noqa: E731
             run(None, None, Needs(rows=True), False)
             run(None, each, Needs(rows=True, weight=True), False)
             run(Known(each, each, each), each, Needs(rows=True, weight=True), False)
@@ -149,7 +151,8 @@ def fused_launches(dtype: str, number: int, vocabulary: int = 32000) -> list[tup
 
     from fulgurite.kernels.fusion import triton_kernel as triton_fused
     from fulgurite.kernels.fusion.blocks import Specialist
-    from fulgurite.kernels.log_probs.blocks import Head, Known, Needs
+    from fulgurite.kernels.log_probs.outcome import Known, Needs
+    from fulgurite.kernels.log_probs.products import Head
 
     narrow, launches = getattr(torch, dtype), []
     empty = lambda *shape, dtype=narrow: torch.empty(*shape, dtype=dtype, device="meta")  # noqa: E731

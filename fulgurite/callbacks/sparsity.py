@@ -66,15 +66,7 @@ class SparsityReport(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts and logs every few optimizer steps.
-
-        Args:
-            trainer: the trainer
-            pl_module: its module
-            outputs: what the training step returned
-            batch: the batch
-            batch_idx: its position in the epoch
-        """
+        """Counts and logs every few optimizer steps."""
         step = trainer.global_step
         every = self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step == self._last_step or step % every:

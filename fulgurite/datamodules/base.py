@@ -47,6 +47,8 @@ class LoaderDataModule(LightningDataModule):
     metric first.
     """
 
+    hub_path: str | None = None  # the data set that the class is named after, and the commit of it that we know
+    hub_revision: str | None = None
     task_type: str = "classification"
     metric_names: tuple[str, ...] = ("accuracy",)
 

@@ -55,8 +55,6 @@ class ConversationDataModule(LoaderDataModule):
         limit_train: train on that many random conversations only; all of them are tokenised once, whatever the limit.
     """
 
-    hub_path: str | None = None
-    hub_revision: str | None = None
     builtin_schema = "ultrachat_200k"
 
     def __init__(

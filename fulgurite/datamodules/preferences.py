@@ -82,8 +82,6 @@ class PreferenceDataModule(LoaderDataModule):
         limit_train: train on that many rows of random groups only.
     """
 
-    hub_path: str | None = None
-    hub_revision: str | None = None
     builtin_schema = "ultrafeedback_binarized"
 
     def __init__(

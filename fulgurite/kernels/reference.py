@@ -8,10 +8,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from fulgurite.kernels.fusion import fused_log_probs as fused
+from fulgurite.kernels.fusion import scores as fused_scores
 from fulgurite.kernels.fusion.scores import FusedTokenScores
-from fulgurite.kernels.log_probs.linear import TokenScores
+from fulgurite.kernels.log_probs.linear import Arguments, TokenScores, arguments
+from fulgurite.kernels.low_rank import gated_lora
 from fulgurite.kernels.low_rank.gated_lora import draw_seed, dropout_scale
+from fulgurite.kernels.signatures import taking, twin_of
+from fulgurite.kernels.sparse import delta as sparse
 from fulgurite.kernels.sparse.plan import SparsePlan
+from fulgurite.kernels.steps import proximal
 
 __all__ = [
     "fused_log_probs",
@@ -29,16 +35,8 @@ __all__ = [
 ]
 
 
-def gated_lora_linear(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    lora_a: torch.Tensor,
-    gate: torch.Tensor | None,
-    lora_b: torch.Tensor,
-    scaling: float,
-    dropout: float = 0.0,
-) -> torch.Tensor:
+@twin_of(gated_lora.gated_lora_linear)
+def gated_lora_linear(x, weight, bias, lora_a, gate, lora_b, scaling, dropout=0.0):  # type: ignore[no-untyped-def]
     """Twin of :func:`fulgurite.kernels.gated_lora_linear`; draws the dropout seed in the same way."""
     dropped = x * dropout_scale(x, dropout, draw_seed()) if dropout > 0 else x
     low = dropped @ lora_a.to(x.dtype).t()
@@ -47,7 +45,7 @@ def gated_lora_linear(
     return F.linear(x, weight, bias) + scaling * (low @ lora_b.to(x.dtype).t())
 
 
-def _log_softmax(hidden, weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling):  # type: ignore[no-untyped-def]
+def _log_softmax(hidden, weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling) -> torch.Tensor:  # type: ignore[no-untyped-def]
     """Log-probabilities of the whole vocabulary, (…, V), float32 or wider."""
     logits = F.linear(hidden, weight, bias)
     if lora_a is not None:
@@ -61,67 +59,32 @@ def _log_softmax(hidden, weight, bias, logit_scale, softcap, lora_a, gate, lora_
     return logits.log_softmax(-1)
 
 
-def linear_log_probs(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    ignore_index: int = -100,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    *,
-    lora_a: torch.Tensor | None = None,
-    gate: torch.Tensor | None = None,
-    lora_b: torch.Tensor | None = None,
-    scaling: float = 1.0,
-) -> torch.Tensor:
+@taking(arguments)
+def linear_log_probs(given: Arguments) -> torch.Tensor:
     """Twin of :func:`fulgurite.kernels.linear_log_probs`; keeps (…, V)."""
-    scores = _log_softmax(hidden, weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling)
-    ignored = targets == ignore_index
-    found = scores.gather(-1, targets.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1)
-    return found.masked_fill(ignored, 0.0)
+    return _picked(given, _log_softmax(given.hidden, *given.head))
 
 
-def linear_cross_entropy(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    ignore_index: int = -100,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    *,
-    lora_a: torch.Tensor | None = None,
-    gate: torch.Tensor | None = None,
-    lora_b: torch.Tensor | None = None,
-    scaling: float = 1.0,
-) -> torch.Tensor:
+@taking(arguments)
+def linear_cross_entropy(given: Arguments) -> torch.Tensor:
     """Twin of :func:`fulgurite.kernels.linear_cross_entropy`."""
-    branch = {"lora_a": lora_a, "gate": gate, "lora_b": lora_b, "scaling": scaling}
-    found = linear_log_probs(hidden, weight, targets, bias, ignore_index, logit_scale, softcap, **branch)  # type: ignore[arg-type]
-    return -found.sum() / (targets != ignore_index).sum().clamp(min=1)
+    found = _picked(given, _log_softmax(given.hidden, *given.head))
+    return -found.sum() / (given.targets != given.ignore_index).sum().clamp(min=1)
 
 
-def linear_token_scores(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    ignore_index: int = -100,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    *,
-    lora_a: torch.Tensor | None = None,
-    gate: torch.Tensor | None = None,
-    lora_b: torch.Tensor | None = None,
-    scaling: float = 1.0,
-) -> TokenScores:
+@taking(arguments)
+def linear_token_scores(given: Arguments) -> TokenScores:
     """Twin of :func:`fulgurite.kernels.linear_token_scores`."""
-    scores = _log_softmax(hidden, weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling).detach()
-    ignored = targets == ignore_index
-    found = scores.gather(-1, targets.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1)
-    entropy = -torch.xlogy(scores.exp(), scores.exp()).sum(-1)
-    return TokenScores(found.masked_fill(ignored, 0.0), scores.argmax(-1) == targets, entropy.masked_fill(ignored, 0.0))
+    scores = _log_softmax(given.hidden, *given.head).detach()
+    entropy = -torch.xlogy(scores.exp(), scores.exp()).sum(-1).masked_fill(given.targets == given.ignore_index, 0.0)
+    return TokenScores(_picked(given, scores), scores.argmax(-1) == given.targets, entropy)
+
+
+def _picked(given: Arguments, scores: torch.Tensor) -> torch.Tensor:
+    """The targets' log-probabilities, 0 where ignored."""
+    ignored = given.targets == given.ignore_index
+    found = scores.gather(-1, given.targets.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1)
+    return found.masked_fill(ignored, 0.0)
 
 
 def _each_log_softmax(hiddens, weights, options, normalised):  # type: ignore[no-untyped-def]
@@ -147,6 +110,7 @@ def _each_log_softmax(hiddens, weights, options, normalised):  # type: ignore[no
     return torch.stack(found, -2)
 
 
+@twin_of(fused_scores.fused_logits)
 def fused_logits(hiddens, weights, gate_scores, blend="logits", *, options=None, names=None):  # type: ignore[no-untyped-def]
     """Twin of :func:`fulgurite.kernels.fused_logits`, with gradients."""
     each = _each_log_softmax(hiddens, weights, options, blend == "probs")
@@ -155,6 +119,7 @@ def fused_logits(hiddens, weights, gate_scores, blend="logits", *, options=None,
     return (each * gate_scores.to(each.dtype).softmax(-1).unsqueeze(-1)).sum(-2)
 
 
+@twin_of(fused.fused_log_probs)
 def fused_log_probs(  # type: ignore[no-untyped-def]
     hiddens, weights, gate_scores, targets, ignore_index=-100, blend="logits", *, options=None, names=None
 ):
@@ -171,6 +136,7 @@ def fused_log_probs(  # type: ignore[no-untyped-def]
     return found.masked_fill(ignored, 0.0)
 
 
+@twin_of(fused_scores.fused_token_scores)
 def fused_token_scores(  # type: ignore[no-untyped-def]
     hiddens, weights, gate_scores, targets, ignore_index=-100, blend="logits", *, options=None, names=None
 ):
@@ -183,6 +149,7 @@ def fused_token_scores(  # type: ignore[no-untyped-def]
     return FusedTokenScores(found, scores.argmax(-1) == targets, entropy, gate)
 
 
+@twin_of(proximal.soft_threshold_)
 def soft_threshold_(value: torch.Tensor, threshold: float | torch.Tensor) -> torch.Tensor:
     """Twin of :func:`fulgurite.kernels.soft_threshold_`: sign(v)·max(|v| − t, 0), written into ``value``."""
     shrunk = torch.sign(value) * torch.clamp(value.abs() - threshold, min=0)
@@ -191,21 +158,10 @@ def soft_threshold_(value: torch.Tensor, threshold: float | torch.Tensor) -> tor
     return value
 
 
-def proximal_adamw_step_(
-    param: torch.Tensor,
-    grad: torch.Tensor,
-    exp_avg: torch.Tensor,
-    exp_avg_sq: torch.Tensor,
-    *,
-    step: torch.Tensor,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    threshold: float,
-    prox: str = "soft",
-) -> None:
+@twin_of(proximal.proximal_adamw_step_)
+def proximal_adamw_step_(  # type: ignore[no-untyped-def]
+    param, grad, exp_avg, exp_avg_sq, *, step, lr, beta1, beta2, eps, weight_decay, threshold, prox="soft"
+):
     """Twin of :func:`fulgurite.kernels.proximal_adamw_step_`, term by term as the formulas are written."""
     step.add_(1)
     param.mul_(1 - lr * weight_decay)
@@ -222,12 +178,14 @@ def proximal_adamw_step_(
         param[param.abs() < threshold] = 0.0
 
 
+@twin_of(sparse.live_values)
 def live_values(tensor: torch.Tensor, delta: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Twin of :func:`fulgurite.kernels.live_values`: a copy of the tensor, of which the entries at ``index`` depend on delta."""
     values = delta + (tensor.detach().reshape(-1)[index].to(delta.dtype) - delta.detach())
     return tensor.detach().reshape(-1).index_put((index,), values.to(tensor.dtype)).view(tensor.shape)
 
 
+@twin_of(sparse.sparse_delta_linear)
 def sparse_delta_linear(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -237,12 +195,16 @@ def sparse_delta_linear(
     *,
     transposed: bool = False,
     plan: SparsePlan | None = None,
+    recompute: bool = True,
 ) -> torch.Tensor:
-    """Twin of :func:`fulgurite.kernels.sparse_delta_linear`; clones the weight and computes its gradient whole."""
+    """Twin of :func:`fulgurite.kernels.sparse_delta_linear`, whatever ``recompute``: clones the weight, computes its
+    gradient whole.
+    """
     live = live_values(weight, delta, index)
     return F.linear(x, live.t() if transposed else live, bias)
 
 
+@twin_of(sparse.sparse_delta_embedding)
 def sparse_delta_embedding(
     ids: torch.Tensor, weight: torch.Tensor, delta: torch.Tensor, index: torch.Tensor, padding_idx: int | None = None
 ) -> torch.Tensor:

@@ -79,26 +79,11 @@ def dropout_tile(seed_ptr, rows, first_column, threshold, scale, COLUMNS: tl.con
 
 @triton.jit
 def skinny_dot(
-    src_ptr,
-    src_row,
-    src_column,
-    factor_ptr,
-    factor_column,
-    factor_rank,
-    rows,
-    row_count,
-    column_count,
-    rank,
-    seed_ptr,
-    threshold,
-    scale,
-    DROPOUT: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    RANK: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
+    src_ptr, src_row, src_column, factor_ptr, factor_column, factor_rank, rows, row_count, column_count, rank,
+    seed_ptr, threshold, scale, DROPOUT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, RANK: tl.constexpr,
+    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
     """float32 (BLOCK_M, RANK): Σ_c drop(src)[m, c] · factor[c, j], the factor rounded to src's dtype; ranks ≥ rank give 0."""
     dtype: tl.constexpr = src_ptr.dtype.element_ty
     offsets = tl.arange(0, BLOCK_C)

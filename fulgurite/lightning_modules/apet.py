@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fulgurite.adapters import APET, Adapter, attach, fisher_scores, positions_in
+from fulgurite.data.inherited_options import inherits_options
 from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.objectives.step import Batch
@@ -23,11 +24,11 @@ from fulgurite.lightning_modules.objectives.step import Batch
 __all__ = ["APETModule"]
 
 
+@inherits_options(FinetuneModule, without=("adapter", "gate_learning_rate", "from_scratch"), learning_rate=1e-3)
 class APETModule(FinetuneModule):
     """Fine-tune any scalars of a backbone at any positions.
 
     Args:
-        backbone: hub id, folder, or a playground name such as "playground".
         task: what is optimised.
         budget: number of trained scalars, exactly (whole tensors cannot always meet it); None with selection "mask".
         selection: how they are chosen: "uniform_scalar" among all at random; "per_module" as many of each module; "magnitude"
@@ -40,15 +41,7 @@ class APETModule(FinetuneModule):
         storage: "seed" saves values and draws the positions again; "indices" saves them too.
         score_batches: batches of training rows that selection "gradient" looks at.
         learning_rate: peak learning rate of the scalars.
-        head_learning_rate: peak learning rate of a new head (default: learning_rate).
         weight_decay: decay of the scalars towards their values in the base, and of the head's matrix.
-        warmup_ratio: share of the steps spent on linear warm-up.
-        lr_schedule: decay after the warm-up.
-        num_labels: classes (default: what the data says).
-        dtype: dtype of the base weights.
-        gradient_checkpointing: recompute activations in the backward: less memory, more time.
-        kernels: backend of the kernels (default: leave the process's setting alone).
-        trust_remote_code: run model code from the checkpoint's repository.
     """
 
     def __init__(
@@ -64,34 +57,16 @@ class APETModule(FinetuneModule):
         mask: str | None = None,
         storage: Literal["seed", "indices"] = "seed",
         score_batches: int = 8,
-        learning_rate: float = 1e-3,
-        head_learning_rate: float | None = None,
-        weight_decay: float = 0.0,
-        warmup_ratio: float = 0.06,
-        lr_schedule: Literal["linear", "cosine", "constant"] = "linear",
-        num_labels: int | None = None,
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-        gradient_checkpointing: bool = False,
-        kernels: Literal["auto", "triton", "torch"] | None = None,
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
-        arguments = dict(locals())
+        arguments = {**locals(), **options}
         if score_batches < 1:
             raise ValueError(f"APETModule: score_batches={score_batches}; it must be at least 1.")
         super().__init__(
             task=task,
             backbone=backbone,
             adapter=APET(budget=budget, selection=selection, seed=seed, targets=targets, mask=mask, storage=storage),
-            learning_rate=learning_rate,
-            head_learning_rate=head_learning_rate,
-            weight_decay=weight_decay,
-            warmup_ratio=warmup_ratio,
-            lr_schedule=lr_schedule,
-            num_labels=num_labels,
-            dtype=dtype,
-            gradient_checkpointing=gradient_checkpointing,
-            kernels=kernels,
-            trust_remote_code=trust_remote_code,
+            **options,
         )
         remember(self, arguments, APETModule)
         self.score_batches = score_batches

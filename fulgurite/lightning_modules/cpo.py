@@ -20,6 +20,7 @@ from torch import nn
 
 from fulgurite.adapters import AdapterConfig
 from fulgurite.data.conditions.objectives import Objectives
+from fulgurite.data.inherited_options import inherits_options
 from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.checks.initial_weights import merge_adapter, stored_conditions
 from fulgurite.lightning_modules.finetune import FinetuneModule
@@ -34,11 +35,16 @@ from fulgurite.models.dropout import switch_dropout_off
 __all__ = ["CPOModule"]
 
 
+@inherits_options(
+    FinetuneModule,
+    without=("task", "head_learning_rate", "num_labels", "from_scratch"),
+    learning_rate=5e-5,
+    warmup_ratio=0.1,
+)
 class CPOModule(FinetuneModule):
     """Train a causal language model to meet requested levels of several objectives.
 
     Args:
-        backbone: hub id, folder, or a playground name such as "playground".
         stage: "cpsft" for supervised training behind the answers' own ratings, then "cdpo" for preferences under conditions.
         adapter: LoRA, SoRA, APET, or nothing to train the whole network.
         init_adapter: what stage "cpsft" left, merged into the base first: a .ckpt file or a folder of `fulgurite export`.
@@ -46,14 +52,6 @@ class CPOModule(FinetuneModule):
         reference_cache: file of such log-probabilities to use (default: one in the datamodule's cache folder, by content).
         beta: strength of the pull to the reference in cdpo.
         learning_rate: peak learning rate; published are 1e-5 for full tuning in cpsft and 5e-5 for an adapter in cdpo.
-        gate_learning_rate: peak learning rate of SoRA's gates (default: learning_rate).
-        weight_decay: decoupled weight decay of matrices.
-        warmup_ratio: share of the steps spent on linear warm-up.
-        lr_schedule: decay after the warm-up.
-        dtype: dtype of the base weights.
-        gradient_checkpointing: recompute activations in the backward: less memory, more time.
-        kernels: backend of the kernels (default: leave the process's setting alone).
-        trust_remote_code: run model code from the checkpoint's repository.
     """
 
     def __init__(
@@ -65,31 +63,10 @@ class CPOModule(FinetuneModule):
         cache_reference: bool = True,
         reference_cache: str | None = None,
         beta: float = 0.1,
-        learning_rate: float = 5e-5,
-        gate_learning_rate: float | None = None,
-        weight_decay: float = 0.0,
-        warmup_ratio: float = 0.1,
-        lr_schedule: Literal["linear", "cosine", "constant"] = "linear",
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-        gradient_checkpointing: bool = False,
-        kernels: Literal["auto", "triton", "torch"] | None = None,
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
-        arguments = dict(locals())
-        super().__init__(
-            task="causal_lm",
-            backbone=backbone,
-            adapter=adapter,
-            learning_rate=learning_rate,
-            gate_learning_rate=gate_learning_rate,
-            weight_decay=weight_decay,
-            warmup_ratio=warmup_ratio,
-            lr_schedule=lr_schedule,
-            dtype=dtype,
-            gradient_checkpointing=gradient_checkpointing,
-            kernels=kernels,
-            trust_remote_code=trust_remote_code,
-        )
+        arguments = {**locals(), **options}
+        super().__init__(task="causal_lm", backbone=backbone, adapter=adapter, **options)
         remember(self, arguments, CPOModule)
         if stage not in ("cpsft", "cdpo"):
             raise ValueError(f"CPOModule: stage={stage!r}; allowed are 'cpsft' and 'cdpo', in this order; choose one")

@@ -6,7 +6,7 @@ divide by accumulate and world size again, so uneven batches weigh as one large 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -47,15 +47,15 @@ class FinetuneModule(LightningModule):
         adapter: what is trained beside new heads; None trains the whole network.
         learning_rate: peak learning rate.
         head_learning_rate: peak learning rate of new heads (default: learning_rate).
-        gate_learning_rate: peak learning rate of gates (default: learning_rate).
+        gate_learning_rate: peak learning rate of SoRA's gates (default: learning_rate).
         weight_decay: decoupled weight decay of matrices; gates, biases and norms have none.
         warmup_ratio: share of the steps spent on linear warm-up.
-        lr_schedule: "linear", "cosine" (both to zero) or "constant".
-        num_labels: classes; default: what the datamodule says.
+        lr_schedule: decay after the warm-up: "linear" or "cosine", both to zero, or "constant".
+        num_labels: classes (default: what the data says).
         dtype: dtype of the base weights.
         from_scratch: draw random weights instead of loading them.
         gradient_checkpointing: recompute activations in the backward: less memory, more time.
-        kernels: "auto", "triton" or "torch"; default: leave the process's setting alone.
+        kernels: "auto", "triton" or "torch" (default: leave the process's setting alone).
         trust_remote_code: run model code from the checkpoint's repository.
     """
 
@@ -73,12 +73,12 @@ class FinetuneModule(LightningModule):
         gate_learning_rate: float | None = None,
         weight_decay: float = 0.0,
         warmup_ratio: float = 0.06,
-        lr_schedule: str = "linear",
+        lr_schedule: Literal["linear", "cosine", "constant"] = "linear",
         num_labels: int | None = None,
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         from_scratch: bool = False,
         gradient_checkpointing: bool = False,
-        kernels: str | None = None,
+        kernels: Literal["auto", "triton", "torch"] | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
@@ -95,9 +95,9 @@ class FinetuneModule(LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.head_learning_rate, self.gate_learning_rate = head_learning_rate, gate_learning_rate
         self.warmup_ratio, self.lr_schedule = warmup_ratio, lr_schedule
-        self.num_labels, self.dtype_name, self.from_scratch = num_labels, dtype, from_scratch
+        self.dtype_name: str = dtype
+        self.num_labels, self.from_scratch, self.trust_remote_code = num_labels, from_scratch, trust_remote_code
         self.gradient_checkpointing, self.kernels = gradient_checkpointing, kernels
-        self.trust_remote_code = trust_remote_code
         self.objective: Objective = make_objective(task)
         self.network: nn.Module | None = None
         self.adapter: Adapter | None = None

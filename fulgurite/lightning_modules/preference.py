@@ -10,11 +10,12 @@ completions stand beside the right ones under the same prompt, and z0 is a mean 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 from torch import nn
 
 from fulgurite.adapters import AdapterConfig
+from fulgurite.data.inherited_options import inherits_options
 from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.checks.initial_weights import merge_adapter
 from fulgurite.lightning_modules.finetune import FinetuneModule
@@ -27,11 +28,17 @@ from fulgurite.models.dropout import switch_dropout_off
 __all__ = ["PreferenceModule"]
 
 
+@inherits_options(
+    FinetuneModule,
+    without=("task", "head_learning_rate", "num_labels", "from_scratch"),
+    learning_rate=5e-6,
+    warmup_ratio=0.1,
+    lr_schedule="cosine",
+)
 class PreferenceModule(FinetuneModule):
     """Train a causal language model on preferences.
 
     Args:
-        backbone: hub id, folder, or a playground name such as "playground".
         loss: a name out of fulgurite.losses.PREFERENCE_LOSSES, or several, which are summed.
         loss_weights: factor of each loss (default: 1 each).
         adapter: LoRA, SoRA, APET, or nothing to train the whole network.
@@ -48,14 +55,6 @@ class PreferenceModule(FinetuneModule):
         temperature: of K-way losses' soft labels; 1e-4 takes the best completion only.
         use_margin: subtract each pair's margin, where the rows have one, for dpo and its kin.
         learning_rate: peak learning rate; 5e-7 is usual for full tuning, 5e-6 and more for adapters.
-        gate_learning_rate: peak learning rate of SoRA's gates (default: learning_rate).
-        weight_decay: decoupled weight decay of matrices.
-        warmup_ratio: share of the steps spent on linear warm-up.
-        lr_schedule: decay after the warm-up.
-        dtype: dtype of the base weights.
-        gradient_checkpointing: recompute activations in the backward: less memory, more time.
-        kernels: backend of the kernels (default: leave the process's setting alone).
-        trust_remote_code: run model code from the checkpoint's repository.
     """
 
     data_task = "preference"
@@ -78,31 +77,10 @@ class PreferenceModule(FinetuneModule):
         undesirable_weight: float = 1.0,
         temperature: float = 1e-4,
         use_margin: bool = False,
-        learning_rate: float = 5e-6,
-        gate_learning_rate: float | None = None,
-        weight_decay: float = 0.0,
-        warmup_ratio: float = 0.1,
-        lr_schedule: Literal["linear", "cosine", "constant"] = "cosine",
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-        gradient_checkpointing: bool = False,
-        kernels: Literal["auto", "triton", "torch"] | None = None,
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
-        arguments = dict(locals())
-        super().__init__(
-            task="causal_lm",
-            backbone=backbone,
-            adapter=adapter,
-            learning_rate=learning_rate,
-            gate_learning_rate=gate_learning_rate,
-            weight_decay=weight_decay,
-            warmup_ratio=warmup_ratio,
-            lr_schedule=lr_schedule,
-            dtype=dtype,
-            gradient_checkpointing=gradient_checkpointing,
-            kernels=kernels,
-            trust_remote_code=trust_remote_code,
-        )
+        arguments = {**locals(), **options}
+        super().__init__(task="causal_lm", backbone=backbone, adapter=adapter, **options)
         remember(self, arguments, PreferenceModule)
         self.loss = PreferenceLoss(
             loss,

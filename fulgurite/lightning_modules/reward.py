@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fulgurite.adapters import AdapterConfig
+from fulgurite.data.inherited_options import inherits_options
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.finetune import FinetuneModule
@@ -33,6 +34,13 @@ from fulgurite.models.dropout import switch_dropout_off
 __all__ = ["RewardModule"]
 
 
+@inherits_options(
+    FinetuneModule,
+    without=("task", "num_labels", "from_scratch"),
+    learning_rate=1e-5,
+    warmup_ratio=0.1,
+    lr_schedule="cosine",
+)
 class RewardModule(FinetuneModule):
     """Train a reward model on preferences.
 
@@ -48,14 +56,6 @@ class RewardModule(FinetuneModule):
         adapter: LoRA, SoRA, or nothing to train the whole network; the head is always trained.
         learning_rate: peak learning rate; 1e-5 is usual for full tuning, 1e-4 for adapters.
         head_learning_rate: peak learning rate of the reward head (default: learning_rate).
-        gate_learning_rate: peak learning rate of SoRA's gates (default: learning_rate).
-        weight_decay: decoupled weight decay of matrices.
-        warmup_ratio: share of the steps spent on linear warm-up.
-        lr_schedule: decay after the warm-up.
-        dtype: dtype of the base weights.
-        gradient_checkpointing: recompute activations in the backward: less memory, more time.
-        kernels: backend of the kernels (default: leave the process's setting alone).
-        trust_remote_code: run model code from the checkpoint's repository.
     """
 
     data_task = "preference"
@@ -71,33 +71,10 @@ class RewardModule(FinetuneModule):
         temperature: float = 1.0,
         head: Literal["auto", "last_token", "classifier"] = "auto",
         adapter: AdapterConfig | None = None,
-        learning_rate: float = 1e-5,
-        head_learning_rate: float | None = None,
-        gate_learning_rate: float | None = None,
-        weight_decay: float = 0.0,
-        warmup_ratio: float = 0.1,
-        lr_schedule: Literal["linear", "cosine", "constant"] = "cosine",
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-        gradient_checkpointing: bool = False,
-        kernels: Literal["auto", "triton", "torch"] | None = None,
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
-        arguments = dict(locals())
-        super().__init__(
-            task="regression",
-            backbone=backbone,
-            adapter=adapter,
-            learning_rate=learning_rate,
-            head_learning_rate=head_learning_rate,
-            gate_learning_rate=gate_learning_rate,
-            weight_decay=weight_decay,
-            warmup_ratio=warmup_ratio,
-            lr_schedule=lr_schedule,
-            dtype=dtype,
-            gradient_checkpointing=gradient_checkpointing,
-            kernels=kernels,
-            trust_remote_code=trust_remote_code,
-        )
+        arguments = {**locals(), **options}
+        super().__init__(task="regression", backbone=backbone, adapter=adapter, **options)
         remember(self, arguments, RewardModule)
         if loss not in REWARD_LOSSES:
             raise ValueError(f"RewardModule: loss={loss!r}; allowed are {', '.join(map(repr, REWARD_LOSSES))}.")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from fulgurite.adapters import SoRA
+from fulgurite.data.inherited_options import inherits_options
 from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.checks.sharing import holds_parameters_alone
 from fulgurite.lightning_modules.finetune import FinetuneModule
@@ -23,11 +24,11 @@ from fulgurite.optim import StagedSchedule, threshold_stages
 __all__ = ["SoRAModule"]
 
 
+@inherits_options(FinetuneModule, without=("adapter", "from_scratch"), learning_rate=8e-4, weight_decay=0.1)
 class SoRAModule(FinetuneModule):
     """Fine-tune a backbone with SoRA.
 
     Args:
-        backbone: hub id, folder, or a playground name such as "playground".
         task: what is optimised.
         rank: largest rank of every adapted layer.
         alpha: the branch is scaled by alpha / rank.
@@ -45,16 +46,9 @@ class SoRAModule(FinetuneModule):
         max_threshold: threshold of the last stage.
         stage_epochs: epochs of every stage but the first, which takes what is left of trainer.max_epochs.
         learning_rate: peak learning rate of A and B.
-        head_learning_rate: peak learning rate of a new head (default: learning_rate).
         gate_learning_rate: peak learning rate of the gates (default: learning_rate).
         weight_decay: decoupled weight decay of A, B and the head's matrix.
         warmup_ratio: share of each stage's steps spent on linear warm-up.
-        lr_schedule: decay after the warm-up.
-        num_labels: classes (default: what the data says).
-        dtype: dtype of the base weights.
-        gradient_checkpointing: recompute activations in the backward: less memory, more time.
-        kernels: backend of the kernels (default: leave the process's setting alone).
-        trust_remote_code: run model code from the checkpoint's repository.
     """
 
     def __init__(
@@ -76,19 +70,9 @@ class SoRAModule(FinetuneModule):
         stages: int | None = None,
         max_threshold: float | None = None,
         stage_epochs: int = 15,
-        learning_rate: float = 8e-4,
-        head_learning_rate: float | None = None,
-        gate_learning_rate: float | None = None,
-        weight_decay: float = 0.1,
-        warmup_ratio: float = 0.06,
-        lr_schedule: Literal["linear", "cosine", "constant"] = "linear",
-        num_labels: int | None = None,
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-        gradient_checkpointing: bool = False,
-        kernels: Literal["auto", "triton", "torch"] | None = None,
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
-        arguments = dict(locals())
+        arguments = {**locals(), **options}
         thresholds = [threshold] if schedule is None else threshold_stages(schedule, threshold, max_threshold, stages)
         if stage_epochs < 1:
             raise ValueError(f"SoRAModule: stage_epochs={stage_epochs}; each stage needs at least one epoch.")
@@ -108,17 +92,7 @@ class SoRAModule(FinetuneModule):
                 patience=patience,
                 look_every=look_every,
             ),
-            learning_rate=learning_rate,
-            head_learning_rate=head_learning_rate,
-            gate_learning_rate=gate_learning_rate,
-            weight_decay=weight_decay,
-            warmup_ratio=warmup_ratio,
-            lr_schedule=lr_schedule,
-            num_labels=num_labels,
-            dtype=dtype,
-            gradient_checkpointing=gradient_checkpointing,
-            kernels=kernels,
-            trust_remote_code=trust_remote_code,
+            **options,
         )
         remember(self, arguments, SoRAModule)
         self.thresholds = thresholds

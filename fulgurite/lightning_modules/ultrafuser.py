@@ -24,6 +24,7 @@ from torch import nn
 from fulgurite.adapters import Adapter, AdapterConfig
 from fulgurite.adapters.counting import scalars_in
 from fulgurite.data.encoding.specialists import same_vocabulary
+from fulgurite.data.inherited_options import inherits_options
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.evaluation import GenerationSettings
 from fulgurite.evaluation.fused_generation import FusedWriter
@@ -44,6 +45,12 @@ from fulgurite.optim import ProximalAdamW
 __all__ = ["UltraFuserModule"]
 
 
+@inherits_options(
+    FinetuneModule,
+    without=("task", "head_learning_rate", "num_labels", "from_scratch"),
+    warmup_ratio=0.03,
+    lr_schedule="cosine",
+)
 class UltraFuserModule(FinetuneModule):
     """Fuse specialists of one vocabulary.
 
@@ -58,12 +65,10 @@ class UltraFuserModule(FinetuneModule):
         stage2_learning_rate: peak learning rate of the specialists in stage 2 (default: learning_rate).
         gate_learning_rate: peak learning rate of the gate in stage 2 (default: that of the specialists).
         dropout: "off", or "model" for the specialists' own probabilities while they are trained.
-        weight_decay: decoupled weight decay of matrices.
         warmup_ratio: share of each stage's steps spent on linear warm-up.
         lr_schedule: decay after the warm-up, to the end of each stage.
         dtype: dtype of the specialists' weights; the gate is float32.
         gradient_checkpointing: recompute the specialists' activations in stage 2: less memory, more time.
-        kernels: backend of the kernels (default: leave the process's setting alone).
         trust_remote_code: run model code from the checkpoints' repositories.
     """
 
@@ -81,15 +86,9 @@ class UltraFuserModule(FinetuneModule):
         stage2_learning_rate: float | None = None,
         gate_learning_rate: float | None = None,
         dropout: Literal["off", "model"] = "off",
-        weight_decay: float = 0.0,
-        warmup_ratio: float = 0.03,
-        lr_schedule: Literal["linear", "cosine", "constant"] = "cosine",
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-        gradient_checkpointing: bool = False,
-        kernels: Literal["auto", "triton", "torch"] | None = None,
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
-        arguments = dict(locals())
+        arguments = {**locals(), **options}
         if len(specialists) < 1 or not 1 <= len(stage_steps) <= 2 or min(stage_steps, default=0) < 1:
             raise ValueError(
                 f"UltraFuserModule: specialists={specialists}, stage_steps={stage_steps}; at least one specialist and one or two "
@@ -106,13 +105,7 @@ class UltraFuserModule(FinetuneModule):
             backbone=backbone or specialists[0],
             learning_rate=learning_rate,
             gate_learning_rate=gate_learning_rate,
-            weight_decay=weight_decay,
-            warmup_ratio=warmup_ratio,
-            lr_schedule=lr_schedule,
-            dtype=dtype,
-            gradient_checkpointing=gradient_checkpointing,
-            kernels=kernels,
-            trust_remote_code=trust_remote_code,
+            **options,
         )
         remember(self, arguments, UltraFuserModule)
         self.specialists, self.base = list(specialists), backbone
@@ -124,9 +117,9 @@ class UltraFuserModule(FinetuneModule):
             self.stage_steps,
             [learning_rate, gate_learning_rate or later],
             later,
-            weight_decay,
-            warmup_ratio,
-            lr_schedule,
+            self.weight_decay,
+            self.warmup_ratio,
+            self.lr_schedule,
         )
         self.chat_templates: list[str] | None = None
         self.objective = FusionObjective()

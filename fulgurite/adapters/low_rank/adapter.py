@@ -124,12 +124,7 @@ class LowRankAdapter(Adapter):
     ) -> None:
         """Write a folder that stock PEFT (and vLLM) loads: gates are folded into A, dead ranks are left out. Needs no merge.
 
-        Args:
-            folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
-            rank_pattern: False pads every module with zeros to one rank, which every reader understands; True writes each
-                module's own rank and leaves modules without any rank out.
-            base_model: hub id or path of the base, for ``base_model_name_or_path``.
-            task_type: PEFT's task type, such as "SEQ_CLS" or "CAUSAL_LM"; None leaves it open.
+        The arguments are those of :meth:`fulgurite.adapters.Adapter.export_peft`.
         """
         config = self.config
         layers, layout = lora_layout(self.branches, config.alpha, config.rank, rank_pattern)

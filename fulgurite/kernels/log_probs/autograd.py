@@ -15,7 +15,7 @@ import torch
 from fulgurite.kernels.backend import resolve
 from fulgurite.kernels.first_order import first_order_only
 from fulgurite.kernels.log_probs import blocks as log_probs_blocks
-from fulgurite.kernels.log_probs.outcome import Known, Needs, Outcome
+from fulgurite.kernels.log_probs.outcome import Known, Needs, Outcome, Request
 from fulgurite.kernels.log_probs.products import Head
 
 __all__ = ["CrossEntropy", "Inputs", "LogProbs", "Settings", "token_scores"]
@@ -152,7 +152,8 @@ def _select(
     head = Head(weight, bias, up, settings.logit_scale, settings.softcap)
     compute = resolve("linear_log_probs", hidden, weight, bias, low, up) or log_probs_blocks.linear_log_probs
     given = None if known is None else Known(*(pick(part) for part in known))
-    found = compute(pick(hidden), pick(low), head, pick(targets), given, pick(coefficient), needs, scores)
+    request = Request(given, pick(coefficient), needs, scores)
+    found = compute(pick(hidden), pick(low), head, pick(targets), request)
     if index is None:
         return found
     per_token = ("log_probs", "ref", "share", "d_rows", "d_low", "correct", "entropy")

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from fulgurite.kernels.log_probs.outcome import Known, Needs, Outcome, Result
+from fulgurite.kernels.log_probs.outcome import Known, Outcome, Request, Result
 from fulgurite.kernels.log_probs.products import Head, part_of, plus_product, raw_logits
 
 __all__ = ["linear_log_probs"]
@@ -47,23 +47,18 @@ def linear_log_probs(
     low: torch.Tensor | None,
     head: Head,
     targets: torch.Tensor,
-    known: Known | None,
-    coefficient: torch.Tensor | None,
-    needs: Needs,
-    scores: bool,
+    request: Request,
 ) -> Outcome:
-    """Log-probabilities of ``targets`` and the gradients that ``needs`` names.
+    """Log-probabilities of ``targets`` and the gradients that ``request.needs`` names.
 
     Args:
         rows: hidden states (N, H), all supervised.
         low: low-rank branch's inner values (N, r), or None with ``head.up``.
         head: the output head.
         targets: (N,) int64, inside the vocabulary.
-        known: the statistics of an earlier call, which are then not computed anew.
-        coefficient: (N,), what each token's gradient is multiplied by; None: 1.
-        needs: the gradients that are wanted.
-        scores: also ``correct`` (bool, whether the target is the first largest logit) and ``entropy`` (nats).
+        request: what is wanted of them.
     """
+    known, coefficient, needs, scores = request
     count, vocabulary = rows.shape[0], head.weight.shape[0]
     wide = torch.promote_types(rows.dtype, torch.float32)
     keep = known is None and needs.head

@@ -17,14 +17,15 @@ The work itself is done by :mod:`fulgurite.kernels.log_probs.blocks` or by Trito
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from fulgurite.kernels.log_probs.autograd import CrossEntropy, Inputs, LogProbs, Settings, token_scores
 from fulgurite.kernels.log_probs.outcome import Needs
-from fulgurite.kernels.low_rank.factors import scaled_b
+from fulgurite.kernels.low_rank.factors import check_parts, scaled_b
 from fulgurite.kernels.output_head import OutputHead, head_from
+from fulgurite.kernels.signatures import taking
 
 __all__ = ["TokenScores", "linear_cross_entropy", "linear_log_probs", "linear_token_scores", "prepare"]
 
@@ -43,7 +44,20 @@ class TokenScores(NamedTuple):
     entropy: torch.Tensor
 
 
-def linear_log_probs(
+class Arguments(NamedTuple):
+    """What the three functions are given; the head is still in single tensors."""
+
+    hidden: torch.Tensor
+    targets: torch.Tensor
+    ignore_index: int
+    head: tuple[Any, ...]
+
+    def prepared(self, name: str) -> tuple[Inputs, Settings, Needs]:
+        """As :func:`prepare`; ``name`` is the public function's, for messages."""
+        return prepare(name, self.hidden, head_from(name, *self.head), self.targets, self.ignore_index)
+
+
+def arguments(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
@@ -56,7 +70,14 @@ def linear_log_probs(
     gate: torch.Tensor | None = None,
     lora_b: torch.Tensor | None = None,
     scaling: float = 1.0,
-) -> torch.Tensor:
+) -> Arguments:
+    """The signature of the three functions; :func:`linear_log_probs` describes it."""
+    head = (weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling)
+    return Arguments(hidden, targets, ignore_index, head)
+
+
+@taking(arguments)
+def linear_log_probs(given: Arguments) -> torch.Tensor:  # noqa: D417  it is called with those of `arguments`
     """Log-probability of each target, differentiable in every floating-point argument.
 
     Args:
@@ -88,26 +109,13 @@ def linear_log_probs(
         ValueError: shapes, dtypes or devices that do not fit, or a target outside the vocabulary, named.
         RuntimeError: ``use_backend("triton")`` where Triton cannot compute it.
     """
-    head = head_from("linear_log_probs", weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling)
-    inputs, settings, needs = prepare("linear_log_probs", hidden, head, targets, ignore_index)
-    with torch.autocast(hidden.device.type, enabled=False):
-        return LogProbs.apply(*inputs, settings, needs).reshape(targets.shape)
+    inputs, settings, needs = given.prepared("linear_log_probs")
+    with torch.autocast(given.hidden.device.type, enabled=False):
+        return LogProbs.apply(*inputs, settings, needs).reshape(given.targets.shape)
 
 
-def linear_cross_entropy(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    ignore_index: int = -100,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    *,
-    lora_a: torch.Tensor | None = None,
-    gate: torch.Tensor | None = None,
-    lora_b: torch.Tensor | None = None,
-    scaling: float = 1.0,
-) -> torch.Tensor:
+@taking(arguments)
+def linear_cross_entropy(given: Arguments) -> torch.Tensor:
     """Mean of −log p over the targets that are not ignored; arguments as in :func:`linear_log_probs`.
 
     All gradients are built in the forward. A second backward through a retained graph computes them anew.
@@ -120,35 +128,21 @@ def linear_cross_entropy(
         ValueError: shapes, dtypes or devices that do not fit, or a target outside the vocabulary, named.
         RuntimeError: ``use_backend("triton")`` where Triton cannot compute it.
     """
-    head = head_from("linear_cross_entropy", weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling)
-    inputs, settings, needs = prepare("linear_cross_entropy", hidden, head, targets, ignore_index)
-    with torch.autocast(hidden.device.type, enabled=False):
+    inputs, settings, needs = given.prepared("linear_cross_entropy")
+    with torch.autocast(given.hidden.device.type, enabled=False):
         return CrossEntropy.apply(*inputs, settings, needs)
 
 
+@taking(arguments)
 @torch.no_grad()
-def linear_token_scores(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    ignore_index: int = -100,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    *,
-    lora_a: torch.Tensor | None = None,
-    gate: torch.Tensor | None = None,
-    lora_b: torch.Tensor | None = None,
-    scaling: float = 1.0,
-) -> TokenScores:
+def linear_token_scores(given: Arguments) -> TokenScores:
     """Log-probability, correctness and entropy of each token in one pass, without gradients; arguments as in
     :func:`linear_log_probs`.
     """
-    head = head_from("linear_token_scores", weight, bias, logit_scale, softcap, lora_a, gate, lora_b, scaling)
-    inputs, settings, _ = prepare("linear_token_scores", hidden, head, targets, ignore_index)
-    with torch.autocast(hidden.device.type, enabled=False):
+    inputs, settings, _ = given.prepared("linear_token_scores")
+    with torch.autocast(given.hidden.device.type, enabled=False):
         found = token_scores(inputs, settings)
-    return TokenScores(*(part.reshape(targets.shape) for part in found))
+    return TokenScores(*(part.reshape(given.targets.shape) for part in found))
 
 
 def prepare(
@@ -208,23 +202,7 @@ def _check(name: str, hidden: torch.Tensor, head: OutputHead, targets: torch.Ten
         raise ValueError(f"{name}: targets are {targets.dtype}; want torch.int64.")
     if not hidden.dtype.is_floating_point or not weight.dtype.is_floating_point:
         raise ValueError(f"{name}: hidden is {hidden.dtype} and weight {weight.dtype}; both must be floating point.")
-    vocabulary, width = weight.shape
-    rank = lora_a.shape[0] if lora_a is not None and lora_a.dim() == 2 else -1
-    wrong = [
-        f"{part} {tuple(tensor.shape)}, want {want}"
-        for part, tensor, want in (
-            ("bias", bias, (vocabulary,)),
-            ("lora_a", lora_a, (rank, width)),
-            ("gate", gate, (rank,)),
-            ("lora_b", lora_b, (vocabulary, rank)),
-        )
-        if tensor is not None and tuple(tensor.shape) != want
-    ]
-    if wrong:
-        raise ValueError(f"{name}: with weight {(vocabulary, width)} and rank {rank}: {'; '.join(wrong)}.")
-    tensors = {"weight": weight, "targets": targets, "bias": bias, "lora_a": lora_a, "gate": gate, "lora_b": lora_b}
-    elsewhere = [f"{part} on {t.device}" for part, t in tensors.items() if t is not None and t.device != hidden.device]
-    if elsewhere:
-        raise ValueError(f"{name}: hidden is on {hidden.device}, but {', '.join(elsewhere)}; move them to one device.")
+    parts = {"targets": targets, "bias": bias, "lora_a": lora_a, "gate": gate, "lora_b": lora_b}
+    check_parts(name, "hidden", hidden.device, weight, **parts)
     if softcap is not None and not softcap > 0:
         raise ValueError(f"{name}: softcap={softcap}; allowed is a number above 0, or None for no cap.")

@@ -8,7 +8,7 @@ import torch
 
 from fulgurite.kernels.log_probs.products import wide_product
 
-__all__ = ["Known", "Needs", "Outcome", "Result"]
+__all__ = ["Known", "Needs", "Outcome", "Request", "Result"]
 
 
 class Needs(NamedTuple):
@@ -35,6 +35,22 @@ class Known(NamedTuple):
     log_probs: torch.Tensor
     ref: torch.Tensor
     share: torch.Tensor
+
+
+class Request(NamedTuple):
+    """What is computed of supervised tokens.
+
+    Attributes:
+        known: the statistics of an earlier call, which are then not computed anew.
+        coefficient: (N,), what each token's gradient is multiplied by; None: 1.
+        needs: the gradients that are wanted.
+        scores: also ``correct`` (bool, whether the target is the first largest logit) and ``entropy`` (nats).
+    """
+
+    known: Known | None
+    coefficient: torch.Tensor | None
+    needs: Needs
+    scores: bool
 
 
 class Outcome(NamedTuple):

@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fulgurite.kernels.log_probs.outcome import Known, Needs, Outcome
+from fulgurite.kernels.log_probs.outcome import Outcome, Request
 from fulgurite.kernels.log_probs.products import Head, part_of, plus_product, raw_logits, wide_product
 from fulgurite.kernels.triton_common import rounded
 
@@ -170,12 +170,10 @@ def linear_log_probs(
     low: torch.Tensor | None,
     head: Head,
     targets: torch.Tensor,
-    known: Known | None,
-    coefficient: torch.Tensor | None,
-    needs: Needs,
-    scores: bool,
+    request: Request,
 ) -> Outcome:
     """As :func:`fulgurite.kernels.log_probs.blocks.linear_log_probs`, whose docstring holds for this one."""
+    known, coefficient, needs, scores = request
     unit = None
     if coefficient is not None and rows.dtype == torch.float16:
         # Gradients that are yet to be scaled up would fall below float16's range: at their largest they are 1 here.

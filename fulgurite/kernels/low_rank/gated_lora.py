@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from fulgurite.kernels.backend import resolve
 from fulgurite.kernels.first_order import first_order_only
-from fulgurite.kernels.low_rank.factors import scaled_b
+from fulgurite.kernels.low_rank.factors import check_parts, scaled_b
 
 __all__ = ["gated_lora_linear"]
 
@@ -193,24 +193,7 @@ def _check(x, weight, bias, lora_a, gate, lora_b, dropout) -> None:  # type: ign
         raise ValueError(
             f"gated_lora_linear: x {tuple(x.shape)} does not fit weight {tuple(weight.shape)}; want (…, K) and (N, K)."
         )
-    n, k = weight.shape
-    rank = lora_a.shape[0] if lora_a.dim() == 2 else -1
-    wrong = [
-        f"{name} {tuple(tensor.shape)}, want {want}"
-        for name, tensor, want in (
-            ("bias", bias, (n,)),
-            ("lora_a", lora_a, (rank, k)),
-            ("gate", gate, (rank,)),
-            ("lora_b", lora_b, (n, rank)),
-        )
-        if tensor is not None and tuple(tensor.shape) != want
-    ]
-    if wrong:
-        raise ValueError(f"gated_lora_linear: with weight {(n, k)} and rank {rank}: {'; '.join(wrong)}.")
-    tensors = {"weight": weight, "bias": bias, "lora_a": lora_a, "gate": gate, "lora_b": lora_b}
-    elsewhere = [f"{name} on {t.device}" for name, t in tensors.items() if t is not None and t.device != x.device]
-    if elsewhere:
-        raise ValueError(f"gated_lora_linear: x is on {x.device}, but {', '.join(elsewhere)}; move them to one device.")
+    check_parts("gated_lora_linear", "x", x.device, weight, bias=bias, lora_a=lora_a, gate=gate, lora_b=lora_b)
     if not x.dtype.is_floating_point or not weight.dtype.is_floating_point:
         raise ValueError(f"gated_lora_linear: x is {x.dtype} and weight {weight.dtype}; both must be floating point.")
     if not 0.0 <= dropout < 1.0:

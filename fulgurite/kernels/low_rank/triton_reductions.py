@@ -20,26 +20,11 @@ __all__ = ["outer_kernel", "reduce_kernel"]
 
 @triton.jit
 def _outer_tile(
-    src_ptr,
-    src_row,
-    src_column,
-    low_ptr,
-    partial_ptr,
-    block,
-    part,
-    M,
-    C,
-    rows_per_part,
-    seed_ptr,
-    threshold,
-    scale,
-    DROPOUT: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    RANK: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
+    src_ptr, src_row, src_column, low_ptr, partial_ptr, block, part, M, C, rows_per_part,
+    seed_ptr, threshold, scale, DROPOUT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, RANK: tl.constexpr,
+    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
     """partial[part] (RANK, C), columns of ``block``: Σ over the part's rows of low[m, j] · drop(src)[m, c]."""
     dtype: tl.constexpr = src_ptr.dtype.element_ty
     first = block * BLOCK_C
@@ -69,31 +54,12 @@ def _outer_tile(
 
 @triton.jit(do_not_specialize=["a_blocks", "threshold"])
 def outer_kernel(
-    x_ptr,
-    x_row,
-    x_column,
-    v_ptr,
-    a_partial_ptr,
-    K,
-    dy_ptr,
-    dy_row,
-    dy_column,
-    t_ptr,
-    b_partial_ptr,
-    N,
-    M,
-    rows_per_part,
-    a_blocks,
-    seed_ptr,
-    threshold,
-    scale,
-    DROPOUT: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    RANK: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
+    x_ptr, x_row, x_column, v_ptr, a_partial_ptr, K, dy_ptr, dy_row, dy_column, t_ptr, b_partial_ptr, N, M,
+    rows_per_part, a_blocks,
+    seed_ptr, threshold, scale, DROPOUT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, RANK: tl.constexpr,
+    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
     """Partial sums of vᵀ x̃ (the first ``a_blocks`` blocks of columns) and of tᵀ dy (the rest), for one range of rows."""
     block = tl.program_id(0)
     part = tl.program_id(1)
@@ -157,27 +123,11 @@ def _sum_parts(partial_ptr, columns, C, rank, PARTS: tl.constexpr, RANK: tl.cons
 
 @triton.jit(do_not_specialize=["a_blocks", "b_blocks", "gate_parts"])
 def reduce_kernel(
-    a_partial_ptr,
-    b_partial_ptr,
-    gate_partial_ptr,
-    gate_ptr,
-    da_ptr,
-    db_ptr,
-    dgate_ptr,
-    K,
-    N,
-    rank,
-    scaling,
-    a_blocks,
-    b_blocks,
-    gate_parts,
-    GATED: tl.constexpr,
-    PARTS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    RANK: tl.constexpr,
+    a_partial_ptr, b_partial_ptr, gate_partial_ptr, gate_ptr, da_ptr, db_ptr, dgate_ptr, K, N, rank, scaling,
+    a_blocks, b_blocks, gate_parts,
+    GATED: tl.constexpr, PARTS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, RANK: tl.constexpr,
     INTERPRETED: tl.constexpr,
-):
+):  # fmt: skip
     """∂A (rank, K), ∂B (N, rank) and, in the last program, ∂g (rank) from their partial sums, each in its own dtype."""
     block = tl.program_id(0)
     ranks = tl.arange(0, RANK)

@@ -25,26 +25,11 @@ __all__ = ["expand_kernel", "project_kernel", "shrink_kernel"]
 
 @triton.jit(do_not_specialize=["threshold"])
 def shrink_kernel(
-    x_ptr,
-    x_row,
-    x_column,
-    a_ptr,
-    a_rank,
-    a_column,
-    t_ptr,
-    M,
-    K,
-    rank,
-    seed_ptr,
-    threshold,
-    scale,
-    DROPOUT: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    RANK: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
+    x_ptr, x_row, x_column, a_ptr, a_rank, a_column, t_ptr, M, K, rank,
+    seed_ptr, threshold, scale, DROPOUT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, RANK: tl.constexpr,
+    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
     """t (M, RANK) = drop(x) Aᵀ in float32; one program per BLOCK_M rows."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     t = skinny_dot(
@@ -74,28 +59,11 @@ def shrink_kernel(
 
 @triton.jit
 def project_kernel(
-    dy_ptr,
-    dy_row,
-    dy_column,
-    b_ptr,
-    b_row,
-    b_rank,
-    gate_ptr,
-    t_ptr,
-    v_ptr,
-    gate_partial_ptr,
-    M,
-    N,
-    rank,
-    scaling,
+    dy_ptr, dy_row, dy_column, b_ptr, b_row, b_rank, gate_ptr, t_ptr, v_ptr, gate_partial_ptr, M, N, rank, scaling,
     GATED: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    RANK: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, RANK: tl.constexpr, ALIGNED: tl.constexpr,
+    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
     """v (M, RANK) = s·g ⊙ (dy B) and, per block of rows, Σ_m u ⊙ t in float32; one program per BLOCK_M rows."""
     block = tl.program_id(0)
     rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -137,30 +105,11 @@ def project_kernel(
 
 @triton.jit(do_not_specialize=["threshold"])
 def expand_kernel(
-    low_ptr,
-    factor_ptr,
-    factor_column,
-    factor_rank,
-    gate_ptr,
-    bias_ptr,
-    out_ptr,
-    M,
-    C,
-    rank,
-    scaling,
-    seed_ptr,
-    threshold,
-    scale,
-    DROPOUT: tl.constexpr,
-    GATED: tl.constexpr,
-    BIASED: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_STEP: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
+    low_ptr, factor_ptr, factor_column, factor_rank, gate_ptr, bias_ptr, out_ptr, M, C, rank, scaling,
+    seed_ptr, threshold, scale, DROPOUT: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, RANK: tl.constexpr, RANK_STEP: tl.constexpr,
+    PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
     """out (M, C) = low · (scaling·gate ⊙ factor) + bias, times the dropout mask; low (M, RANK), factor by strides (rank, C)."""
     dtype: tl.constexpr = out_ptr.dtype.element_ty
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)

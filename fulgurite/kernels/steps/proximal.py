@@ -10,15 +10,27 @@ run one after the other, so a value with t < |v| < 2t is first shrunk below t an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from fulgurite.kernels.backend import resolve
 
-__all__ = ["PROX_RULES", "proximal_adamw_step_", "soft_threshold_"]
+__all__ = ["AdamW", "PROX_RULES", "proximal_adamw_step_", "soft_threshold_"]
 
 PROX_RULES = ("soft", "reference")
+
+
+class AdamW(NamedTuple):
+    """What a step goes by beside its tensors: see :func:`proximal_adamw_step_`."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    threshold: float
+    prox: str
 
 
 class _SoftThreshold(torch.autograd.Function):
@@ -93,7 +105,8 @@ def proximal_adamw_step_(
         raise ValueError(f"proximal_adamw_step_: prox={prox!r}; allowed are {', '.join(map(repr, PROX_RULES))}.")
     function = resolve("proximal_adamw_step_", param, grad, exp_avg, exp_avg_sq, step)
     if function is not None:
-        function(param, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, threshold, prox)
+        settings = AdamW(lr, beta1, beta2, eps, weight_decay, threshold, prox)
+        function(param, grad, exp_avg, exp_avg_sq, step, settings)
         return
     step.add_(1)
     torch._fused_adamw_(

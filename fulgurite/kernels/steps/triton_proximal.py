@@ -17,6 +17,8 @@ import torch
 import triton
 import triton.language as tl
 
+from fulgurite.kernels.steps.proximal import AdamW
+
 __all__ = ["adamw", "launch_plan", "proximal_adamw_kernel", "proximal_adamw_step_", "refusal"]
 
 # One program of 8 warps holds 8 numbers of each of the four arrays per thread at a time: 32 registers.
@@ -119,15 +121,10 @@ def proximal_adamw_step_(
     exp_avg: torch.Tensor,
     exp_avg_sq: torch.Tensor,
     step: torch.Tensor,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    threshold: float,
-    prox: str,
+    settings: AdamW,
 ) -> None:
     """One step in place on float32 arenas (n,); ``step`` 0-dim float32 on their device, raised by one."""
+    lr, beta1, beta2, eps, weight_decay, threshold, prox = settings
     sizes = {"param": param.numel(), "grad": grad.numel(), "exp_avg": exp_avg.numel(), "exp_avg_sq": exp_avg_sq.numel()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"proximal_adamw_step_: got {sizes} numbers; all four must be equally many.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from types import FrameType
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -37,7 +38,16 @@ def remember(module: LightningModule, arguments: dict[str, Any], cls: type) -> N
     if type(module).__init__ is cls.__init__:  # type: ignore[misc]
         saved["_class_path"] = public_path(type(module))
         saved["_instantiator"] = _INSTANTIATOR
-    module.save_hyperparameters(saved, logger=False)
+    module.save_hyperparameters(saved, frame=_outermost(), logger=False)
+
+
+def _outermost() -> FrameType | None:
+    """The frame of the program itself. Lightning would look for arguments in every ``__init__`` from a frame outwards; here all
+    are given, and those that a class inherits are no local variables of its ``__init__``."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def public_path(cls: type) -> str:
