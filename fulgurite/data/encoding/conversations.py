@@ -15,6 +15,7 @@ tokenised apart. Where the template has `{% generation %}` marks, answers that t
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fulgurite.data.encoding.answer_spans import Answer, AnswerFinder, Piece
@@ -248,32 +249,33 @@ class ConversationEncoder:
         if not pieces:
             return []
         encoded = self.tokenizer(
-            [piece.text for piece in pieces],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_offsets_mapping=bool(self._barriers),
-            verbose=False,
+            [piece.text for piece in pieces], add_special_tokens=False, return_attention_mask=False, verbose=False
         )
         rows = [list(ids) for ids in encoded["input_ids"]]
-        offsets = encoded["offset_mapping"] if self._barriers else [[] for _ in rows]
         edges = []  # for each answer its begin and its end: the token where the comparison begins, and the text from there
-        for piece, ids, places in zip(pieces, rows, offsets, strict=True):
-            stops = [stop for _, stop in places]
+        for row, (piece, ids) in enumerate(zip(pieces, rows, strict=True)):
+            # Offsets are asked for barrier by barrier: a list of all of them costs as much as the tokenisation.
+            barriers = [
+                (stop, start, at)
+                for at in (place for place, i in enumerate(ids) if i in self._barriers)
+                for start, stop in (encoded.token_to_chars(row, at),)
+                if piece.text[start:stop] == self._barriers[ids[at]]
+            ]
             for answer in piece.answers:
                 for text in (answer.prompt, answer.whole):
-                    at = bisect_right(stops, len(text)) - 1
-                    while at >= 0 and self._barriers.get(ids[at]) != piece.text[slice(*places[at])]:
-                        at -= 1
-                    edges.append((max(at, 0), text[places[at][0] :] if at >= 0 else text))
+                    before = bisect_right(barriers, len(text), key=itemgetter(0))
+                    _, start, at = barriers[before - 1] if before else (0, 0, 0)
+                    edges.append((at, text[start:]))
         unique = list(dict.fromkeys(text for _, text in edges))
         alone = dict(zip(unique, self._text.ids(unique), strict=True))
         lengths = iter([(at, alone[text]) for at, text in edges])
         found = []
-        for piece, ids, places in zip(pieces, rows, offsets, strict=True):
+        for row, (piece, ids) in enumerate(zip(pieces, rows, strict=True)):
             spans: list[Span | None] = []
             for answer in piece.answers:
                 start, end = (_position(ids, *next(lengths)) for _ in range(2))
                 if start is not None and end is not None and answer.skip:
+                    places = encoded[row].offsets if self._barriers else []
                     start = _skipped(places, start, end, len(answer.prompt) + answer.skip)
                 spans.append((start, end) if start is not None and end is not None and start < end else None)
             found.append((ids, spans))
