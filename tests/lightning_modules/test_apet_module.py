@@ -191,7 +191,7 @@ def test_a_compiled_network_trains_to_the_same_losses(make_trainer, plain_bert):
         if compiled:
             module.network.compile(backend="aot_eager", dynamic=True)
         losses = Losses()
-        make_trainer(losses, max_epochs=1, limit_train_batches=4, limit_val_batches=0).fit(module, data())
+        make_trainer(losses, max_epochs=1, limit_train_batches=3, limit_val_batches=0).fit(module, data())
         return losses.values
 
     assert run(True) == pytest.approx(run(False), rel=1e-5)

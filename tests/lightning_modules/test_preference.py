@@ -87,7 +87,7 @@ def test_dpo_losses_equal_those_of_plain_forwards_pair_by_pair(make_trainer, tmp
 def test_every_kind_of_loss_learns_the_preference(make_trainer, tmp_path, loss, kind):
     seed_everything(0)
     schema = {"schema": "ultrafeedback"} if kind == "groups" else {}
-    rows = data(tmp_path, objective_kind=kind, limit_train=200, val_fraction=0.1, **schema)
+    rows = data(tmp_path, objective_kind=kind, limit_train=120, val_fraction=0.15, **schema)
     trained = module(
         loss=loss, loss_weights=[1.0, 0.2] if len(loss) == 2 else None, learning_rate=3e-3, temperature=1.0
     )

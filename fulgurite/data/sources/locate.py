@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -79,7 +80,7 @@ def find_sources(
         use: "sft" or "prefs": which of several kinds of files or splits is meant.
     """
     if path == "builtin" or path.startswith("builtin:"):
-        from fulgurite.data.playground import DOMAINS, SCHEMAS, builtin_rows
+        from fulgurite.data.playground import DOMAINS, SCHEMAS
 
         name = path.partition(":")[2]
         if name and name not in (*DOMAINS, *SCHEMAS):
@@ -90,10 +91,9 @@ def find_sources(
         builtin = f"ultrachat2/{name}" if name in DOMAINS else name or builtin
         if builtin == "text" and split == "test":
             return []
-        rows = builtin_rows(
-            builtin, _BUILTIN_SPLITS[split], count=2000 if builtin == "text" and split == "train" else None
-        )
-        return [list_source(f"builtin {builtin} {_BUILTIN_SPLITS[split]}", rows)]
+        return [
+            _builtin_source(builtin, _BUILTIN_SPLITS[split], 2000 if (builtin, split) == ("text", "train") else None)
+        ]
     local = Path(path).expanduser()
     if local.exists():
         return local_sources(local, split, only_split, use)
@@ -203,6 +203,17 @@ def file_source(path: str | Path) -> RowSource:
     file = Path(path)
     format_of(file)
     return RowSource(str(file), lambda: stream_rows(file), lambda: file_hash(file))
+
+
+@functools.lru_cache(maxsize=16)
+def _builtin_source(schema: str, split: str, count: int | None) -> RowSource:
+    """Rows of the playground, made once in a process and held as text: whoever reads them gets rows of its own."""
+    from fulgurite.data.playground import builtin_rows
+
+    lines = [json.dumps(row) for row in builtin_rows(schema, split, count=count)]
+    name = f"builtin {schema} {split}"
+    fingerprint = functools.cache(lambda: list_source(name, [json.loads(line) for line in lines]).fingerprint())
+    return RowSource(name, lambda: ((json.loads(line), number) for number, line in enumerate(lines, 1)), fingerprint)
 
 
 def list_source(name: str, rows: list[Row]) -> RowSource:

@@ -41,7 +41,7 @@ def test_a_process_that_is_only_stopped_ends_the_run_with_a_message(tmp_path: Pa
     words += (
         " --data.splits train --data.limit_train 80 --data.batch_size 4 --trainer.accelerator cpu --trainer.devices 2"
     )
-    words += " --trainer.strategy ddp --trainer.enable_progress_bar false --trainer.max_epochs 1 --process_timeout 45"
+    words += " --trainer.strategy ddp --trainer.enable_progress_bar false --trainer.max_epochs 1 --process_timeout 30"
     words += (
         f" --trainer.default_root_dir {tmp_path} --trainer.callbacks+ tests.lightning_modules.ddp.stopped.StopsItself"
     )
