@@ -111,6 +111,11 @@ class FusedWriter(Writer):
             self.check(ids, prompt_name(turns))
         return rows
 
+    def given(self, ids: Sequence[int]) -> list[list[int]]:
+        """The same ids for each specialist."""
+        self.check(ids, f"of {len(ids)} ids")
+        return [list(ids) for _ in self.tokenizers]
+
     def length(self, ids: Any) -> int:
         """Tokens of the longest specialist's prompt."""
         return max(map(len, ids))

@@ -116,9 +116,8 @@ def generate_from_ids(
     """
     _refuse_silent(model)
     writer = Writer(model, tokenizer, settings or GenerationSettings())
-    for ids in prompts:
-        writer.check(ids, f"of {len(ids)} ids")
-    return in_batches(writer, model, prompts, partial(writer.answers, write=None))
+    given = [writer.given(ids) for ids in prompts]
+    return in_batches(writer, model, given, partial(writer.answers, write=None))
 
 
 def _refuse_silent(model: nn.Module) -> None:
