@@ -2,8 +2,8 @@
 
 Each layer has one buffer (rows, heads, columns, width). The active rows are the first ones, and each ends at the same column, so
 that a model reads them as a batch that is padded on the left. A row that leaves gives its place to the last row. The window of
-columns that are in use moves to the right with each token; at the buffer's end it is moved back. Columns that an active row does not
-use hold zeros or finished answers, and the mask covers them.
+columns that are in use moves to the right with each token; at the buffer's end it is moved back. Columns that an active row does
+not use hold zeros or finished answers, and the mask covers them.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from fulgurite.generation.server.messages import Answer, BrokenAnswerError, Call
 __all__ = ["ServerBackend", "ServerError"]
 
 _ENDPOINTS = ("auto", "chat", "completions")
+FIRST_WAIT = 0.5  # seconds before a request is repeated whose answer was broken; twice as long each time
 _LONG, _WARM = 40, 0.5  # letters and temperature from which equal samples are no chance
 
 
@@ -280,7 +281,7 @@ class _Run:
                 broken += 1
                 if broken > self.backend.retries:
                     return self._failed(call, str(error))
-                await asyncio.sleep(min(0.5 * 2 ** (broken - 1), 8.0))
+                await asyncio.sleep(min(FIRST_WAIT * 2 ** (broken - 1), 8.0))
             except RefusedError as error:
                 left = self.fields.refuse(str(error), body)
                 if left is None:

@@ -42,10 +42,13 @@ def playground() -> LoadedModel:
     return load_for_generation("playground")
 
 
+def backend_of(loaded: LoadedModel, size: int) -> TransformersBackend:
+    return TransformersBackend(loaded.model, loaded.tokenizer, size)
+
+
 def whole(samples: list[Sample]) -> list[Any]:
-    """Everything of each sample but who wrote it, by request and index; log-probabilities to six places."""
-    found = sorted((s.prompt, s.index, s.text, s.token_ids, s.finish, s.stop, s.seed) for s in samples)
-    return found
+    """Everything of each sample but who wrote it and its log-probabilities, by request and index."""
+    return sorted((s.prompt, s.index, s.text, s.token_ids, s.finish, s.stop, s.seed) for s in samples)
 
 
 def stock(model: Any, tokenizer: Any, ids: list[int], count: int, stops: list[int]) -> list[int]:
@@ -68,7 +71,7 @@ def tiny(kind: str, vocabulary: int, **more: Any) -> Any:
     import transformers
 
     torch.manual_seed(3)
-    common = {"vocab_size": vocabulary, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    common: dict[str, Any] = {"vocab_size": vocabulary, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     if kind == "gpt2":
         config: Any = transformers.GPT2Config(**common, n_embd=32, n_layer=2, n_head=2, n_positions=64, **more)
@@ -91,7 +94,13 @@ def tiny(kind: str, vocabulary: int, **more: Any) -> Any:
     return model.eval()
 
 
-KINDS = {"gpt2": {}, "llama": {}, "qwen2": {}, "mistral": {"sliding_window": None}, "bloom": {}}
+KINDS: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "llama": {},
+    "qwen2": {},
+    "mistral": {"sliding_window": None},
+    "bloom": {},
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,14 +151,14 @@ def test_a_published_llama_writes_what_transformers_writes(real_data: Path) -> N
 
 
 def test_samples_do_not_depend_on_batch_or_order(playground: LoadedModel) -> None:
-    expected = whole(list(TransformersBackend(*playground, 1).sample(PROMPTS, 3, DRAWN)))
+    expected = whole(list(backend_of(playground, 1).sample(PROMPTS, 3, DRAWN)))
     assert len({text for _, _, text, *_ in expected}) == 15, "each sample draws with its own numbers"
     for size in (2, 5, 16):
-        assert whole(list(TransformersBackend(*playground, size).sample(PROMPTS, 3, DRAWN))) == expected
-    turned = TransformersBackend(*playground, 4).sample(PROMPTS[::-1], 3, DRAWN)
+        assert whole(list(backend_of(playground, size).sample(PROMPTS, 3, DRAWN))) == expected
+    turned = backend_of(playground, 4).sample(PROMPTS[::-1], 3, DRAWN)
     assert sorted(s.text for s in turned) == sorted(text for _, _, text, *_ in expected)
     some = [Request(PROMPTS[2], samples=(2,)), Request(PROMPTS[0], samples=(1, 0))]
-    again = {(s.prompt, s.index): s.text for s in TransformersBackend(*playground, 4).sample(some, 1, DRAWN)}
+    again = {(s.prompt, s.index): s.text for s in backend_of(playground, 4).sample(some, 1, DRAWN)}
     texts = {(place, index): text for place, index, text, *_ in expected}
     assert again == {(0, 2): texts[2, 2], (1, 0): texts[0, 0], (1, 1): texts[0, 1]}
 
@@ -181,7 +190,7 @@ def test_log_probs_are_those_of_the_distribution_that_was_drawn_from(playground:
 
 
 def test_stop_texts_end_the_answer_before_them(playground: LoadedModel) -> None:
-    backend = TransformersBackend(*playground, 4)
+    backend = backend_of(playground, 4)
     long = by_request(backend.sample(PROMPTS, 1, SamplingSettings(24)))
     text = long[2][0].text
     stop = text[9:12]
@@ -265,7 +274,8 @@ def test_what_cannot_be_refilled_is_written_whole_and_said_once(word_tokenizer: 
 def test_finished_rows_leave_and_others_take_their_place(
     playground: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    widths, read = [], []
+    widths: list[int] = []
+    read: list[tuple[int, ...]] = []
     tokens, prompts = refilling.Reader.tokens, refilling.Reader.prompts
 
     def counted(self: Any, new: Any, cache: Any) -> Any:
@@ -280,7 +290,7 @@ def test_finished_rows_leave_and_others_take_their_place(
 
     settings = SamplingSettings(24, temperature=1.0, seed=1)
     chats = [[Turn("user", prompt)] for prompt in PROMPTS]
-    backend = TransformersBackend(*playground, 4)
+    backend = backend_of(playground, 4)
     monkeypatch.setattr(backend_file, "why_not_refilled", lambda *_: None)
     monkeypatch.setattr(refilling.Reader, "tokens", counted)
     monkeypatch.setattr(refilling.Reader, "prompts", noted)
@@ -295,7 +305,7 @@ def test_finished_rows_leave_and_others_take_their_place(
 
 
 def test_records_are_plain_data(playground: LoadedModel) -> None:
-    backend = TransformersBackend(*playground, 2)
+    backend = backend_of(playground, 2)
     settings = SamplingSettings(5, temperature=1.0, stop=("x",), seed=9)
     sample = next(iter(backend.sample([[Turn("user", "Hi")]], 1, settings)))
     record = json.loads(json.dumps(sample.to_dict()))
