@@ -198,7 +198,9 @@ def _answer(choice: Mapping[str, Any], chat: bool, stops: Sequence[str]) -> Answ
         raise TypeError(f"the text is {text!r}")
     finish, stop = str(choice.get("finish_reason") or "unknown"), choice.get("stop_reason")
     logs, ids = choice.get("logprobs") or {}, choice.get("token_ids")
-    values = [part["logprob"] for part in logs.get("content") or ()] if chat else logs.get("token_logprobs")
+    values: list[Any] = (
+        [part["logprob"] for part in logs.get("content") or ()] if chat else logs.get("token_logprobs") or []
+    )
     whole = bool(values) and all(isinstance(value, (int, float)) for value in values)
     cut, hit = cut_before(text, stops)
     if hit is not None:  # the server went on behind it

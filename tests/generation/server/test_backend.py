@@ -153,7 +153,7 @@ def test_a_server_that_decodes_greedily_whatever_is_asked_is_noticed() -> None:
 
 
 def test_trouble_that_passes_costs_repetitions_and_no_sample() -> None:
-    """Each prompt fails first: 429 with Retry-After, 500, a cut connection, a cut answer, broken JSON, an answer without choices."""
+    """Each prompt fails first: 429 with Retry-After, 500, a cut connection, a cut answer, broken JSON, no choices."""
     tries: dict[str, list[float]] = {}
     lock = threading.Lock()
 
