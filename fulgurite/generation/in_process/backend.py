@@ -23,6 +23,7 @@ from fulgurite.generation.in_process.whole_batches import Choice, batches_of
 from fulgurite.generation.protocol import Job, Prompt, Request, Sample, SamplingSettings, jobs_of
 from fulgurite.generation.writers import GenerationSettings, Writer, undisturbed
 from fulgurite.models import FusedNetwork
+from fulgurite.models.fusion.decoding import as_list
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +64,7 @@ class _InProcess:
         rows = []
         for job in jobs:
             encoded = _encoded(writer, job.prompt)
-            ids, limit = self._ids(encoded), writer.room(encoded)
+            ids, limit = self._ids(writer, encoded), writer.room(encoded)
             rows += [(Row(job.place, i, seed, ids, limit, stops), encoded) for i, seed in job.seeds.items()]
         made_with = {**self.identity(), "settings": settings.to_dict()}
         return self._written(writer, rows, jobs, settings, made_with)
@@ -103,9 +104,9 @@ class _InProcess:
         """Greedy and without a penalty: what is drawn, we draw."""
         return GenerationSettings(settings.max_new_tokens, batch_size=self.batch_size)
 
-    def _ids(self, encoded: Any) -> Sequence[int]:
-        """The ids that the penalty counts and behind which the text stands."""
-        ids: Sequence[int] = encoded
+    def _ids(self, writer: Writer, encoded: Any) -> Sequence[int]:
+        """The ids that the penalty counts and behind which the text stands: of an encoder-decoder only the decoder's start."""
+        ids: Sequence[int] = as_list(writer.config.decoder_start_token_id) if writer.encoder_decoder else encoded
         return ids
 
     def _finished(self, writer: Writer, rows: list[tuple[Row, Any]], settings: SamplingSettings) -> Iterator[Row]:
@@ -199,7 +200,7 @@ class FusedBackend(_InProcess):
     def _writer(self, settings: SamplingSettings) -> Writer:
         return FusedWriter(self.model, self.tokenizer, self._for_writer(settings))
 
-    def _ids(self, encoded: Any) -> Sequence[int]:
+    def _ids(self, writer: Writer, encoded: Any) -> Sequence[int]:
         ids: Sequence[int] = encoded[0]
         return ids
 

@@ -28,7 +28,7 @@ def stops_of(
         texts: stop texts.
     """
     tokens: dict[int, int | str] = {token: token for token in (*ends, *ids)}
-    special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    special = {str(added): token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     tokens |= {special[text]: text for text in texts if text in special}
     written = tuple(text for text in texts if text not in special)
 

@@ -262,6 +262,9 @@ def test_what_cannot_be_refilled_is_written_whole_and_said_once(word_tokenizer: 
             found = by_request(backend.sample(prompts, 1, SamplingSettings(9)))
         texts = generate_text(model, tokenizer, prompts, GenerationSettings(9))
         assert [[sample.text for sample in each] for each in found] == texts
+        strong = by_request(backend.sample(prompts, 1, SamplingSettings(9, repetition_penalty=3.0)))
+        texts = generate_text(model, tokenizer, prompts, GenerationSettings(9, repetition_penalty=3.0))
+        assert [[sample.text for sample in each] for each in strong] == texts
         settings = SamplingSettings(9, temperature=1.0, seed=2)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
