@@ -34,6 +34,12 @@ _TEXTS = (
     "Describe the film in your own words.",
     "The sum of one and two is",
     "She said that the house by the river was",
+    "Which animals were there?",
+    "Once there was a boy who",
+    "Name three colours, and say where they are found.",
+    "If x is 7, then x plus 9 is",
+    "It was late when",
+    "The first of the letters",
 )
 
 
@@ -80,8 +86,10 @@ def _llama() -> Case:
 
 
 def _ours(case: Case) -> Step:
+    backend = TransformersBackend(case.model, case.tokenizer, _ROWS)
+
     def sampled(settings: SamplingSettings, n: int) -> Iterable[Sample]:
-        return TransformersBackend(case.model, case.tokenizer, _ROWS).sample(case.prompts, n, settings)
+        return backend.sample(case.prompts, n, settings)
 
     def run() -> None:
         settings = SamplingSettings(

@@ -22,7 +22,8 @@ from fulgurite.generation.protocol import SamplingSettings
 
 __all__ = ["Answers", "Reader", "RefilledBatch", "why_not_refilled"]
 
-_FREE = 4  # new prompts are read when one row in so many is free: reading several at once costs less than one by one
+_FREE = 4  # prompts of few samples are read when one row in so many is free: several at once cost less than one by one
+_STEPS = 8  # finished answers are handed over every so many tokens: switching a model's modes takes as long as a small one's step
 
 
 @dataclass(frozen=True)
@@ -107,24 +108,25 @@ class RefilledBatch:
         return bool(self.waiting or self._read or self.active)
 
     def until_some_finish(self) -> list[Row]:
-        """Goes on until at least one answer is finished: those that are."""
-        while self:
-            finished = self._refill()
+        """Goes on for some tokens, and until at least one answer is finished: those that are."""
+        finished: list[Row] = []
+        steps = 0
+        while self and (not finished or steps < _STEPS):
+            steps += 1
+            finished += self._refill()
             if self.active:
                 choose(
                     self.reader.tokens([row.tokens[-1] for row in self.active], self.cache), self.active, self.settings
                 )
                 finished += self._sort_out()
-            if finished:
-                return finished
-        return []
+        return finished
 
     def _refill(self) -> list[Row]:
         """Begins answers until the batch is full: those that end with their first token."""
         finished = []
         while free := self.size - len(self.active):
             if not self._read:
-                if not self.waiting or (self.active and free < self.size // _FREE):
+                if not self.waiting or (self.active and self._worth_waiting(free)):
                     break
                 self._read_prompts(free)
             prefix, rows = self._read[0]
@@ -139,6 +141,10 @@ class RefilledBatch:
                     self.cache.join(prefix)
                     self.active.append(row)
         return finished
+
+    def _worth_waiting(self, free: int) -> bool:
+        """Whether too few rows are free for reading the next prompts, of which each fills only a few."""
+        return free < self.size // _FREE > len(self.waiting[0].rows)
 
     def _read_prompts(self, free: int) -> None:
         """Reads as many prompts as fill the free rows."""
