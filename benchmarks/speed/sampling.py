@@ -1,7 +1,7 @@
 """``sampling``: 16 answers of unequal length to each prompt: ours, and transformers' generate in batches and in a loop.
 
 Ours reads a prompt once for its 16 answers and gives the place of a finished answer to the next one. transformers' batched generate
-gets one prompt after the other with ``num_return_sequences``, each batch as long as its longest answer; the loop makes one call for
+gets two prompts at a time with ``num_return_sequences``, each batch as long as its longest answer; the loop makes one call for
 each answer. All draw at temperature 1 from the same distribution, with random numbers of their own: single answers differ, their
 lengths do not on average (the number of tokens that each contender drew stands in the facts). Answers of the playground's model end
 with its end tokens or a full stop; those of the Llama with random weights, which draws nearly evenly, with one token in 16.
@@ -25,7 +25,7 @@ from fulgurite.generation import Sample, SamplingSettings, TransformersBackend, 
 __all__ = ["BENCHMARK"]
 
 _BATCHED, _LOOP = "transformers, batched", "transformers, loop"
-_SAMPLES, _ROWS, _PAD = 16, 16, 0
+_SAMPLES, _ROWS, _PAD = 16, 32, 0
 _COMPARED = 16  # tokens of each greedy answer: without a cache each costs a forward over the whole text
 _TEXTS = (
     "Write a word, and then another word.",
