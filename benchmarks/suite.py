@@ -17,6 +17,7 @@ def all_benchmarks() -> dict[str, Benchmark]:
         preference,
         reference,
         reward,
+        sampling,
         sparse,
         sparse_steps,
         steps,
@@ -25,5 +26,5 @@ def all_benchmarks() -> dict[str, Benchmark]:
 
     steps_of_models = [steps.LLAMA, steps.DEBERTA, preference.BENCHMARK, reference.BENCHMARK, reward.BENCHMARK]
     entries = [linear.BENCHMARK, log_probs.BENCHMARK, fusion.BENCHMARK, gates.BENCHMARK, *steps_of_models]
-    entries += [training.BENCHMARK, sparse.GRADIENT, sparse.LINEAR, sparse_steps.SPARSE_LLAMA]
+    entries += [training.BENCHMARK, sparse.GRADIENT, sparse.LINEAR, sparse_steps.SPARSE_LLAMA, sampling.BENCHMARK]
     return {entry.name: entry for entry in entries}
