@@ -82,6 +82,7 @@ def read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = dict(file.metadata() or {})
     check(path, tensors, metadata)
+    metadata.pop(CHECKSUM, None)
     return tensors, metadata
 
 

@@ -81,6 +81,7 @@ class MappedRows(EncodedRows):
         self.path = path
         self.changed = changed or {}
         tensors, self.metadata = _map(path)
+        self.metadata.pop(CHECKSUM, None)
         self.groups, self.record = tensors.pop("group"), tensors.pop("record")
         merged = {**tensors, **self.changed}
         super().__init__({name: tensor for name, tensor in merged.items() if tensor is not None})

@@ -158,6 +158,55 @@ def test_unfinished_and_damaged_files(tmp_path: Path) -> None:
         writer.add([(([1], [True, False], 1, None), None)])
 
 
+def flipped(path: Path, place: int, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(bytes(content))
+
+
+def test_a_flipped_bit_anywhere_is_noticed_and_the_file_made_again(tmp_path: Path, caplog: Any) -> None:
+    path = written(tmp_path / "a.safetensors", ROWS)
+    whole = path.read_bytes()
+    for place in range(8, len(whole)):
+        path.write_bytes(whole)
+        if whole[place : place + 1] == b" ":  # padding of the header, or a space between two of its values
+            continue
+        flipped(path, place, place % 8)
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            open_rows(path)
+    flipped(path, len(whole) - 1, 0)
+    made = load_or_write(path, lambda: written(path, ROWS) and None)
+    assert len(made) == 4 and path.read_bytes() == whole
+    assert "the checksum differs" in caplog.text and "it is built again" in caplog.text
+
+
+def test_rows_of_classifiers_and_trees_have_a_checksum_too(tmp_path: Path, caplog: Any) -> None:
+    rows = EncodedRows(
+        {"input_ids": torch.arange(4, dtype=torch.int32), "offsets": torch.tensor([0, 2, 4]), "full_length": torch.tensor([2, 2])}
+    )
+    built = []
+    for _ in range(2):
+        store.load_or_build(tmp_path, "a", lambda: built.append(1) or rows)
+    assert len(built) == 1
+    flipped(tmp_path / "a.safetensors", -3, 1)
+    again = store.load_or_build(tmp_path, "a", lambda: built.append(1) or rows)
+    assert len(built) == 2 and "the checksum differs" in caplog.text and torch.equal(again.tensors["input_ids"], rows.tensors["input_ids"])
+
+
+def test_files_of_earlier_versions_have_no_checksum_and_are_read(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = written(tmp_path / "a.safetensors", ROWS)
+    save_file(load_file(path), path, {"tag_names": '["fr", "en"]'})
+    assert len(open_rows(path)) == 4
+
+
+def test_a_worker_that_opens_the_rows_does_not_read_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = open_rows(written(tmp_path / "a.safetensors", ROWS))
+    monkeypatch.setattr(store, "check", lambda *_: pytest.fail("read again"))
+    assert len(pickle.loads(pickle.dumps(rows))) == 4
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="set cache_dir or"), TokenWriter(tmp_path / "file" / "a.safetensors"):

@@ -1,7 +1,9 @@
 """Rows of files one by one: the same as read whole, in little memory, with errors that name file, line and byte."""
 
+import csv
 import gzip
 import json
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from fulgurite.data.sources import json_list as streaming_json
+from fulgurite.data.sources import text_formats
 from fulgurite.data.sources.folders import split_files
 from fulgurite.data.sources.formats import stream_rows
 from fulgurite.data.sources.locate import file_source, list_source
@@ -189,3 +192,50 @@ def test_fingerprints_follow_the_content(tmp_path: Path) -> None:
     assert file_source(write(tmp_path / "b.jsonl", '{"a": 1}')).fingerprint() == first
     assert file_source(write(tmp_path / "a.jsonl", '{"a": 2}')).fingerprint() != first
     assert list_source("x", [{"a": 1}]).fingerprint() != list_source("x", [{"a": 2}]).fingerprint()
+
+
+ENDLESS = {
+    "a.jsonl.gz": b'{"text": "' + b"x" * (1 << 20),
+    "a.csv.gz": b'text\n"' + b"x" * (1 << 20),
+    "a.tsv.gz": b"text\n" + b"x" * (1 << 20),
+    "a.json.gz": b'[{"text": "' + b"x" * (1 << 20),
+    "a.csv": b'text\n"' + b"one line of an open quote\n" * (1 << 15),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_line_without_end_is_refused_in_little_memory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few megabytes of gzip hold a line of gigabytes."""
+    longest = 1 << 16
+    for module in (streaming_json, text_formats):
+        monkeypatch.setattr(module, "LONGEST", longest)
+    monkeypatch.setattr(streaming_json, "_BLOCK", 1 << 12)
+    before = csv.field_size_limit(longest)
+    path = tmp_path / name
+    write(path, gzip.compress(ENDLESS[name]) if name.endswith(".gz") else ENDLESS[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=rf"{name}, line \d: (a row of more than 0 MiB|field larger than field limit)"):
+            list(stream_rows(path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        csv.field_size_limit(before)
+    assert peak < 10 * longest
+
+
+def test_an_object_around_the_rows_may_not_be_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.json", json.dumps({"data": [{"text": "x" * 1000}] * 100}))
+    assert len(list(stream_rows(path))) == 100
+    monkeypatch.setattr(streaming_json, "LONGEST", 50_000)
+    with pytest.raises(ValueError, match=r"a\.json: an object of more than 0 MiB around the rows.*\.jsonl"):
+        list(stream_rows(path))
+
+
+def test_space_without_end_is_passed_quickly(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json.gz", gzip.compress(b" \n" * (1 << 24) + b'[{"a": 1}]'))
+    began = time.monotonic()
+    assert [row for row, _ in stream_rows(path)] == [{"a": 1}]
+    assert time.monotonic() - began < 5
