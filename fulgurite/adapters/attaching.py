@@ -69,8 +69,8 @@ def attach(
     choice = Choice(positions, scores)
     if not method.takes_choice and choice != Choice():
         raise ValueError(
-            f"attach: positions= and scores= were given; they choose APET's scalars, and {type(config).__name__} takes neither. "
-            "Leave them out."
+            f"attach: positions= and scores= were given; they choose the scalars that APET trains, and {type(config).__name__} "
+            "chooses no scalars. Leave both out."
         )
     heads = match_modules(model, tuple(train))
     put = method.plan(model, config, tuple(train), choice)

@@ -188,7 +188,7 @@ def _apart(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> tuple[tuple[
         if len(left) != 1:
             raise BadRow(
                 "no single answer apart",
-                f"{name!r} has {len(left)} turns of its own; both dialogues must differ in their last turn only",
+                f"{name!r} has {len(left)} turns that the other dialogue does not have; they may differ in their last turn only",
             )
         if left[0].role != "assistant":
             raise BadRow("answer of the wrong role", f"{name!r} ends with {left[0].role!r}; 'assistant' is needed")

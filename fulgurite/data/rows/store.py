@@ -189,7 +189,7 @@ class TokenWriter:
         ids = [token for row, _ in rows for token in row[0]]
         second = [item for row, _ in rows for item in row[1]]
         if not self.seq2seq and len(second) != len(ids):
-            raise ValueError(f"TokenWriter: {len(second)} marks for {len(ids)} tokens; one each is needed")
+            raise ValueError(f"TokenWriter: {len(second)} marks for {len(ids)} tokens; every token needs one mark")
         self._put("input_ids", ids)
         self._put_ends("offsets", [len(row[0]) for row, _ in rows])
         self._put("full_length", [row[2] for row, _ in rows])

@@ -124,7 +124,7 @@ def format_of(path: Path) -> Callable[[Path], Iterator[Numbered]]:
     if ending not in _READERS:
         allowed = ", ".join(_READERS)
         raise ValueError(
-            f"{path}: ending {path.suffix!r} is not known; allowed are {allowed}, those of text also with .gz"
+            f"{path}: ending {path.suffix!r} is not known; allowed are {allowed}; text files may be compressed and end in .gz as well"
         )
     return _READERS[ending]
 

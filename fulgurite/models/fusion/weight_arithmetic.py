@@ -79,7 +79,8 @@ def _check(function: str, states: Sequence[Weights]) -> None:
                 )
             if not value.is_floating_point() and not torch.equal(value, state[key]):
                 raise ValueError(
-                    f"{function}: {key} holds other whole numbers in model {number}; they cannot be merged"
+                    f"{function}: {key} holds whole numbers that differ between model 0 and model {number} and cannot be averaged; "
+                    "give models of one architecture and vocabulary"
                 )
 
 
