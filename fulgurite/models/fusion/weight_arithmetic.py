@@ -32,7 +32,7 @@ def average_weights(states: Sequence[Weights], shares: Sequence[float] | None = 
     shares = [1.0] * len(states) if shares is None else list(shares)
     if len(shares) != len(states) or sum(shares) <= 0:
         raise ValueError(
-            f"average_weights: shares {shares} for {len(states)} models; give one for each, with a sum above 0"
+            f"average_weights: shares {shares} for {len(states)} models; give each model a share, with a sum above 0"
         )
     whole = sum(shares)
     return {
