@@ -98,19 +98,22 @@ def check_values(model: nn.Module, name: str, new: tuple[str, ...] = ()) -> None
         ValueError: NaN, infinity, or whole numbers in place of a parameter's.
     """
     stored = weight_files(name, local_files_only=True)
-    mine = {key: p for key, p in model.named_parameters() if not any(key.startswith(f"{head}.") for head in new)}
+    loaded = {key: p for key, p in model.named_parameters() if not any(key.startswith(f"{head}.") for head in new)}
+    mine = {key: p for key, p in loaded.items() if p.is_floating_point()}
     if getattr(model.config, "quantization_config", None) is None:
         for file, types in stored.types.items():
             for key, kind in types.items():
-                if kind in _WHOLE_NUMBERS and any(_same(key, own) and mine[own].is_floating_point() for own in mine):
+                named = key.endswith((".weight", ".bias")) or any(_same(key, own) for own in mine)
+                if kind in _WHOLE_NUMBERS and named:
                     raise _no_numbers(file, key, kind)
     for own, p in mine.items():
         if _finite(p):
             continue
-        for file, types in stored.types.items():
-            for key in types:
-                if _same(key, own):
-                    check_tensor(file, key, _tensor(file, key))
+        # Where transformers joins tensors (experts), the file has other names: then all of them are looked at.
+        places = [(file, key) for file, types in stored.types.items() for key in types]
+        for file, key in sorted(places, key=lambda place: not _same(place[1], own)):
+            if (tensor := _tensor(file, key)).is_floating_point():
+                check_tensor(file, key, tensor)
         raise ValueError(
             f"backbone: {own} of {name} does not fit into {str(p.dtype).removeprefix('torch.')} and became infinite; load it with "
             "dtype float32 or bfloat16"

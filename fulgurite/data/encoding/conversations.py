@@ -6,7 +6,7 @@ mark that ends its turn (eos, or the template's own such as <|im_end|>); what th
 supervised. If the template ends no turn, eos is appended to the row's last answer; answers inside the chat end with the
 special token that begins the next turn, if there is one. Answers with `train=False` stand in the context only.
 
-A chat is rendered once up to each answer and once with it, and tokenised in one piece. An answer whose prompt is not a
+A chat is looked at up to each answer and with it, and tokenised in one piece. An answer whose prompt is not a
 prefix of that piece gets a row of its own: templates that rewrite earlier turns (Qwen3 takes <think> out of them), and
 answers whose first characters the tokenizer joins with the prompt's last ones. In the latter case the answer is
 tokenised apart. Where the template has `{% generation %}` marks, answers that they leave out are not supervised.
