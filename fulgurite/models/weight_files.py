@@ -231,7 +231,9 @@ def _types(file: Path, what: str = "backbone") -> dict[str, str]:
             return _pickled_types(file, size, what)
         length = int.from_bytes(begin[:8], "little")
         if size < 10 or length > size - 8:
-            raise ValueError(f"{what}: {file} is not a whole safetensors file, its {size:,} bytes end too soon; {_AGAIN}")
+            raise ValueError(
+                f"{what}: {file} is not a whole safetensors file, its {size:,} bytes end too soon; {_AGAIN}"
+            )
         stream.seek(8)
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
@@ -301,4 +303,3 @@ def _no_numbers(file: Path, key: str, kind: str, what: str = "backbone") -> Valu
         f"{what}: {file}: {key} is of type {kind}; weights are floating-point numbers, so that this file is not what the model "
         f"needs; {_AGAIN}, or take the model in its original precision"
     )
-

@@ -353,7 +353,10 @@ class OwnNames(nn.Linear):
 def test_a_layer_with_attributes_of_the_same_names_is_refused_by_name():
     model = nn.Sequential(nn.Linear(4, 4), OwnNames(4, 4))
     for config in (LoRA(rank=2), APET(budget=40)):
-        with pytest.raises(ValueError, match=r"OwnNames has an attribute 'tied', and an adapted layer needs that name.*leave the layer out"):
+        with pytest.raises(
+            ValueError,
+            match=r"OwnNames has an attribute 'tied', and an adapted layer needs that name.*leave the layer out",
+        ):
             attach(model, config)
         assert model[1].tied is True and type(model[0]) is nn.Linear and not find_adapters(model)
         assert all(p.requires_grad for p in model.parameters())
@@ -361,7 +364,9 @@ def test_a_layer_with_attributes_of_the_same_names_is_refused_by_name():
 
 
 @pytest.mark.parametrize("reversible", [False, True])
-def test_a_state_taken_while_merged_is_not_loaded_where_its_update_would_count_twice(reversible: bool, tmp_path) -> None:
+def test_a_state_taken_while_merged_is_not_loaded_where_its_update_would_count_twice(
+    reversible: bool, tmp_path
+) -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 12)
     models = [Toy() for _ in range(2)]

@@ -113,7 +113,8 @@ def test_unknown_and_doubled_configurations_are_refused(registered):
     with pytest.raises(ValueError, match="a configuration named LoRA is registered already"):
         register_method(twin, TailsMethod())
     with pytest.raises(
-        ValueError, match="positions= and scores= were given; they choose the scalars that APET trains, and LoRA chooses no scalars"
+        ValueError,
+        match="positions= and scores= were given; they choose the scalars that APET trains, and LoRA chooses no scalars",
     ):
         attach(Toy(), LoRA(rank=2), positions={})
 

@@ -88,9 +88,13 @@ class _Limits:
         if self.rounds % _LOOK:
             return
         if self.rounds > _ROUNDS:
-            raise TemplateRunsOn(f"the chat template does not end within {_ROUNDS:,} rounds of its loops and macros; {_ADVICE}")
+            raise TemplateRunsOn(
+                f"the chat template does not end within {_ROUNDS:,} rounds of its loops and macros; {_ADVICE}"
+            )
         if monotonic() > self.until:
-            raise TemplateRunsOn(f"the chat template does not end within {_SECONDS:.0f} seconds for one chat; {_ADVICE}")
+            raise TemplateRunsOn(
+                f"the chat template does not end within {_SECONDS:.0f} seconds for one chat; {_ADVICE}"
+            )
 
 
 class BoundedTemplate:
@@ -236,7 +240,11 @@ def _filter(node: nodes.Expr, name: str, arguments: list[nodes.Expr], line: int)
 
 def _product(left: Any, right: Any) -> Any:
     for items, times in ((left, right), (right, left)):
-        if isinstance(times, int) and isinstance(items, str | bytes | list | tuple) and len(items) * times > _CHARACTERS:
+        if (
+            isinstance(times, int)
+            and isinstance(items, str | bytes | list | tuple)
+            and len(items) * times > _CHARACTERS
+        ):
             raise TemplateRunsOn(f"the chat template repeats a text or a list {times:,} times; {_ADVICE}")
     return left * right
 

@@ -23,7 +23,9 @@ from fulgurite.data.encoding.bounded import BoundedTemplate, Rendered
 __all__ = ["Beginnings", "beginnings"]
 
 # Filters and functions whose results nobody can change, and that keep nothing between two calls.
-_FILTERS = frozenset({"trim", "string", "lower", "upper", "capitalize", "title", "length", "count", "int", "tojson", "default"})
+_FILTERS = frozenset(
+    {"trim", "string", "lower", "upper", "capitalize", "title", "length", "count", "int", "tojson", "default"}
+)
 _FUNCTIONS = frozenset({"strftime_now", "raise_exception"})
 
 
@@ -189,7 +191,9 @@ class _Constants:
         self._nodes = nodes
         self._values: dict[str, list[Any]] = {}
         set_otherwise = {"self", "caller", "varargs", "kwargs"}
-        targets = {id(n.target) for n in tree.find_all((nodes.Assign, nodes.AssignBlock)) if isinstance(n.target, nodes.Name)}
+        targets = {
+            id(n.target) for n in tree.find_all((nodes.Assign, nodes.AssignBlock)) if isinstance(n.target, nodes.Name)
+        }
         for node in tree.find_all((nodes.Name, nodes.Macro, nodes.Import, nodes.FromImport)):
             if isinstance(node, nodes.Macro):
                 set_otherwise.add(node.name)

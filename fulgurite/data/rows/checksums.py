@@ -63,7 +63,9 @@ def check(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     """
     stored = metadata.get(CHECKSUM)
     if stored is not None and stored != _of(tensors, metadata):
-        raise ValueError(f"{path}: its content is not what was written (the checksum differs); delete it, and it is made again")
+        raise ValueError(
+            f"{path}: its content is not what was written (the checksum differs); delete it, and it is made again"
+        )
 
 
 def read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -98,4 +100,3 @@ def write_checked(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
 
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(whole, path, {**metadata, CHECKSUM: _of(whole, metadata)})
-

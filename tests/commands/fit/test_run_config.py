@@ -73,7 +73,12 @@ def test_a_kill_between_the_first_checkpoint_and_its_configuration_mixes_nothing
         patch.setattr(run_config.RunConfig, "_replace", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main([*FIT, "1", "--model.adapter.rank", "3", "--overwrite"])
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]["adapter"]["init_args"]["rank"] == 3
+    assert (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]["adapter"]["init_args"][
+            "rank"
+        ]
+        == 3
+    )
     (own,) = run.glob("config.*.yaml")
     capsys.readouterr()
     for verb in ("fit", "test"):
@@ -93,7 +98,12 @@ def test_which_configuration_is_a_checkpoints_own(tmp_path: Path) -> None:
     checkpoint, config = tmp_path / "checkpoints" / "last.ckpt", tmp_path / "config.yaml"
     mine, other = "0123456789abcdef", "fedcba9876543210"
     saved = {"fulgurite_run": mine}
-    for content, refused in ((f"# run {mine}\na: 1\n", False), (f"# run {other}\n", True), ("a: 1\n", False), ("", False)):
+    for content, refused in (
+        (f"# run {mine}\na: 1\n", False),
+        (f"# run {other}\n", True),
+        ("a: 1\n", False),
+        ("", False),
+    ):
         config.write_text(content)
         if refused:
             with pytest.raises(ValueError, match="of another run.*give its options on the command line"):

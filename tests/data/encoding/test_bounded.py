@@ -16,7 +16,10 @@ _ROUNDS = "{% for i in range(100000) %}{% for j in range(100000) %}{% for k in r
 _GROWS = "{% set ns = namespace(t='aaaa') %}{% for i in range(64) %}{% set ns.t = GROWN %}{% endfor %}"
 RUNNING_ON = {
     "loops": (_ROUNDS, "rounds of its loops"),
-    "macro": ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}", "and macros"),
+    "macro": (
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}",
+        "and macros",
+    ),
     "recursive loop": (
         "{% for i in [[[[]]]] recursive %}{% if loop.depth < 90 %}{{ loop([1]) }}{{ loop([1]) }}{% endif %}{% endfor %}",
         "rounds",

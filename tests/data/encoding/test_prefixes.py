@@ -41,7 +41,8 @@ LLAMA = (  # takes the system turn out of the list
 GEMMA = (  # checks the roles
     "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
+    "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ '<|im_start|>' + role + '\n' + message['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{'<|im_start|>model\n'}}{% endif %}"
 )
 DEEPSEEK = (  # what follows the loop depends on what it has seen
@@ -186,7 +187,9 @@ _COUNTING = "{% set ns.seen = ns.seen + 1 %}{% set _ = turn.next() %}{{ comma() 
 @pytest.mark.parametrize("begin", ["", "{% set messages = messages[1:] %}"])
 def test_a_look_at_what_a_shorter_chat_does_not_have_ends_the_attempt(what: str, begin: str) -> None:
     assert told(begin + _LOOP.replace("BODY", LOOKING[what]), messages(6), True) == 0
-    assert told(LOOKING[what].replace("loop.", "x.").replace("break", "if 0 %}{% endif") + _LOOP, messages(6), True) in (0, 6)
+    assert told(
+        LOOKING[what].replace("loop.", "x.").replace("break", "if 0 %}{% endif") + _LOOP, messages(6), True
+    ) in (0, 6)
 
 
 @pytest.mark.parametrize("what", BEHIND)
@@ -197,13 +200,24 @@ def test_what_follows_the_loop_may_not_read_what_its_rounds_change(what: str) ->
 
 def test_random_templates_are_told_right_or_not_at_all() -> None:
     pick = random.Random(0)
-    before = ["", "{{ bos_token }}", _BEFORE, "{% set messages = messages[1:] %}", "{% if messages %}{{ messages[0].role }}{% endif %}"]
+    before = [
+        "",
+        "{{ bos_token }}",
+        _BEFORE,
+        "{% set messages = messages[1:] %}",
+        "{% if messages %}{{ messages[0].role }}{% endif %}",
+    ]
     heads = ["{% for m in messages %}", "{% for m in messages if m.role != 'system' %}", "{% for m in messages[1:] %}"]
     plain = ["{{ m.role }}", "{{ loop.index }}", "{% if loop.first %}F{% endif %}", "{{ loop.previtem.content }}", "{{ eos_token }}",
              "{{ messages[loop.index0].content }}", "{{ loop.changed(m.role) }}", "{% if m.role == 'user' %}{% continue %}{% endif %}",
              "{% generation %}{{ m.content }}{% endgeneration %}"]  # fmt: skip
     ends = ["{% endfor %}", "{% else %}none{% endfor %}"]
-    behind = ["", "{% if add_generation_prompt %}A:{% endif %}", "{{ eos_token }}", "{% generation %}E{% endgeneration %}"]
+    behind = [
+        "",
+        "{% if add_generation_prompt %}A:{% endif %}",
+        "{{ eos_token }}",
+        "{% generation %}E{% endgeneration %}",
+    ]
     known = 0
     for _ in range(200):
         source = pick.choice(before) + pick.choice(heads) + "{{ m.content }}"
@@ -220,7 +234,13 @@ def test_random_templates_are_told_right_or_not_at_all() -> None:
 def test_a_refusal_of_the_template_is_the_one_of_the_shorter_chat() -> None:
     tokenizer = byte_level()
     tokenizer.chat_template = GEMMA
-    turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("assistant", "c"), Turn("user", "d"), Turn("assistant", "e"))
+    turns = (
+        Turn("user", "a"),
+        Turn("assistant", "b"),
+        Turn("assistant", "c"),
+        Turn("user", "d"),
+        Turn("assistant", "e"),
+    )
     with pytest.raises(ValueError, match=r"chats\.jsonl.*must alternate"):
         AnswerFinder(tokenizer).pieces(Conversation(turns, "chats.jsonl", 1))
 

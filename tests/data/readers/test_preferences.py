@@ -260,7 +260,12 @@ TREE = SCHEMAS["ultrainteract_pair"][0]
             "no single answer apart",
             "2 turns",
         ),
-        ("preference", {"chosen": MESSAGES, "rejected": OTHER[:1]}, "no single answer apart", "'rejected' has 0 turns that the other dialogue does not have"),
+        (
+            "preference",
+            {"chosen": MESSAGES, "rejected": OTHER[:1]},
+            "no single answer apart",
+            "'rejected' has 0 turns that the other dialogue does not have",
+        ),
         (
             "preference",
             {"chosen": MESSAGES, "rejected": [MESSAGES[0], MESSAGES[0]]},

@@ -72,7 +72,7 @@ def test_rows_are_mapped_not_read(tmp_path: Path) -> None:
         file.write(b"\x2a")
     assert rows[0]["input_ids"].tolist() == [42, 6, 7]  # what another process writes is seen: the pages are the file's
     rows.tensors["input_ids"][1] = 77  # and what is written here stays here
-    assert open_rows(path)[0]["input_ids"].tolist() == [42, 6, 7]
+    assert store.MappedRows(path)[0]["input_ids"].tolist() == [42, 6, 7]
 
 
 def test_labels_targets_and_tags_of_rows(tmp_path: Path) -> None:
@@ -167,13 +167,20 @@ def flipped(path: Path, place: int, bit: int) -> None:
 def test_a_flipped_bit_anywhere_is_noticed_and_the_file_made_again(tmp_path: Path, caplog: Any) -> None:
     path = written(tmp_path / "a.safetensors", ROWS)
     whole = path.read_bytes()
-    for place in range(8, len(whole)):
+    rows, harmless = open_rows(path), 0
+    for place in range(len(whole)):
         path.write_bytes(whole)
-        if whole[place : place + 1] == b" ":  # padding of the header, or a space between two of its values
-            continue
         flipped(path, place, place % 8)
-        with pytest.raises((ValueError, KeyError, TypeError)):
-            open_rows(path)
+        try:
+            again = open_rows(path)
+        except (ValueError, KeyError, TypeError):
+            continue
+        # Shapes in the header, which nobody reads, spaces between its values, the name of the checksum.
+        harmless += 1
+        assert {key: again.metadata.get(key) for key in rows.metadata} == rows.metadata, place
+        assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in rows.tensors.items()), place
+        assert torch.equal(again.record, rows.record) and torch.equal(again.groups, rows.groups)
+    assert harmless < 0.2 * len(whole)
     flipped(path, len(whole) - 1, 0)
     made = load_or_write(path, lambda: written(path, ROWS) and None)
     assert len(made) == 4 and path.read_bytes() == whole
@@ -182,7 +189,11 @@ def test_a_flipped_bit_anywhere_is_noticed_and_the_file_made_again(tmp_path: Pat
 
 def test_rows_of_classifiers_and_trees_have_a_checksum_too(tmp_path: Path, caplog: Any) -> None:
     rows = EncodedRows(
-        {"input_ids": torch.arange(4, dtype=torch.int32), "offsets": torch.tensor([0, 2, 4]), "full_length": torch.tensor([2, 2])}
+        {
+            "input_ids": torch.arange(4, dtype=torch.int32),
+            "offsets": torch.tensor([0, 2, 4]),
+            "full_length": torch.tensor([2, 2]),
+        }
     )
     built = []
     for _ in range(2):
@@ -190,7 +201,11 @@ def test_rows_of_classifiers_and_trees_have_a_checksum_too(tmp_path: Path, caplo
     assert len(built) == 1
     flipped(tmp_path / "a.safetensors", -3, 1)
     again = store.load_or_build(tmp_path, "a", lambda: built.append(1) or rows)
-    assert len(built) == 2 and "the checksum differs" in caplog.text and torch.equal(again.tensors["input_ids"], rows.tensors["input_ids"])
+    assert (
+        len(built) == 2
+        and "the checksum differs" in caplog.text
+        and torch.equal(again.tensors["input_ids"], rows.tensors["input_ids"])
+    )
 
 
 def test_files_of_earlier_versions_have_no_checksum_and_are_read(tmp_path: Path) -> None:
