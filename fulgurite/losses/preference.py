@@ -194,7 +194,8 @@ class PreferenceLoss:
         chosen, rejected = checked_pairs(pairs, "PreferenceLoss")
         if margin is not None and margin.shape != chosen.shape:
             raise ValueError(
-                f"PreferenceLoss: margin of shape {tuple(margin.shape)}; one margin for each of the {chosen.shape[0]} pairs is needed"
+                f"PreferenceLoss: margin of shape {tuple(margin.shape)}; "
+                f"one margin for each of the {chosen.shape[0]} pairs is needed"
             )
         offset = 0.0 if margin is None else margin.to(completions.sums.dtype)
         return self._sum(Pairs(completions, chosen, rejected, offset, self))

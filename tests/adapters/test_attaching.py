@@ -387,7 +387,7 @@ def test_a_state_taken_while_merged_is_not_loaded_where_its_update_would_count_t
     second.merge()
     torch.nn.ModuleDict({"network": models[1]}).load_state_dict(saved)
     assert torch.allclose(models[1](x), expected, atol=1e-6)
-    with pytest.raises(RuntimeError, match="is merged into the weights here.*unmerge"):
+    with pytest.raises(RuntimeError, match=r"is merged into the weights here.*unmerge"):
         models[0].load_state_dict(unmerged)
     with pytest.raises(RuntimeError, match="is merged into the weights here"):
         models[0].load_state_dict({key: value for key, value in unmerged.items() if ".branches." in key})

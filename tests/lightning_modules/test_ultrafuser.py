@@ -359,7 +359,7 @@ def test_a_checkpoint_that_trained_gates_without_their_threshold_is_no_resumptio
         group["name"] = "specialists_no_decay"
     torch.save(content, file)
     with pytest.raises(
-        ValueError, match="written by an earlier version.*specialists_no_decay.*specialists_gates.*begin again"
+        ValueError, match=r"written by an earlier version.*specialists_no_decay.*specialists_gates.*begin again"
     ):
         fit(make_module(three, **options), folder, rows, out, ckpt=file)
     UltraFuserModule.load_from_checkpoint(file)

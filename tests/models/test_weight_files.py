@@ -55,9 +55,9 @@ def test_a_tensor_with_nan_or_infinity_is_named_with_its_file(folder: Path, valu
     for load in (lambda: load_backbone(str(folder), "causal_lm"), lambda: load_for_generation(str(folder))):
         with pytest.raises(ValueError, match=rf"^backbone: {file}: {_Q} holds NaN or infinity.*download"):
             load()
-    with pytest.raises(ValueError, match="q_proj.weight holds NaN"):
+    with pytest.raises(ValueError, match=r"q_proj\.weight holds NaN"):
         load_backbone(str(folder), "causal_lm", dtype="bfloat16")
-    with pytest.raises(ValueError, match="q_proj.weight holds NaN"):  # its base is loaded under another prefix
+    with pytest.raises(ValueError, match=r"q_proj\.weight holds NaN"):  # its base is loaded under another prefix
         load_reward_model(str(folder))
 
 
@@ -185,7 +185,7 @@ def test_the_head_of_a_reward_model_too(folder: Path) -> None:
     tensors = {**tensors, "regression_head.weight": torch.full((1, 16), torch.nan)}
     tensors.pop("lm_head.weight")
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="regression_head.weight holds NaN"):
+    with pytest.raises(ValueError, match=r"regression_head\.weight holds NaN"):
         load_reward_model(str(folder))
 
 

@@ -2,8 +2,9 @@
 
 Each answer is looked at by itself: the chat up to it with the generation prompt, and the chat with it. What the second text
 has more is the answer, up to the marks that end its turn. Two renderings of the whole chat tell all these texts where the
-template writes turn after turn (fulgurite.data.encoding.prefixes); elsewhere each is rendered. How a turn ends is found out once, from a small
-chat: by one special token (ChatML's <|im_end|>), by several in a row (Command R7B's <|END_RESPONSE|><|END_OF_TURN_TOKEN|>),
+template writes turn after turn (fulgurite.data.encoding.prefixes); elsewhere each is rendered. How a turn ends is found out
+once, from a small chat: by one special token (ChatML's <|im_end|>), by several in a row (Command R7B's
+<|END_RESPONSE|><|END_OF_TURN_TOKEN|>),
 or, inside a chat, by the token that begins the next turn (GLM-4's <|user|>). Answers follow each other in one piece of
 text as long as the template leaves earlier turns as they were; where it rewrites them, a new piece begins.
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "AnswerFinder", "Piece", "end_tokens", "end_with_the_turn"]
 
-_PROBE = "Quizzaciously9"
+_PROBE, _QUESTION = "Quizzaciously9", "Zenzizenzic7"
 _SHORTEST_OVERLAP = 3
 _MARKS = re.compile(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}")
 _OPEN_TAG = re.compile(r"<([A-Za-z][\w-]*)>\s*\Z")
@@ -82,13 +83,18 @@ class AnswerFinder:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.renderer = ChatRenderer(tokenizer)
-        turns = [Turn("user", "a"), Turn("assistant", _PROBE)]
+        turns = [Turn("user", _QUESTION), Turn("assistant", _PROBE)]
         text, marks = self.renderer.chat(turns)
         at = text.rfind(_PROBE)
         if at < 0:
             raise ValueError(
                 "AnswerFinder: the chat template does not show the assistant's text, so that no token would be supervised; "
                 "correct it, or choose another template"
+            )
+        if _QUESTION.lower() not in text.lower():
+            raise ValueError(
+                "AnswerFinder: the chat template does not show the user's text, so that answers would be trained without their "
+                "questions; correct it, or choose another template"
             )
         stop = at + len(_PROBE)
         if marks is not None and not any(start <= at and stop <= end for start, end in marks):

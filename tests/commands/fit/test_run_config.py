@@ -106,7 +106,7 @@ def test_which_configuration_is_a_checkpoints_own(tmp_path: Path) -> None:
     ):
         config.write_text(content)
         if refused:
-            with pytest.raises(ValueError, match="of another run.*give its options on the command line"):
+            with pytest.raises(ValueError, match=r"of another run.*give its options on the command line"):
                 check_same_run(saved, checkpoint, [config], "fit")
         else:
             check_same_run(saved, checkpoint, [config], "fit")

@@ -1,4 +1,4 @@
-"""All beginnings of a chat out of one rendering: the same texts, tokens and masks as rendering each, and none where it may differ."""
+"""All beginnings of a chat out of one rendering: the same texts, tokens and masks as rendering each, or none at all."""
 
 import itertools
 import json
@@ -163,16 +163,19 @@ def test_a_template_that_looks_ahead_in_some_turns_only_is_told_where_it_does_no
 _LOOP = "{% for m in messages %}{{ m.content }}BODY{% endfor %}"
 LOOKING = {
     "last": "{% if loop.last %}!{% endif %}", "next": "{{ loop.nextitem.content }}", "length": "{{ loop.length }}",
-    "from the end": "{{ loop.revindex }}", "the last message": "{{ messages[-1].content }}", "a later one": "{{ messages[3].content }}",
+    "from the end": "{{ loop.revindex }}", "the last message": "{{ messages[-1].content }}",
+    "a later one": "{{ messages[3].content }}",
     "one behind": "{{ messages[loop.index].content }}", "count": "{{ messages | length }}", "a filter": "{{ messages | first }}",
     "a slice": "{{ messages[:2] | length }}", "reversed": "{{ messages[::-1][0].content }}", "as text": "{{ messages }}",
     "joined": "{{ 'x' ~ messages }}", "json": "{{ messages | tojson }}", "a test": "{% if messages is sequence %}!{% endif %}",
     "inner loop": "{% for n in messages %}{{ n.role }}{% endfor %}", "sum": "{{ (messages + messages) | length }}",
     "selected": "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "equal": "{{ messages == [] }}",
-    "break": "{% if loop.index0 == 3 %}{% break %}{% endif %}", "inside": "{{ m in messages }}", "attribute": "{{ messages.append }}",
+    "break": "{% if loop.index0 == 3 %}{% break %}{% endif %}", "inside": "{{ m in messages }}",
+    "attribute": "{{ messages.append }}",
 }  # fmt: skip
 BEHIND = {
-    "namespace": "{{ ns.seen }}", "macro": "{{ show() }}", "again": "{% for m in messages %}.{% endfor %}", "cycler": "{{ turn.next() }}",
+    "namespace": "{{ ns.seen }}", "macro": "{{ show() }}", "again": "{% for m in messages %}.{% endfor %}",
+    "cycler": "{{ turn.next() }}",
     "count": "{{ messages | length }}", "last": "{{ messages[-1].role }}", "alias": "{{ other.seen }}", "joiner": "{{ comma() }}",
     "truth": "{{ 'y' if messages }}", "first": "{{ messages[0].role }}", "generator": "{{ ones | first }}",
 }  # fmt: skip
@@ -208,8 +211,10 @@ def test_random_templates_are_told_right_or_not_at_all() -> None:
         "{% if messages %}{{ messages[0].role }}{% endif %}",
     ]
     heads = ["{% for m in messages %}", "{% for m in messages if m.role != 'system' %}", "{% for m in messages[1:] %}"]
-    plain = ["{{ m.role }}", "{{ loop.index }}", "{% if loop.first %}F{% endif %}", "{{ loop.previtem.content }}", "{{ eos_token }}",
-             "{{ messages[loop.index0].content }}", "{{ loop.changed(m.role) }}", "{% if m.role == 'user' %}{% continue %}{% endif %}",
+    plain = ["{{ m.role }}", "{{ loop.index }}", "{% if loop.first %}F{% endif %}", "{{ loop.previtem.content }}",
+             "{{ eos_token }}",
+             "{{ messages[loop.index0].content }}", "{{ loop.changed(m.role) }}",
+             "{% if m.role == 'user' %}{% continue %}{% endif %}",
              "{% generation %}{{ m.content }}{% endgeneration %}"]  # fmt: skip
     ends = ["{% endfor %}", "{% else %}none{% endfor %}"]
     behind = [

@@ -240,3 +240,26 @@ def test_space_without_end_is_passed_quickly(tmp_path: Path) -> None:
     began = time.monotonic()
     assert [row for row, _ in stream_rows(path)] == [{"a": 1}]
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS.*git lfs pull"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        ("a.jsonl", gzip.compress(b'{"text": "a"}\n'), r"compressed by gzip; give it a name that ends in \.jsonl\.gz"),
+        ("a.csv", b"PK\x03\x04abc", "a zip archive; unpack it"),
+    ],
+)
+def test_a_file_that_is_something_else_says_what_it_is(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: {words}"):
+        list(stream_rows(write(tmp_path / name, content)))
+
+
+def test_a_link_that_leads_nowhere_is_not_guessed_at(tmp_path: Path) -> None:
+    for target in ("loop.jsonl", "gone.jsonl"):
+        (tmp_path / "loop.jsonl").unlink(missing_ok=True)
+        (tmp_path / "loop.jsonl").symlink_to(tmp_path / target)
+        with pytest.raises(FileNotFoundError, match=r"loop\.jsonl: a link to a place where nothing is"):
+            list(stream_rows(tmp_path / "loop.jsonl"))
