@@ -183,7 +183,8 @@ def _check_missing(model: nn.Module, heads: tuple[str, ...], name: str) -> None:
             f"load_backbone: {name} lacks {len(inside)} modules inside the layers of {type(model).__name__}, the first is "
             f"{inside[0]}; its weights are of another architecture. Check config.json, or ask for from_scratch."
         )
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    loaded: Any = model
+    embedding = loaded.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     lost = [head for head in heads if embedding is not None and model.get_submodule(head) is embedding]
     if lost:
         raise ValueError(

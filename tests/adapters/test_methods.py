@@ -140,7 +140,9 @@ def test_files_common_to_all_methods_name_none_of_them():
         assert not used & names, file.name
 
 
-@pytest.mark.parametrize("options", [{"alpha": "8"}, {"dropout": "0.1"}, {"alpha": True}, {"threshold": "1"}, {"l1": None}])
+@pytest.mark.parametrize(
+    "options", [{"alpha": "8"}, {"dropout": "0.1"}, {"alpha": True}, {"threshold": "1"}, {"l1": None}]
+)
 def test_options_of_the_wrong_type_are_one_sentence(options):
     with pytest.raises(ValueError, match=f"SoRA: {next(iter(options))}=.*; it must be "):
         SoRA(rank=2, **options)

@@ -224,7 +224,8 @@ def _watched(environment: Environment, source: str) -> Template:
         loop.iter = _filter(loop.iter, _ROUNDS_OF, [nodes.Const(number)], loop.lineno)
         if number is not None:
             loop.body.append(nodes.ExprStmt(_filter(nodes.Const(number), _END, [], loop.lineno), lineno=loop.lineno))
-    for node in list(tree.find_all((nodes.Macro, nodes.CallBlock, nodes.Block, nodes.For))):
+    found: list[Any] = list(tree.find_all((nodes.Macro, nodes.CallBlock, nodes.Block, nodes.For)))
+    for node in found:
         if not isinstance(node, nodes.For) or node.recursive:
             begin = _filter(nodes.Const(None), _BEGIN, [], node.lineno)
             node.body.insert(0, nodes.ExprStmt(begin, lineno=node.lineno))
@@ -232,7 +233,7 @@ def _watched(environment: Environment, source: str) -> Template:
     return environment.from_string(tree)
 
 
-def _filter(node: nodes.Expr, name: str, arguments: list[nodes.Expr], line: int) -> nodes.Filter:
+def _filter(node: Any, name: str, arguments: list[nodes.Expr], line: int) -> nodes.Filter:
     from jinja2 import nodes
 
     return nodes.Filter(node, name, arguments, [], None, None, lineno=line)

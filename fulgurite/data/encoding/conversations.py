@@ -227,7 +227,7 @@ class ConversationEncoder:
         apart: list[tuple[int, Answer]] = []
         for i, piece, (ids, spans) in zip(owners, pieces, self._align(pieces), strict=True):
             ignored = finder.renderer.ignored(conversations[i].turns)
-            told = (_IGNORED + ", ".join(ignored),) if ignored else ()
+            told: tuple[str, ...] = (_IGNORED + ", ".join(ignored),) if ignored else ()
             if special := self._special_in(conversations[i]):
                 told += (_SPECIAL + ", ".join(special),)
             kept = [span for span in spans if span is not None]

@@ -13,7 +13,9 @@ _PROMPT = "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 
 def test_a_template_that_drops_the_question_is_refused() -> None:
     tokenizer = byte_level()
-    tokenizer.chat_template = _TURN.replace("{{", "{% if m.role == 'assistant' %}{{").replace("}}", "}}{% endif %}") + _PROMPT
+    tokenizer.chat_template = (
+        _TURN.replace("{{", "{% if m.role == 'assistant' %}{{").replace("}}", "}}{% endif %}") + _PROMPT
+    )
     with pytest.raises(ValueError, match="does not show the user's text, so that answers would be trained without"):
         AnswerFinder(tokenizer)
     tokenizer.chat_template = _TURN.replace("m.content", "m.content | lower") + _PROMPT
