@@ -391,7 +391,7 @@ def test_an_answer_rated_outside_its_scale_is_left_out_once_and_counted() -> Non
 def test_what_a_pair_says_beside_its_dialogues_is_not_passed_over() -> None:
     untrained = [MESSAGES[0], {**MESSAGES[1], "train": False}]
     reader = PreferenceReader([list_source("x", [{"chosen": untrained, "rejected": OTHER}])])
-    with pytest.raises(ValueError, match="weight of a message.*'chosen' says that it is not trained on"):
+    with pytest.raises(ValueError, match=r"weight of a message.*'chosen' says that it is not trained on"):
         list(reader)
     reader = PreferenceReader([list_source("x", [{"prompt": "nowhere", "chosen": MESSAGES, "rejected": OTHER}])])
     assert len(list(reader)) == 1
