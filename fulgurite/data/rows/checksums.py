@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 import xxhash
 from torch import Tensor
 
@@ -44,9 +44,8 @@ def _of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """The checksum of a file with these tensors and texts."""
     parts = []
     for name, tensor in tensors.items():
-        values = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
-        kind = str(tensor.dtype).removeprefix("torch.")
-        parts.append((name, kind, tensor.numel(), xxhash.xxh3_128_hexdigest(values.data)))
+        values = np.ascontiguousarray(tensor.detach().numpy())  # torch's own view of bytes refuses an expanded element
+        parts.append((name, values.dtype.name, values.size, xxhash.xxh3_128_hexdigest(values)))
     return checksum(parts, metadata)
 
 

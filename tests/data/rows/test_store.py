@@ -208,6 +208,22 @@ def test_rows_of_classifiers_and_trees_have_a_checksum_too(tmp_path: Path, caplo
     )
 
 
+def test_tensors_of_any_layout_have_a_checksum(tmp_path: Path) -> None:
+    from fulgurite.data.rows.checksums import read_checked, write_checked
+
+    tensors = {
+        "expanded": torch.ones(1, dtype=torch.int32).expand(1),
+        "spread": torch.ones((), dtype=torch.float32).expand(3),
+        "empty": torch.ones(0, dtype=torch.int64),
+        "number": torch.tensor(2.5),
+        "turned": torch.arange(6).reshape(2, 3).t(),
+        "marks": torch.tensor([True, False]),
+    }
+    write_checked(tensors, tmp_path / "a.safetensors", {"note": "a"})
+    again, metadata = read_checked(tmp_path / "a.safetensors")
+    assert metadata == {"note": "a"} and all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
 def test_files_of_earlier_versions_have_no_checksum_and_are_read(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
