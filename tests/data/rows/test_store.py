@@ -212,7 +212,7 @@ def test_tensors_of_any_layout_have_a_checksum(tmp_path: Path) -> None:
     from fulgurite.data.rows.checksums import read_checked, write_checked
 
     tensors = {
-        "expanded": torch.ones(1, dtype=torch.int32).expand(1),
+        "expanded": torch.ones((), dtype=torch.int32).expand(1),
         "spread": torch.ones((), dtype=torch.float32).expand(3),
         "empty": torch.ones(0, dtype=torch.int64),
         "number": torch.tensor(2.5),
