@@ -37,6 +37,7 @@ from fulgurite.callbacks import (
     Throughput,
 )
 from fulgurite.commands.fit.checkpoints import MetricCheckpoint
+from fulgurite.commands.fit.intervals import check_trainer_options
 from fulgurite.commands.fit.permissions import only_typed_permissions
 from fulgurite.commands.fit.progress import StepsProgressBar
 from fulgurite.commands.fit.reports import report_fit, write_predictions
@@ -119,6 +120,7 @@ class TrainerCLI(LightningCLI):
             raise ValueError(
                 f"{verb}: --seed_everything {seed} was given; allowed are 0 to {2**32 - 1}, true for a random one, and false"
             )
+        check_trainer_options(config["trainer"], verb)
         only_typed_permissions(config["model"], args)
         wanted, folder = config.get("ckpt_path"), self._checkpoint_folder(config)
         if wanted is not None:
