@@ -40,6 +40,7 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason = "no file of tensors and plain values" if reason.startswith("Weights only load failed") else reason
         raise ValueError(
             f"checkpoint {path}: {os.path.getsize(path)} bytes that cannot be read ({reason}); the file is truncated "
             "or not a Lightning checkpoint; take an older one, or train again"
