@@ -45,7 +45,7 @@ def _of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     parts = []
     for name, tensor in tensors.items():
         values = np.ascontiguousarray(tensor.detach().numpy())  # torch's own view of bytes refuses an expanded element
-        parts.append((name, values.dtype.name, values.size, xxhash.xxh3_128_hexdigest(values)))
+        parts.append((name, values.dtype.name, values.size, xxhash.xxh3_128_hexdigest(values.data)))
     return checksum(parts, metadata)
 
 
