@@ -17,6 +17,8 @@ from fulgurite.adapters.methods import Choice, Place, method_of
 
 __all__ = ["attach", "find_adapters"]
 
+_MERGED = "fulgurite_merged"  # of a state dict: the adapters that were merged when it was taken
+
 
 def attach(
     model: nn.Module,
@@ -67,8 +69,8 @@ def attach(
     choice = Choice(positions, scores)
     if not method.takes_choice and choice != Choice():
         raise ValueError(
-            f"attach: positions= and scores= were given; they choose APET's scalars, and {type(config).__name__} takes neither. "
-            "Leave them out."
+            f"attach: positions= and scores= were given; they choose the scalars that APET trains, and {type(config).__name__} "
+            "chooses no scalars. Leave both out."
         )
     heads = match_modules(model, tuple(train))
     put = method.plan(model, config, tuple(train), choice)
@@ -89,6 +91,7 @@ def attach(
         raise
     if len(site.adapters) == 1:
         site.load_hooks = [
+            model.register_state_dict_post_hook(_after_saving),
             model.register_load_state_dict_pre_hook(_before_loading),
             model.register_load_state_dict_post_hook(_after_loading),
         ]
@@ -116,8 +119,42 @@ def _undo(model: nn.Module, site: Site, name: str) -> None:
         site.close(model)
 
 
-def _before_loading(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _after_saving(model: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    """A state dict says which adapters its weights are merged with."""
+    if names := _merged(model):
+        metadata[_MERGED] = names
+
+
+def _merged(model: nn.Module) -> list[str]:
+    """The adapters that stand beside the weights and are merged into them, by name."""
+    return [adapter.name for adapter in adapters_of(model) if adapter.merged and not adapter.live_layers]
+
+
+def _check_merged(model: nn.Module, state_dict: dict[str, Any], prefix: str, saved: list[str]) -> None:
+    """Merged weights with the branch beside them count the update twice; weights from before a merge lose it."""
+    own = _merged(model)
+    for adapter in adapters_of(model):
+        if (adapter.name in saved) == (adapter.name in own):
+            continue
+        weights = any(f"{prefix}{layer}.weight" in state_dict for layer in adapter.layer_names)
+        branches = any(f"branches.{adapter.name}." in key for key in state_dict if key.startswith(prefix))
+        if adapter.name in saved and weights:
+            raise RuntimeError(
+                f"load_state_dict: the weights were saved while adapter {adapter.name!r} was merged into them, and here it is not "
+                "merged: its update would count twice. Save the state after unmerge(), or merge() the adapter here first."
+            )
+        if adapter.name in own and (weights or branches):
+            raise RuntimeError(
+                f"load_state_dict: adapter {adapter.name!r} is merged into the weights here, and it was not when the state was "
+                "saved: what is loaded would not be computed with. Call its unmerge() first."
+            )
+
+
+def _before_loading(
+    model: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any
+) -> None:
     """Adapter checkpoints leave the frozen base out; with this they load strictly, and a missing adapter key still raises."""
+    _check_merged(model, state_dict, prefix, metadata.get(_MERGED, []))
     for adapter in adapters_of(model):
         adapter.before_loading(state_dict, prefix)
     for key, p in model.named_parameters(remove_duplicate=False):

@@ -84,8 +84,8 @@ class SoRA(AdapterConfig):
 
     def __post_init__(self) -> None:
         _check_low_rank(self)
-        _check(self, "threshold", 0 <= self.threshold < math.inf, "a number >= 0")
-        _check(self, "l1", 0 <= self.l1 < math.inf, "a number >= 0")
+        _check(self, "threshold", _is_number(self.threshold) and 0 <= self.threshold < math.inf, "a number >= 0")
+        _check(self, "l1", _is_number(self.l1) and 0 <= self.l1 < math.inf, "a number >= 0")
         _check(self, "patience", _is_whole(self.patience, 0), "a number of steps >= 0 (0: never retire)")
         _check(self, "look_every", _is_whole(self.look_every, 1), "a number of steps >= 1")
         _check(self, "threshold_scaling", self.threshold_scaling in ("constant", "lr"), "'constant' or 'lr'")
@@ -202,10 +202,14 @@ def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _check_low_rank(config: LoRA | SoRA) -> None:
     _check(config, "rank", _is_whole(config.rank, 1), "a whole number >= 1")
-    _check(config, "alpha", 0 < config.alpha < math.inf, "a number > 0")
-    _check(config, "dropout", 0 <= config.dropout < 1, "at least 0 and below 1")
+    _check(config, "alpha", _is_number(config.alpha) and 0 < config.alpha < math.inf, "a number > 0")
+    _check(config, "dropout", _is_number(config.dropout) and 0 <= config.dropout < 1, "at least 0 and below 1")
     _check_targets(config, "'all-linear' or")
 
 

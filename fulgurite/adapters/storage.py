@@ -134,7 +134,7 @@ def check_tensors(
     path = folder / _WEIGHTS
     if missing := sorted(set(own) - set(tensors)):
         raise ValueError(
-            f"load_adapter: {path} lacks {len(missing)} tensors, first {missing[0]!r}; it is another adapter's."
+            f"load_adapter: {path} lacks {len(missing)} tensors, the first is {missing[0]!r}; the file belongs to another adapter."
         )
     if left := sorted(key for key in set(tensors) - set(own) if not key.endswith(optional)):
         raise ValueError(

@@ -69,7 +69,7 @@ class SparsityReport(Callback):
         """Counts and logs every few optimizer steps."""
         step = trainer.global_step
         every = self.every_n_steps or trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step == self._last_step or step % every:
+        if not every or step == self._last_step or step % every:
             return
         self._last_step = step
         count = self._note(step, pl_module)

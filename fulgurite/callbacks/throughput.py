@@ -87,7 +87,8 @@ class Throughput(Callback):
         """
         self._window += _count(batch, self._window.device)
         step = trainer.global_step
-        if step != self._last_step and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and step != self._last_step and step % every == 0:
             rates = self._read()
             world = trainer.world_size
             values = {f"{name}_per_second": rate * world for name, rate in rates.items()}

@@ -97,7 +97,7 @@ class CPODataModule(LightningDataModule):
             )
         if buckets is not None and stage == "cpsft":
             raise ValueError(
-                "CPODataModule: buckets count pairs, which stage 'cpsft' has none of; leave them out there"
+                "CPODataModule: buckets were given; they count pairs, and the data of stage 'cpsft' has no pairs; leave them out"
             )
         self.stage = stage
         self.objectives = Objectives(OBJECTIVES if objectives is None else objectives, spelling)

@@ -183,8 +183,8 @@ class FilesDataModule(TextDataModule):
         if name is None:
             if labelled:
                 raise ValueError(
-                    f"{where}: the label is {value!r}, which is none; rows to train or validate on need one each; give it one, "
-                    "or leave the row out"
+                    f"{where}: {value!r} is no label; every row to train or validate on needs a label; write one into it, or "
+                    "leave the row out"
                 )
             return None
         if self.task_type == "regression":

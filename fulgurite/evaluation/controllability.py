@@ -56,7 +56,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(
-            f"spearman: {len(first)} and {len(second)} values; two or more, and as many of both, are needed"
+            f"spearman: {len(first)} and {len(second)} values; both lists need the same number of values, at least two"
         )
     if any(map(math.isnan, (*first, *second))):
         return math.nan

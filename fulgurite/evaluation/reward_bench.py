@@ -133,8 +133,8 @@ def benchmark_items(rows: Iterable[tuple[Mapping[str, Any], str]], benchmark: st
         if row["subset"] not in known:
             other = BENCHMARKS[0] if second else BENCHMARKS[1]
             raise ValueError(
-                f"{where}: subset {row['subset']!r} is none of {benchmark}; known are {', '.join(sorted(known))}; for rows of "
-                f"{other} give that name"
+                f"{where}: subset {row['subset']!r} is not a subset of {benchmark}; known are {', '.join(sorted(known))}; for "
+                f"rows of {other} give that name"
             )
         sides = [[row[side]] if isinstance(row[side], str) else list(row[side]) for side in ("chosen", "rejected")]
         correct = int(row.get("num_correct") or len(sides[0])) if second else 1

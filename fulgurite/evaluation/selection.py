@@ -45,7 +45,7 @@ def answer_log_probs(
     """
     if len(prompts) != len(answers):
         raise ValueError(
-            f"answer_log_probs: {len(prompts)} prompts and {len(answers)} answers; give one answer to each"
+            f"answer_log_probs: {len(prompts)} prompts and {len(answers)} answers; give one answer for each prompt"
         )
     found = torch.full((len(answers),), -torch.inf)
     encoder = ConversationEncoder(tokenizer, max_length, "last", "cut", plain=True)

@@ -17,6 +17,7 @@ from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.models import load_backbone
 from fulgurite.models.loading import check_folder
+from fulgurite.models.weight_files import check_peft_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,6 +116,7 @@ def _with_peft(network: nn.Module, adapter: str, name: str) -> nn.Module:
         from peft import PeftModel
     except ImportError as error:
         raise ImportError(f"load_for_generation: {adapter} is a PEFT adapter; pip install peft to load it") from error
+    check_peft_file(adapter, "load_for_generation")
     try:
         loaded: nn.Module = PeftModel.from_pretrained(network, adapter)  # type: ignore[arg-type]
     except (RuntimeError, ValueError) as error:  # shapes that differ; layers that are not there

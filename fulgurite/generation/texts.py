@@ -56,7 +56,8 @@ def generate_text(
     _refuse_silent(model)
     if write is not None and (len(prompts) != 1 or settings.num_samples != 1):
         raise ValueError(
-            f"generate_text: write was given with {len(prompts)} prompts and {settings.num_samples} samples; it takes one of each"
+            f"generate_text: write was given with {len(prompts)} prompts and {settings.num_samples} samples; "
+            "it takes one prompt and one sample"
         )
     histories = [_turns(tokenizer, prompt) for prompt in prompts]
     writer = _writer(model, tokenizer, settings)

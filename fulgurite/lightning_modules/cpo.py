@@ -86,7 +86,7 @@ class CPOModule(FinetuneModule):
         theirs = getattr(data, "stage", self.stage)
         if theirs != self.stage:
             raise ValueError(
-                f"CPOModule: its stage is {self.stage!r}, that of {type(data).__name__} is {theirs!r}; give both the same"
+                f"CPOModule: its stage is {self.stage!r}, and {type(data).__name__} has stage {theirs!r}; give both the same stage"
             )
         super().setup(stage)
         found = getattr(data, "conditions", None)

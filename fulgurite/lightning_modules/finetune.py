@@ -19,7 +19,7 @@ from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.checks.before_training import refuse_float16, refuse_rate_finder, say_what_is_left_out
 from fulgurite.lightning_modules.checks.checkpoint_keys import check_keys
 from fulgurite.lightning_modules.checks.classes import agreed_labels, agreed_names, check_task, name_classes
-from fulgurite.lightning_modules.checks.hyperparameters import described
+from fulgurite.lightning_modules.checks.hyperparameters import check_rates, described
 from fulgurite.lightning_modules.checks.non_finite import FirstNonFinite
 from fulgurite.lightning_modules.checks.replicas import EqualReplicas
 from fulgurite.lightning_modules.checks.sharing import averages_weights, holds_parameters_alone
@@ -86,11 +86,8 @@ class FinetuneModule(LightningModule):
         for option, value, allowed in (("task", task, TASKS), ("lr_schedule", lr_schedule, LR_SHAPES)):
             if value not in allowed:
                 raise ValueError(f"{name}: {option}={value!r}; allowed are {', '.join(map(repr, allowed))}.")
-        if learning_rate <= 0 or not 0 <= warmup_ratio <= 1 or weight_decay < 0:
-            raise ValueError(
-                f"{name}: learning_rate={learning_rate}, weight_decay={weight_decay}, warmup_ratio={warmup_ratio}; "
-                "allowed are learning_rate > 0, weight_decay >= 0 and 0 <= warmup_ratio <= 1."
-            )
+        rates = {"head_learning_rate": head_learning_rate, "gate_learning_rate": gate_learning_rate}
+        check_rates(name, weight_decay, warmup_ratio, learning_rate=learning_rate, **rates)
         self.task, self.backbone, self.adapter_config = task, backbone, adapter
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.head_learning_rate, self.gate_learning_rate = head_learning_rate, gate_learning_rate

@@ -19,7 +19,7 @@ from torch import nn
 from fulgurite.adapters import Adapter
 from fulgurite.optim import StagedSchedule
 
-__all__ = ["Stages", "average_gradients", "short_names"]
+__all__ = ["Stages", "average_gradients", "check_groups", "short_names"]
 
 GATE, GATE_BIASES = "gate", "gate_no_decay"
 
@@ -105,6 +105,29 @@ class Stages:
             {"name": f"{name}_no_decay", "params": rest, "lr": rate, "weight_decay": 0.0},
         ]
         return [group for group in found if group["params"]]
+
+
+def check_groups(groups: Sequence[dict[str, Any]], states: Sequence[dict[str, Any]]) -> None:
+    """Refuses the optimizer's state of a run that grouped the specialists' parameters in another way.
+
+    Earlier versions put SoRA's gates among all vectors, without their threshold: the saved options would take its place.
+
+    Args:
+        groups: of the run that is to go on.
+        states: of the checkpoint's optimizers.
+
+    Raises:
+        ValueError: groups of other names.
+    """
+    mine = [str(group["name"]) for group in groups]
+    for state in states:
+        saved = [str(group.get("name")) for group in state.get("param_groups", [])]
+        if saved != mine:
+            raise ValueError(
+                "UltraFuserModule: this checkpoint of stage 2 was written by an earlier version, or with other specialists: its "
+                f"optimizer trained the groups {', '.join(saved)}, and this one trains {', '.join(mine)}. The run cannot go on "
+                "from it: begin again, or go on from a checkpoint of stage 1. test and generate take it as before."
+            )
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

@@ -111,7 +111,7 @@ class RewardModule(FinetuneModule):
             if name not in saved:
                 raise ValueError(
                     f"RewardModule: the checkpoint holds no reward head ({name} is missing); without it there are no rewards. "
-                    "Give a checkpoint that RewardModule wrote, with AdapterCheckpoint where others filter."
+                    "Give a checkpoint that RewardModule wrote; if a callback filters checkpoints, take AdapterCheckpoint for it."
                 )
             if tuple(saved[name].shape) != wanted:
                 raise ValueError(

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
@@ -33,7 +34,7 @@ from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.checks.sharing import averages_weights, holds_parameters_alone
 from fulgurite.lightning_modules.checks.sizes import check_positions
 from fulgurite.lightning_modules.finetune import FinetuneModule
-from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients, short_names
+from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients, check_groups, short_names
 from fulgurite.lightning_modules.metrics.fusion import FusionMeasures
 from fulgurite.lightning_modules.objectives.fusion import FusionObjective
 from fulgurite.models import FusedNetwork, enable_activation_checkpointing
@@ -212,6 +213,9 @@ class UltraFuserModule(FinetuneModule):
         network.chat_templates = self.chat_templates
         if checkpoint["fuser_stage"] and not self.stage:
             self._switch_specialists_on()
+        if self.stage and self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            groups = [*self._stages.gate_groups(self._gate_parameters()), *self._specialist_groups()]
+            check_groups(groups, checkpoint.get("optimizer_states") or [])
         saved, wanted = set(checkpoint["state_dict"]), self._trained_keys()
         own = {f"network.{key}": value for key, value in network.state_dict().items()}
         foreign = sorted(key for key in saved if key.startswith("network.") and key not in own)

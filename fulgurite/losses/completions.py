@@ -64,7 +64,8 @@ class Completions:
         """ρ = log π(y|x) − log π_ref(y|x), (C,)."""
         if self.reference is None:
             raise ValueError(
-                "Completions: log_ratios was asked for, but reference is None; give the reference's log_probs"
+                "Completions: log_ratios was asked for, but reference is None; give "
+                "Completions(reference=…), the log-probabilities of the reference model"
             )
         return self.sums - at_least_float32(self.reference).detach()
 
@@ -114,7 +115,8 @@ def weighed(losses: torch.Tensor, weight: torch.Tensor | None, owner: str) -> Lo
     if weight is not None:
         if weight.shape != losses.shape:
             raise ValueError(
-                f"{owner}: weight of shape {tuple(weight.shape)}; one weight for each of the {losses.shape[0]} units is needed"
+                f"{owner}: weight of shape {tuple(weight.shape)}; one weight for each of the "
+                f"{losses.shape[0]} pairs, examples or groups is needed"
             )
         losses = losses * weight.to(losses.dtype)
     return LossParts(losses.sum(), count_of(losses.shape[0], losses), losses)
@@ -134,6 +136,7 @@ def checked_index(index: torch.Tensor, owner: str) -> torch.Tensor:
     """The indices as they are. On a GPU they are not looked at, because that would wait for it."""
     if index.device.type == "cpu" and index.numel() and int(index.min()) < 0:
         raise ValueError(
-            f"{owner}: index {int(index.min())}; indices of completions start at 0, and -1 would take the last"
+            f"{owner}: index {int(index.min())}; indices of completions start at 0 "
+            "(a negative index would take completions from the end)"
         )
     return index

@@ -84,13 +84,13 @@ class PreferenceLoss:
         if len(set(kinds.values())) > 1:
             listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
             raise ValueError(
-                f"PreferenceLoss: a sum of {listed}; its terms must read the same kind of data; choose one kind"
+                f"PreferenceLoss: {listed} read different kinds of data and cannot be added; choose losses of one kind"
             )
         weights = (1.0,) * len(names) if self.weights is None else tuple(float(weight) for weight in self.weights)
         object.__setattr__(self, "weights", weights)
         if len(weights) != len(names) or not all(0 <= weight < float("inf") for weight in weights):
             raise ValueError(
-                f"PreferenceLoss: weights {list(weights)} for {list(names)}; one finite weight of 0 or more for each is needed"
+                f"PreferenceLoss: weights {list(weights)} for {list(names)}; each loss needs one finite weight of 0 or more"
             )
         self._check_options(names)
         object.__setattr__(self, "kind", kinds[names[0]])
@@ -108,7 +108,7 @@ class PreferenceLoss:
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(
                 f"PreferenceLoss: label_smoothing is {self.label_smoothing}; it must be at least 0 and below 0.5, "
-                "where labels would say nothing"
+                "because at 0.5 the labels say nothing"
             )
         if self.label_smoothing > 0 and not any(TERMS[name].smooths for name in names):
             raise ValueError(
@@ -180,21 +180,22 @@ class PreferenceLoss:
         if self.needs_reference and completions.reference is None:
             wanting = ", ".join(name for name in self.names if TERMS[name].needs_reference)
             raise ValueError(
-                f"PreferenceLoss: {wanting} compares with a reference, but the completions have none; "
+                f"PreferenceLoss: {wanting} compares with a reference, but the completions have no reference log-probabilities; "
                 "give Completions(reference=…), or choose simpo or cpo"
             )
         without = [name for name in self.names if not TERMS[name].takes_margin and name != "sft"]
         if "margin" in given and (without or set(self.names) == {"sft"}):
             raise ValueError(
-                f"PreferenceLoss: margin was given, which {', '.join(without or self.names)} has no place for; "
-                f"it goes with {', '.join(name for name, traits in TERMS.items() if traits.takes_margin)}"
+                f"PreferenceLoss: margin was given, and {', '.join(without or self.names)} cannot use it; "
+                f"losses that use a margin are {', '.join(name for name, traits in TERMS.items() if traits.takes_margin)}"
             )
 
     def _pairs(self, completions: Completions, pairs: torch.Tensor, margin: torch.Tensor | None) -> torch.Tensor:
         chosen, rejected = checked_pairs(pairs, "PreferenceLoss")
         if margin is not None and margin.shape != chosen.shape:
             raise ValueError(
-                f"PreferenceLoss: margin of shape {tuple(margin.shape)}; one for each of the {chosen.shape[0]} pairs is needed"
+                f"PreferenceLoss: margin of shape {tuple(margin.shape)}; "
+                f"one margin for each of the {chosen.shape[0]} pairs is needed"
             )
         offset = 0.0 if margin is None else margin.to(completions.sums.dtype)
         return self._sum(Pairs(completions, chosen, rejected, offset, self))
@@ -208,7 +209,7 @@ class PreferenceLoss:
         if desirable.shape != ratios.shape or desirable.dtype != torch.bool or kl.dim():
             raise ValueError(
                 f"PreferenceLoss: desirable of shape {tuple(desirable.shape)} and {desirable.dtype}, kl of shape "
-                f"{tuple(kl.shape)}; one bool for each of the {ratios.shape[0]} examples and one number for all are needed"
+                f"{tuple(kl.shape)}; desirable needs one bool for each of the {ratios.shape[0]} examples, and kl is one number"
             )
         return self._sum(Labels(ratios, desirable, kl, self))
 
@@ -216,7 +217,7 @@ class PreferenceLoss:
         if not group.shape == scores.shape == completions.sums.shape:
             raise ValueError(
                 f"PreferenceLoss: group of shape {tuple(group.shape)} and scores of shape {tuple(scores.shape)}; "
-                f"one of each for each of the {len(completions)} completions is needed"
+                f"each of the {len(completions)} completions needs a group number and a score"
             )
         return self._sum(Groups(self.beta * completions.log_ratios, scores, groupwise.group_table(group), self))
 
@@ -229,7 +230,7 @@ class PreferenceLoss:
 
 def _check_names(names: tuple[str, ...]) -> None:
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"PreferenceLoss: names {list(names)}; one or more different names are needed")
+        raise ValueError(f"PreferenceLoss: names {list(names)}; give at least one loss, and each loss once")
     for name in names:
         if name not in TERMS:
             near = get_close_matches(str(name).lower(), TERMS, n=1)

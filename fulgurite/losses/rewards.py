@@ -65,7 +65,7 @@ class RewardLoss:
         for name, value in (("margin", margin), ("direct", direct)):
             if value is not None and value.shape != chosen_index.shape:
                 raise ValueError(
-                    f"RewardLoss: {name} of shape {tuple(value.shape)}; one for each of the {pairs.shape[0]} pairs is needed"
+                    f"RewardLoss: {name} of shape {tuple(value.shape)}; one {name} for each of the {pairs.shape[0]} pairs is needed"
                 )
         values = at_least_float32(rewards)
         chosen, rejected = values[chosen_index], values[rejected_index]

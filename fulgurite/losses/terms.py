@@ -190,6 +190,6 @@ def register_loss(name: str, term: Term) -> None:
     """
     if TERMS.get(name, term) != term:
         raise ValueError(
-            f"register_loss: {name!r} is the name of another loss; taken are {', '.join(TERMS)}; choose a new one"
+            f"register_loss: {name!r} is the name of another loss; choose a name other than {', '.join(TERMS)}"
         )
     TERMS[name] = term

@@ -6,12 +6,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from fulgurite.models.padding import keep_padding_apart
+from fulgurite.models.weight_files import check_values, not_found, unreachable, weight_files
 
 __all__ = ["TASKS", "Backbone", "load_backbone"]
 
@@ -83,14 +86,21 @@ def load_backbone(
 
 
 def checkpoint_model(auto_class: Any, name: str, dtype: str, **options: Any) -> Backbone:
-    """A model of a class of transformers with a checkpoint's weights; part of the repeated layers missing is an error.
+    """A model of a class of transformers with a checkpoint's weights.
 
     Args:
         auto_class: such as transformers.AutoModel.
         name: hub id or folder.
         dtype: dtype of the weights.
         options: further options of ``from_pretrained``.
+
+    Raises:
+        ValueError: weights that are cut short, that lack the embedding or a part of the repeated layers, or that hold NaN,
+            infinity or whole numbers.
+        FileNotFoundError: no such folder or hub id; a file of the weights that is missing.
     """
+    if Path(name).is_dir():
+        weight_files(name)  # of the hub, a download is whole or an error
     try:
         with quiet():
             model, info = auto_class.from_pretrained(
@@ -102,6 +112,10 @@ def checkpoint_model(auto_class: Any, name: str, dtype: str, **options: Any) -> 
             )
     except unreachable() as error:
         raise FileNotFoundError(not_found(name, error)) from None
+    except (SafetensorError, EOFError, UnpicklingError) as error:
+        raise ValueError(
+            f"backbone: the weights of {name} cannot be read ({error or type(error).__name__}); download or copy them again"
+        ) from error
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
@@ -114,6 +128,7 @@ def checkpoint_model(auto_class: Any, name: str, dtype: str, **options: Any) -> 
         ) from None
     heads = _modules_of(model, info["missing_keys"])
     _check_missing(model, heads, name)
+    check_values(model, name, heads)
     return Backbone(model, heads)
 
 
@@ -168,23 +183,14 @@ def _check_missing(model: nn.Module, heads: tuple[str, ...], name: str) -> None:
             f"load_backbone: {name} lacks {len(inside)} modules inside the layers of {type(model).__name__}, the first is "
             f"{inside[0]}; its weights are of another architecture. Check config.json, or ask for from_scratch."
         )
-
-
-def unreachable() -> tuple[type[Exception], ...]:
-    """What transformers and huggingface_hub raise for a name that is no folder and no model on the hub; versions differ."""
-    from huggingface_hub.errors import HFValidationError
-
-    return OSError, HFValidationError
-
-
-def not_found(name: str, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if Path(name).is_dir():
-        return f"backbone: the folder {name!r} holds no complete transformers model: {first}"
-    return (
-        f"backbone: {name!r} is neither a folder nor a model that can be reached on the hub ({first}). "
-        "Give a folder with config.json and model.safetensors, a hub id, or 'playground'."
-    )
+    loaded: Any = model
+    embedding = loaded.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    lost = [head for head in heads if embedding is not None and model.get_submodule(head) is embedding]
+    if lost:
+        raise ValueError(
+            f"load_backbone: the weights of {name} hold no input embedding ({lost[0]}), which would be random; a file of the "
+            "weights is missing, or they are of another architecture. Download or copy the folder again, or ask for from_scratch."
+        )
 
 
 @contextmanager

@@ -353,8 +353,57 @@ class OwnNames(nn.Linear):
 def test_a_layer_with_attributes_of_the_same_names_is_refused_by_name():
     model = nn.Sequential(nn.Linear(4, 4), OwnNames(4, 4))
     for config in (LoRA(rank=2), APET(budget=40)):
-        with pytest.raises(ValueError, match=r"OwnNames has an attribute 'tied' of its own.*leave the layer out"):
+        with pytest.raises(
+            ValueError,
+            match=r"OwnNames has an attribute 'tied', and an adapted layer needs that name.*leave the layer out",
+        ):
             attach(model, config)
         assert model[1].tied is True and type(model[0]) is nn.Linear and not find_adapters(model)
         assert all(p.requires_grad for p in model.parameters())
     attach(model, LoRA(rank=2, targets="0"))
+
+
+@pytest.mark.parametrize("reversible", [False, True])
+def test_a_state_taken_while_merged_is_not_loaded_where_its_update_would_count_twice(
+    reversible: bool, tmp_path
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 12)
+    models = [Toy() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    first, second = (attach(model, LoRA(rank=4)) for model in models)
+    wake(first)
+    expected = models[0](x).detach()
+    unmerged = models[0].state_dict()
+    first.merge(reversible=reversible)
+    torch.save({"state_dict": torch.nn.ModuleDict({"network": models[0]}).state_dict()}, tmp_path / "merged.pt")
+    saved = torch.load(tmp_path / "merged.pt", weights_only=True)["state_dict"]
+    for outer in (torch.nn.ModuleDict({"network": models[1]}),):
+        with pytest.raises(RuntimeError, match=r"saved while adapter 'default' was merged.*count twice.*unmerge\(\)"):
+            outer.load_state_dict(saved)
+        with pytest.raises(RuntimeError, match="count twice"):
+            outer.load_state_dict(saved, strict=False)
+    # Merged here as well, it is right; and what was saved before a merge is not loaded into merged weights.
+    second.merge()
+    torch.nn.ModuleDict({"network": models[1]}).load_state_dict(saved)
+    assert torch.allclose(models[1](x), expected, atol=1e-6)
+    with pytest.raises(RuntimeError, match=r"is merged into the weights here.*unmerge"):
+        models[0].load_state_dict(unmerged)
+    with pytest.raises(RuntimeError, match="is merged into the weights here"):
+        models[0].load_state_dict({key: value for key, value in unmerged.items() if ".branches." in key})
+
+
+def test_a_state_without_the_base_does_not_care_about_a_merge() -> None:
+    """What AdapterCheckpoint writes: the branches alone, which mean the same merged or not."""
+    torch.manual_seed(0)
+    models = [Toy() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    first, _ = (attach(model, LoRA(rank=4)) for model in models)
+    wake(first)
+    expected = models[0](torch.ones(1, 12)).detach()
+    first.merge(reversible=True)
+    trained = {key: value for key, value in models[0].state_dict().items() if ".branches." in key}
+    models[1].load_state_dict(trained)
+    assert torch.allclose(models[1](torch.ones(1, 12)), expected, atol=1e-6)
+    first.unmerge()
+    assert torch.equal(models[0](torch.ones(1, 12)), expected)

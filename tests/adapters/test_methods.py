@@ -113,7 +113,8 @@ def test_unknown_and_doubled_configurations_are_refused(registered):
     with pytest.raises(ValueError, match="a configuration named LoRA is registered already"):
         register_method(twin, TailsMethod())
     with pytest.raises(
-        ValueError, match="positions= and scores= were given; they choose APET's scalars, and LoRA takes neither"
+        ValueError,
+        match="positions= and scores= were given; they choose the scalars that APET trains, and LoRA chooses no scalars",
     ):
         attach(Toy(), LoRA(rank=2), positions={})
 
@@ -137,3 +138,11 @@ def test_files_common_to_all_methods_name_none_of_them():
             continue
         used = {node.id for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Name)}
         assert not used & names, file.name
+
+
+@pytest.mark.parametrize(
+    "options", [{"alpha": "8"}, {"dropout": "0.1"}, {"alpha": True}, {"threshold": "1"}, {"l1": None}]
+)
+def test_options_of_the_wrong_type_are_one_sentence(options):
+    with pytest.raises(ValueError, match=f"SoRA: {next(iter(options))}=.*; it must be "):
+        SoRA(rank=2, **options)

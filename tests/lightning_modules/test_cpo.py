@@ -176,7 +176,9 @@ def test_stages_learn_what_they_are_for(make_trainer, tmp_path):
 def test_refusals(make_trainer, tmp_path):
     with pytest.raises(ValueError, match="allowed are 'cpsft' and 'cdpo'"):
         module("dpo")
-    with pytest.raises(ValueError, match="its stage is 'cdpo', that of CPODataModule is 'cpsft'; give both the same"):
+    with pytest.raises(
+        ValueError, match="its stage is 'cdpo', and CPODataModule has stage 'cpsft'; give both the same stage"
+    ):
         make_trainer(max_steps=1).fit(module("cdpo"), data(tmp_path))
     chats = SFTDataModule("builtin", tokenizer="playground", cache_dir=str(tmp_path / "cache"), limit_train=20)
     with pytest.raises(ValueError, match="holds a causal_lm task"):

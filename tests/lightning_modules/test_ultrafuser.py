@@ -342,6 +342,29 @@ def test_sora_specialists_resume_as_they_were(
         assert torch.equal(p, dict(resumed.network.named_parameters())[name]), name
 
 
+def test_a_checkpoint_that_trained_gates_without_their_threshold_is_no_resumption(
+    folder: Path, three: list[str], rows: str, tmp_path: Path
+) -> None:
+    """Earlier versions put the gates of SoRA among all vectors; torch takes their options without a word."""
+    config = SoRA(rank=4, alpha=8, threshold=0.05, patience=1, look_every=1)
+    options: dict[str, Any] = {"stage_steps": [1, 2], "adapter": config}
+    out = tmp_path / "run"
+    fit(make_module(three, **options), folder, rows, out, crash_at=5)
+    file = out / "ckpt" / "step=2.ckpt"
+    content = torch.load(file, weights_only=True)
+    groups = content["optimizer_states"][0]["param_groups"]
+    changed = [group for group in groups if group["name"] == "specialists_gates"]
+    assert changed
+    for group in changed:
+        group["name"] = "specialists_no_decay"
+    torch.save(content, file)
+    with pytest.raises(
+        ValueError, match=r"written by an earlier version.*specialists_no_decay.*specialists_gates.*begin again"
+    ):
+        fit(make_module(three, **options), folder, rows, out, ckpt=file)
+    UltraFuserModule.load_from_checkpoint(file)
+
+
 def test_specialists_keep_names_that_tell_them_apart() -> None:
     def names(*paths: str) -> list[str]:
         return UltraFuserModule(list(paths)).specialist_names

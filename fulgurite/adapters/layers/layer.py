@@ -264,8 +264,8 @@ def _adapt(layer: nn.Module, site: Site, live: bool) -> AdaptedLayer:
     if not isinstance(layer, AdaptedLayer):
         if taken := [name for name in _ATTRIBUTES if hasattr(layer, name)]:
             raise ValueError(
-                f"attach: {type(layer).__name__} has an attribute {taken[0]!r} of its own, which an adapted layer needs; leave the "
-                "layer out by targets=, or rename the attribute."
+                f"attach: {type(layer).__name__} has an attribute {taken[0]!r}, and an adapted layer needs that name for itself; "
+                "leave the layer out by targets=, or rename the attribute."
             )
         layer.__class__ = _adapted_class(type(layer), ())
         assert isinstance(layer, AdaptedLayer)

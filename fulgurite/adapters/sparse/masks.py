@@ -67,7 +67,7 @@ def _flat(name: str, mask: torch.Tensor, tensor: Eligible) -> torch.Tensor:
                 f"APET: the mask of {name} has the shape {tuple(mask.shape)}, the tensor has {tensor.shape}."
             )
         if int(mask.max()) > 1 if mask.numel() else False:
-            raise ValueError(f"APET: the mask of {name} holds other values than 0 and 1.")
+            raise ValueError(f"APET: the mask of {name} holds {int(mask.max())}; a mask holds 0 and 1 only.")
         return mask.reshape(-1).nonzero().squeeze(1).cpu()
     if mask.dtype not in (torch.int32, torch.int64) or mask.dim() != 1:
         raise ValueError(

@@ -101,7 +101,11 @@ class RunLog(Callback):
 
 
 def _plain(value: Any) -> Any:
-    """A value as loggers can write it."""
+    """A value as loggers can write it: a task by its name, a path as it is typed."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(getattr(value, "name", None), str):
+        return value.name
     return value if isinstance(value, _PLAIN) else json.dumps(value, default=str)
 
 

@@ -66,6 +66,6 @@ def check_stops(model: Any, folder: Path, tokenizer: "PreTrainedTokenizerBase") 
         )
         if written.shape[1] != 2:
             raise ValueError(
-                f"export: stock transformers writes on behind {tokenizer.convert_ids_to_tokens(end)!r}, which ends a turn of the "
+                f"export: stock transformers does not stop at {tokenizer.convert_ids_to_tokens(end)!r}, which ends a turn of the "
                 "chat template; nothing was written; give --format adapter, and generate with fulgurite"
             )

@@ -37,10 +37,11 @@ from fulgurite.callbacks import (
     Throughput,
 )
 from fulgurite.commands.fit.checkpoints import MetricCheckpoint
+from fulgurite.commands.fit.intervals import check_trainer_options
 from fulgurite.commands.fit.permissions import only_typed_permissions
 from fulgurite.commands.fit.progress import StepsProgressBar
 from fulgurite.commands.fit.reports import report_fit, write_predictions
-from fulgurite.commands.fit.run_config import RunConfig
+from fulgurite.commands.fit.run_config import RunConfig, check_same_run
 from fulgurite.commands.fit.waiting import limit_waiting
 from fulgurite.commands.fit.writing import WholeCheckpoints, earlier_run, takes_checkpoints
 from fulgurite.commands.shared.checkpoint_files import find_checkpoint, read_checkpoint
@@ -119,6 +120,7 @@ class TrainerCLI(LightningCLI):
             raise ValueError(
                 f"{verb}: --seed_everything {seed} was given; allowed are 0 to {2**32 - 1}, true for a random one, and false"
             )
+        check_trainer_options(config["trainer"], verb)
         only_typed_permissions(config["model"], args)
         wanted, folder = config.get("ckpt_path"), self._checkpoint_folder(config)
         if wanted is not None:
@@ -144,10 +146,11 @@ class TrainerCLI(LightningCLI):
         config = self.config[self.config["subcommand"]]
         if not config.get("ckpt_path"):
             return
-        read_checkpoint(config["ckpt_path"])
+        verb = self.config["subcommand"]
+        content = read_checkpoint(config["ckpt_path"])
+        check_same_run(content, config["ckpt_path"], map(str, config.get("config") or []), verb)
         before = config["model"].clone()
         super()._parse_ckpt_path()
-        verb = self.config["subcommand"]
         only_typed_permissions(self.config[verb]["model"], self._words, config["ckpt_path"])
         said = self.parser.parse_args(self._words, defaults=False)[verb].get("model")
         _warn_overruled(before, self.config[verb]["model"], config["ckpt_path"], said)

@@ -40,6 +40,7 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason = "no file of tensors and plain values" if reason.startswith("Weights only load failed") else reason
         raise ValueError(
             f"checkpoint {path}: {os.path.getsize(path)} bytes that cannot be read ({reason}); the file is truncated "
             "or not a Lightning checkpoint; take an older one, or train again"
@@ -112,6 +113,7 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
         trust_remote_code: whether the backbone's own code may run; what the checkpoint says of it does not count
     """
     from fulgurite.lightning_modules import FinetuneModule
+    from fulgurite.models.weight_files import check_finite
 
     hyperparameters = read_checkpoint(path).get("hyper_parameters") or {}
     class_path = hyperparameters.get("_class_path")
@@ -146,6 +148,11 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
         raise ValueError(
             f"checkpoint {path}: its class {foreign[0]} cannot be imported here; run where that module is importable"
         ) from error
+    if (bad := check_finite(module)) is not None:
+        raise ValueError(
+            f"checkpoint {path}: {bad} holds NaN or infinity, so that the model would compute nothing of use; take an earlier "
+            "checkpoint, or train again with a lower learning rate"
+        )
     return module.eval()
 
 

@@ -47,7 +47,7 @@ class Objectives:
 
     def __init__(self, scales: Mapping[str, Sequence[float]], spelling: Spelling = "canonical") -> None:
         if not scales:
-            raise ValueError("Objectives: none was given; give one at least, such as {'helpfulness': [1, 5]}")
+            raise ValueError("Objectives: no objective was given; give at least one, such as {'helpfulness': [1, 5]}")
         if spelling not in SPELLINGS:
             raise ValueError(
                 f"Objectives: spelling {spelling!r}; allowed are {', '.join(map(repr, SPELLINGS))}; choose one of them"

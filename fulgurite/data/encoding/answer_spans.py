@@ -1,8 +1,10 @@
 """Where the answers of a rendered chat stand, in characters.
 
-Each answer is looked at by itself: the chat is rendered up to it with the generation prompt, and once with it. What the
-second text has more is the answer, up to the marks that end its turn. How a turn ends is found out once, from a small
-chat: by one special token (ChatML's <|im_end|>), by several in a row (Command R7B's <|END_RESPONSE|><|END_OF_TURN_TOKEN|>),
+Each answer is looked at by itself: the chat up to it with the generation prompt, and the chat with it. What the second text
+has more is the answer, up to the marks that end its turn. Two renderings of the whole chat tell all these texts where the
+template writes turn after turn (fulgurite.data.encoding.prefixes); elsewhere each is rendered. How a turn ends is found out
+once, from a small chat: by one special token (ChatML's <|im_end|>), by several in a row (Command R7B's
+<|END_RESPONSE|><|END_OF_TURN_TOKEN|>),
 or, inside a chat, by the token that begins the next turn (GLM-4's <|user|>). Answers follow each other in one piece of
 text as long as the template leaves earlier turns as they were; where it rewrites them, a new piece begins.
 
@@ -16,6 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from fulgurite.data.encoding.prefixes import Beginnings
 from fulgurite.data.encoding.templates import ChatRenderer
 from fulgurite.data.records.conversation import Conversation, Turn
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "AnswerFinder", "Piece", "end_tokens", "end_with_the_turn"]
 
-_PROBE = "Quizzaciously9"
+_PROBE, _QUESTION = "Quizzaciously9", "Zenzizenzic7"
 _SHORTEST_OVERLAP = 3
 _MARKS = re.compile(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}")
 _OPEN_TAG = re.compile(r"<([A-Za-z][\w-]*)>\s*\Z")
@@ -80,13 +83,18 @@ class AnswerFinder:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.renderer = ChatRenderer(tokenizer)
-        turns = [Turn("user", "a"), Turn("assistant", _PROBE)]
+        turns = [Turn("user", _QUESTION), Turn("assistant", _PROBE)]
         text, marks = self.renderer.chat(turns)
         at = text.rfind(_PROBE)
         if at < 0:
             raise ValueError(
                 "AnswerFinder: the chat template does not show the assistant's text, so that no token would be supervised; "
                 "correct it, or choose another template"
+            )
+        if _QUESTION.lower() not in text.lower():
+            raise ValueError(
+                "AnswerFinder: the chat template does not show the user's text, so that answers would be trained without their "
+                "questions; correct it, or choose another template"
             )
         stop = at + len(_PROBE)
         if marks is not None and not any(start <= at and stop <= end for start, end in marks):
@@ -160,7 +168,8 @@ class AnswerFinder:
         turns = conversation.turns
         places = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
         places = [i for i in (places[-1:] if last_only else places) if turns[i].train]
-        found = [self._answer(turns[: i + 1], conversation.tools) for i in places]
+        rendered = self._rendered(turns[: places[-1] + 1], conversation.tools) if len(places) > 1 else (None, None)
+        found = [self._answer(turns[: i + 1], conversation.tools, *rendered) for i in places]
         if self.next_mark:
             found = [
                 answer._replace(text=answer.text + self.next_mark)
@@ -186,10 +195,23 @@ class AnswerFinder:
         tag = _OPEN_TAG.search(prompt)
         return prompt[: tag.start()] if tag is not None and not _continues(tag[1], content) else prompt
 
-    def _answer(self, turns: tuple[Turn, ...], tools: str | None) -> Answer | None:
+    def _rendered(self, turns: Sequence[Turn], tools: str | None) -> tuple[Beginnings | None, Beginnings | None]:
+        """All prompts and all chats that these turns begin with, where two renderings tell them."""
+        prompts = self.renderer.beginnings(turns, tools, True)
+        return prompts, None if prompts is None else self.renderer.beginnings(turns, tools, False)
+
+    def _answer(
+        self, turns: tuple[Turn, ...], tools: str | None, prompts: Beginnings | None, chats: Beginnings | None
+    ) -> Answer | None:
         """The last turn, an answer; None where the template's marks leave it out."""
-        prompt = self.renderer.prompt(turns[:-1], tools)
-        text, marks = self.renderer.chat(turns, tools)
+        known = None if prompts is None else prompts.of(len(turns) - 1)
+        prompt = self.renderer.prompt(turns[:-1], tools) if known is None else known.text
+        known = None if chats is None else chats.of(len(turns))
+        text, marks = (
+            self.renderer.chat(turns, tools)
+            if known is None
+            else (known.text, known.marks if self.renderer.marks else None)
+        )
         content, closed = turns[-1].content, False
         if not text.startswith(prompt):
             # The generation prompt begins the answer (DeepSeek-R1's <think>) or is not what stands before a finished one.

@@ -6,12 +6,13 @@ mark that ends its turn (eos, or the template's own such as <|im_end|>); what th
 supervised. If the template ends no turn, eos is appended to the row's last answer; answers inside the chat end with the
 special token that begins the next turn, if there is one. Answers with `train=False` stand in the context only.
 
-A chat is rendered once up to each answer and once with it, and tokenised in one piece. An answer whose prompt is not a
+A chat is looked at up to each answer and with it, and tokenised in one piece. An answer whose prompt is not a
 prefix of that piece gets a row of its own: templates that rewrite earlier turns (Qwen3 takes <think> out of them), and
 answers whose first characters the tokenizer joins with the prompt's last ones. In the latter case the answer is
 tokenised apart. Where the template has `{% generation %}` marks, answers that they leave out are not supervised.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ NO_ANSWER = "no assistant turn"
 UNTRAINED = "no answer is to be trained on (weight 0 or train: false)"
 UNRENDERED = "the chat template never writes "
 _IGNORED = "keys of messages that the chat template never writes: "
+_SPECIAL = "special tokens in a message's text, which are read as such: "
 _APART = "prompt and answer share a token: tokenised apart"
 _OWN_ROW = "an answer with a row of its own"
 _SHORTENED = "last turns left out: longer than max_length"
@@ -135,6 +137,8 @@ class ConversationEncoder:
         added = tokenizer.added_tokens_decoder if tokenizer.is_fast else {}
         barriers = {i: t for i, t in added.items() if t.special and not (t.normalized or t.lstrip or t.rstrip)}
         self._barriers = {i: token.content for i, token in barriers.items()}
+        special = sorted({t.content for t in added.values() if t.special and t.content}, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special))) if special else None
 
     def encode(self, conversations: Sequence[Conversation]) -> list[list[EncodedConversation | Omission]]:
         """The rows of each conversation, or why it has none.
@@ -224,7 +228,9 @@ class ConversationEncoder:
         apart: list[tuple[int, Answer]] = []
         for i, piece, (ids, spans) in zip(owners, pieces, self._align(pieces), strict=True):
             ignored = finder.renderer.ignored(conversations[i].turns)
-            told = (_IGNORED + ", ".join(ignored),) if ignored else ()
+            told: tuple[str, ...] = (_IGNORED + ", ".join(ignored),) if ignored else ()
+            if special := self._special_in(conversations[i]):
+                told += (_SPECIAL + ", ".join(special),)
             kept = [span for span in spans if span is not None]
             ends = [end for _, end in kept]
             if everything:
@@ -239,6 +245,12 @@ class ConversationEncoder:
         for (i, _), (ids, span, note) in zip(apart, self._apart([answer for _, answer in apart]), strict=True):
             rows[i].append(_Row(ids, [span], [span[1]], closing, (note,)))
         return rows
+
+    def _special_in(self, conversation: Conversation) -> list[str]:
+        """Special tokens that the texts of a chat spell out, such as <s> in a piece of HTML."""
+        if self._special is None:
+            return []
+        return sorted({mark for turn in conversation.turns for mark in self._special.findall(turn.content)})
 
     def _align(self, pieces: Sequence[Piece]) -> list[tuple[list[int], list[Span | None]]]:
         """Token ids of each piece and the stretch of each answer, None where its prompt alone has other tokens.

@@ -21,6 +21,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fulgurite.data.encoding.bounded import BoundedTemplate, Rendered, TemplateRunsOn, compiled
+from fulgurite.data.encoding.prefixes import Beginnings, beginnings
 from fulgurite.data.records.conversation import CONTENT_KEYS, Turn
 
 if TYPE_CHECKING:
@@ -254,18 +256,16 @@ class ChatRenderer:
         self.tokenizer = tokenizer
         self.template = tokenizer.get_chat_template()
         self.marks = _GENERATION.search(self.template) is not None
+        self._compiled: BoundedTemplate | None = None
         try:
-            # What apply_chat_template calls itself; called directly it costs a third, and tells the marked characters.
-            from transformers.utils.chat_template_utils import _compile_jinja_template, _render_with_assistant_indices
+            # What apply_chat_template renders itself; called directly it costs a third, and tells the marked characters.
+            self._compiled = compiled(self.template)
+        except TemplateRunsOn:
+            raise
         except ImportError:
-            self._compiled = None
             self.marks = False
-        else:
-            try:
-                self._compiled = _compile_jinja_template(self.template)
-            except Exception as error:  # jinja2's own errors; jinja2 is not imported here
-                raise ValueError(f"the chat template is not valid Jinja ({error}); correct it") from error
-            self._marked = _render_with_assistant_indices
+        except Exception as error:  # jinja2's own errors; jinja2 is not imported here
+            raise ValueError(f"the chat template is not valid Jinja ({error}); correct it") from error
         self._variables: dict[str, Any] = {"tools": None, "documents": None, **tokenizer.special_tokens_map}
 
     def unused(self, turns: Sequence[Turn], tools: str | None = None) -> list[str]:
@@ -292,36 +292,41 @@ class ChatRenderer:
 
     def prompt(self, turns: Sequence[Turn], tools: str | None = None) -> str:
         """The turns and the beginning of the answer that is to come."""
-        return self._render(turns, True, tools)
+        return self._render(turns, True, tools).text
 
     def chat(self, turns: Sequence[Turn], tools: str | None = None) -> tuple[str, list[tuple[int, int]] | None]:
         """The turns as text, and the stretches of characters that `{% generation %}` marks; None without such marks."""
-        if not self.marks:
-            return self._render(turns, False, tools), None
-        variables = self._with(tools)
-        try:
-            text, spans = self._marked(self._compiled, _messages(turns), add_generation_prompt=False, **variables)
-        except Exception as error:
-            raise _refusal(error) from error
-        return text, [(int(start), int(end)) for start, end in spans]
+        rendered = self._render(turns, False, tools)
+        return rendered.text, rendered.marks if self.marks else None
+
+    def beginnings(self, turns: Sequence[Turn], tools: str | None, prompts: bool) -> Beginnings | None:
+        """The text of every beginning of a chat, where one rendering tells it; None elsewhere.
+
+        Args:
+            turns: the whole chat.
+            tools: the tools that the model may call, as JSON.
+            prompts: with the beginning of the answer that is to come, as :meth:`prompt`, or without, as :meth:`chat`.
+        """
+        if self._compiled is None:
+            return None
+        return beginnings(self._compiled, _messages(turns), prompts, self._with(tools))
 
     def _with(self, tools: str | None) -> dict[str, Any]:
         return self._variables if tools is None else {**self._variables, "tools": json.loads(tools)}
 
-    def _render(self, turns: Sequence[Turn], add_generation_prompt: bool, tools: str | None) -> str:
+    def _render(self, turns: Sequence[Turn], add_generation_prompt: bool, tools: str | None) -> Rendered:
         messages, variables = _messages(turns), self._with(tools)
         try:
-            if self._compiled is None:
-                text = self.tokenizer.apply_chat_template(
-                    messages, tools=variables["tools"], tokenize=False, add_generation_prompt=add_generation_prompt
-                )
-            else:
-                text = self._compiled.render(
-                    messages=messages, add_generation_prompt=add_generation_prompt, **variables
-                )
+            if self._compiled is not None:
+                return self._compiled.render(messages, add_generation_prompt, variables)
+            text = self.tokenizer.apply_chat_template(
+                messages, tools=variables["tools"], tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except TemplateRunsOn:
+            raise
         except Exception as error:  # whatever the template raises: jinja2's errors, or Python's out of an expression
             raise _refusal(error) from error
-        return str(text)
+        return Rendered(str(text), [])
 
 
 def _messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:

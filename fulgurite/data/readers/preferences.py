@@ -159,6 +159,9 @@ def _preference(row: Row, source: str, number: int) -> Read:
         elif isinstance(prompt, str) and all(len(side) == 1 for side in sides):
             sides = [(Turn("user", prompt), *side) for side in sides]
         turns, chosen, rejected = _apart(*sides)
+        if isinstance(prompt, str) and not any(prompt.strip() in turn.content for turn in turns):
+            told = "'prompt' is in no turn of the dialogues, which are what is read"
+            yield Finding(place(source, number), "a prompt that the dialogues do not hold", told, lost=False)
     yield Preference(turns, chosen, rejected, source, number, margin, weight, None, tag, direct, _scale(row))
 
 
@@ -188,7 +191,7 @@ def _apart(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> tuple[tuple[
         if len(left) != 1:
             raise BadRow(
                 "no single answer apart",
-                f"{name!r} has {len(left)} turns of its own; both dialogues must differ in their last turn only",
+                f"{name!r} has {len(left)} turns that the other dialogue does not have; they may differ in their last turn only",
             )
         if left[0].role != "assistant":
             raise BadRow("answer of the wrong role", f"{name!r} ends with {left[0].role!r}; 'assistant' is needed")
@@ -197,6 +200,10 @@ def _apart(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> tuple[tuple[
 
 def _text(answer: Turn, column: str) -> str:
     """The text of an answer, which is compared as a text: more than that would vanish."""
+    if not answer.train:
+        raise BadRow(
+            "weight of a message", f"the answer of {column!r} says that it is not trained on; leave such rows out"
+        )
     if more := [key for key in answer.extra_keys if key in CONTENT_KEYS]:
         raise BadRow(
             f"an answer with {', '.join(more)}", f"{column!r} holds more than a text; answers are compared as texts"

@@ -32,7 +32,7 @@ class Examples:
         for name, column in (("pairs", self.pairs), ("labels", self.labels)):
             if column is not None and len(column) != len(self.texts):
                 raise ValueError(
-                    f"Examples: {len(self.texts)} texts and {len(column)} {name} from {self.source}; one each is needed"
+                    f"Examples: {len(self.texts)} texts and {len(column)} {name} from {self.source}; their numbers must be equal"
                 )
 
     def __len__(self) -> int:

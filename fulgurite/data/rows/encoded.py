@@ -42,7 +42,7 @@ class EncodedRows(Dataset[dict[str, Tensor]]):
         supervised, targets = tensors.get("supervised"), tensors.get("target_ids")
         if supervised is not None and supervised.numel() != ids.numel():
             raise ValueError(
-                f"EncodedRows: {supervised.numel()} marks 'supervised' for {ids.numel()} tokens; one each is needed"
+                f"EncodedRows: {supervised.numel()} marks 'supervised' for {ids.numel()} tokens; every token needs one mark"
             )
         if targets is not None and not _fits(tensors.get("target_offsets"), targets, len(offsets) - 1):
             raise ValueError("EncodedRows: the target_offsets do not fit the target_ids; encode the rows again")

@@ -8,7 +8,7 @@ fit into memory, and processes that read the file share its pages.
 
 Beside the tokens the file holds, for every record that was read, a hash of its group, and for every row the number of its
 record. The rows for training, those held out for validation and those of a limit are selections of one file, so that its
-source is read once for all of them. What was left out, and the names of the tags, travel in the header's metadata.
+source is read once for all of them. What was left out, the names of the tags and a checksum travel in the header's metadata.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fulgurite.data.rows.checksums import CHECKSUM, check, checksum, new_digest, read_checked, write_checked
 from fulgurite.data.rows.encoded import EncodedRows
 from fulgurite.whole_files import CACHE_ADVICE, scratch_folder, whole_file
 
@@ -80,6 +81,7 @@ class MappedRows(EncodedRows):
         self.path = path
         self.changed = changed or {}
         tensors, self.metadata = _map(path)
+        self.metadata.pop(CHECKSUM, None)
         self.groups, self.record = tensors.pop("group"), tensors.pop("record")
         merged = {**tensors, **self.changed}
         super().__init__({name: tensor for name, tensor in merged.items() if tensor is not None})
@@ -97,12 +99,15 @@ class MappedRows(EncodedRows):
 
 
 def open_rows(path: Path) -> MappedRows:
-    """The rows of a file written by `TokenWriter`; a file that is not whole is a ValueError.
+    """The rows of a file written by `TokenWriter`; a file that is not whole, or whose content has changed, is a ValueError.
 
     Args:
-        path: the file.
+        path: the file, which is read once from the beginning to the end.
     """
-    return MappedRows(path)
+    rows = MappedRows(path)
+    tensors, metadata = _map(path)
+    check(path, tensors, metadata)
+    return rows
 
 
 def _map(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -144,6 +149,7 @@ class TokenWriter:
         names += ["target_offsets", "target_ids"] if seq2seq else ["supervised"]
         self.names = [name for name in _KINDS if name in names]
         self.seq2seq = seq2seq
+        self._digests = {name: new_digest() for name in self.names}
         self._tag_numbers: dict[str, int] = {}
         self.rows = 0
         self.records = 0
@@ -183,7 +189,7 @@ class TokenWriter:
         ids = [token for row, _ in rows for token in row[0]]
         second = [item for row, _ in rows for item in row[1]]
         if not self.seq2seq and len(second) != len(ids):
-            raise ValueError(f"TokenWriter: {len(second)} marks for {len(ids)} tokens; one each is needed")
+            raise ValueError(f"TokenWriter: {len(second)} marks for {len(ids)} tokens; every token needs one mark")
         self._put("input_ids", ids)
         self._put_ends("offsets", [len(row[0]) for row, _ in rows])
         self._put("full_length", [row[2] for row, _ in rows])
@@ -198,11 +204,15 @@ class TokenWriter:
         self.rows += len(rows)
 
     def _put(self, name: str, values: Sequence[Any]) -> None:
-        self._files[name].write(np.asarray(values, dtype=_KINDS[name][0]).tobytes())
+        self._append(name, np.asarray(values, dtype=_KINDS[name][0]).tobytes())
+
+    def _append(self, name: str, content: bytes) -> None:
+        self._files[name].write(content)
+        self._digests[name].update(content)
 
     def _put_ends(self, name: str, lengths: Sequence[int]) -> None:
         ends = self._ends[name] + np.cumsum(np.asarray(lengths, dtype=np.int64))
-        self._files[name].write(ends.tobytes())
+        self._append(name, ends.tobytes())
         self._ends[name] = int(ends[-1]) if len(ends) else self._ends[name]
 
     def finish(self, metadata: dict[str, str]) -> None:
@@ -213,14 +223,18 @@ class TokenWriter:
         """
         for file in self._files.values():
             file.close()
-        header: dict[str, Any] = {"__metadata__": {**metadata, "tag_names": json.dumps(list(self._tag_numbers))}}
+        texts = {**metadata, "tag_names": json.dumps(list(self._tag_numbers))}
+        header: dict[str, Any] = {"__metadata__": texts}
         position = 0
+        parts = []
         for name in self.names:
             dtype, kind = _KINDS[name]
             size = (self.folder / name).stat().st_size
             shape = [size // np.dtype(dtype).itemsize]
             header[name] = {"dtype": kind, "shape": shape, "data_offsets": [position, position + size]}
             position += size
+            parts.append((name, np.dtype(dtype).name, *shape, self._digests[name].hexdigest()))
+        texts[CHECKSUM] = checksum(parts, texts)
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % _ALIGN)
         with whole_file(self.path) as scratch, scratch.open("wb") as out:
@@ -244,7 +258,7 @@ def load_or_write(path: Path, write: Callable[[], None]) -> MappedRows:
         except (ValueError, KeyError, TypeError, OSError) as error:
             _log.warning("the cache entry %s is damaged (%s); it is built again", path, error)
     write()
-    return open_rows(path)
+    return MappedRows(path)
 
 
 def default_cache_dir() -> Path:
@@ -263,15 +277,14 @@ def cache_key(*parts: Any) -> str:
 def load_or_build(folder: Path, key: str, build: Callable[[], EncodedRows]) -> EncodedRows:
     """The entry `key` of the cache in `folder`; `build` makes it where it is missing or damaged."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
 
     path = folder / f"{key}.safetensors"
     if path.is_file():
         try:
-            return EncodedRows(load_file(path))
+            return EncodedRows(read_checked(path)[0])
         except (SafetensorError, ValueError, OSError) as error:
             _log.warning("the cache entry %s is damaged (%s); it is built again", path, error)
     encoded = build()
     with whole_file(path, "the tokenised rows", CACHE_ADVICE) as scratch:
-        save_file({name: tensor.contiguous() for name, tensor in encoded.tensors.items()}, scratch)
+        write_checked(encoded.tensors, scratch, {})
     return encoded

@@ -39,6 +39,7 @@ Row = dict[str, Any]
 Numbered = tuple[Row, int]
 
 _BLOCK = 1 << 20
+_POINTER, _GZIP, _ZIP = b"version https://git-lfs", b"\x1f\x8b", b"PK\x03\x04"
 
 
 def stream_rows(path: str | Path) -> Iterator[Numbered]:
@@ -51,12 +52,27 @@ def stream_rows(path: str | Path) -> Iterator[Numbered]:
     reader = format_of(path)
     if not path.exists():
         raise no_such_file(path)
+    _check_begin(path)
     empty = True
     for row in reader(path):
         empty = False
         yield row
     if empty:
         raise ValueError(f"{path}: the file has no row; at least one is needed")
+
+
+def _check_begin(path: Path) -> None:
+    """Says what a file is whose first bytes are those of something else than its name says."""
+    if path.is_dir():
+        return
+    with path.open("rb") as file:
+        begin = file.read(len(_POINTER))
+    if begin == _POINTER:
+        raise ValueError(f"{path}: a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
+    if begin.startswith(_GZIP) and not path.name.lower().endswith(".gz"):
+        raise ValueError(f"{path}: compressed by gzip; give it a name that ends in {ending_of(path)}.gz, or unpack it")
+    if begin.startswith(_ZIP):
+        raise ValueError(f"{path}: a zip archive; unpack it, and give one of its files")
 
 
 def no_such_file(path: Path, owner: str = "") -> FileNotFoundError:
@@ -66,9 +82,10 @@ def no_such_file(path: Path, owner: str = "") -> FileNotFoundError:
         path: where nothing lies.
         owner: what messages call the caller; "" for nobody.
     """
-    return FileNotFoundError(
-        f"{owner}{': ' if owner else ''}{path}: no such file; {near_name(path) or 'check the path'}"
-    )
+    said = f"{owner}{': ' if owner else ''}{path}"
+    if path.is_symlink():
+        return FileNotFoundError(f"{said}: a link to a place where nothing is, or to itself; correct the link")
+    return FileNotFoundError(f"{said}: no such file; {near_name(path) or 'check the path'}")
 
 
 def near_name(path: Path) -> str | None:
@@ -124,7 +141,8 @@ def format_of(path: Path) -> Callable[[Path], Iterator[Numbered]]:
     if ending not in _READERS:
         allowed = ", ".join(_READERS)
         raise ValueError(
-            f"{path}: ending {path.suffix!r} is not known; allowed are {allowed}, those of text also with .gz"
+            f"{path}: ending {path.suffix!r} is not known; allowed are {allowed}; text files may "
+            "be compressed and end in .gz as well"
         )
     return _READERS[ending]
 

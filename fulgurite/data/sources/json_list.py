@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,21 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, cast
 
-__all__ = ["not_utf8", "open_bytes", "read_json", "row_object", "unique_keys", "unreadable", "whole_stream"]
+__all__ = [
+    "LONGEST",
+    "not_utf8",
+    "open_bytes",
+    "read_json",
+    "row_object",
+    "too_long",
+    "unique_keys",
+    "unreadable",
+    "whole_stream",
+]
 
+LONGEST = 1 << 28  # bytes or characters of one row; a few kilobytes of gzip may hold any number of them
 _BLOCK = 1 << 20
+_NO_SPACE = re.compile(r"\S")
 _NEAR = 16  # characters at the window's end in which an error may be the window's and not the file's
 
 
@@ -30,6 +43,14 @@ def whole_stream(path: Path) -> Iterator[None]:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a whole gzip file ({error}); download or write it again") from error
+
+
+def too_long(path: Path, line: int) -> ValueError:
+    """The error for a line, or a value of JSON, that is longer than any row."""
+    return ValueError(
+        f"{path}, line {line}: a row of more than {LONGEST >> 20} MiB; no text of training is as long: check what the file holds, "
+        "or split the row"
+    )
 
 
 def not_utf8(path: Path, line: int, position: int, value: int) -> ValueError:
@@ -144,16 +165,20 @@ class _Characters:
     def read_all(self) -> None:
         """Reads the rest of the file."""
         while not self.ended:
-            self.more(-1)
+            self.more(LONGEST)
+            if len(self.buffer) > LONGEST:
+                raise ValueError(
+                    f"{self.path}: an object of more than {LONGEST >> 20} MiB around the rows, which would have to be read whole; "
+                    "write the rows as a list, or one object per line in a file that ends in .jsonl"
+                )
 
     def peek(self) -> str:
         """The next character that is no white space, which then stands at `position`; "" at the end."""
         while True:
-            while self.position < len(self.buffer):
-                character = self.buffer[self.position]
-                if not character.isspace():
-                    return character
-                self.position += 1
+            found = _NO_SPACE.search(self.buffer, self.position)
+            self.position = len(self.buffer) if found is None else found.start()
+            if found is not None:
+                return found[0]
             if self.ended:
                 return ""
             self.more()
@@ -176,6 +201,8 @@ class _Characters:
                     self.position = min(error.pos, len(self.buffer))
                     raise self.error(error.msg + ("; the file looks cut off" if self.ended and cut else "")) from error
                 self.more(size)
+                if len(self.buffer) > LONGEST:
+                    raise too_long(self.path, self.passed_lines + 1) from error
                 size *= 2  # a long value is decoded again and again: doubling keeps that linear
             except ValueError as error:
                 raise self.error(unreadable(error)) from error

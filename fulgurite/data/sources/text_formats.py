@@ -11,10 +11,20 @@ import codecs
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fulgurite.data.sources.json_list import not_utf8, open_bytes, row_object, unique_keys, unreadable, whole_stream
+from fulgurite.data.sources.json_list import (
+    LONGEST,
+    not_utf8,
+    open_bytes,
+    row_object,
+    too_long,
+    unique_keys,
+    unreadable,
+    whole_stream,
+)
 
 __all__ = ["check_header", "lines_of", "read_csv", "read_jsonl", "read_tsv"]
 
@@ -30,7 +40,9 @@ def lines_of(path: Path) -> Iterator[tuple[str, int]]:
     """
     offset = 0
     with open_bytes(path) as file, whole_stream(path):
-        for number, raw in enumerate(file, 1):
+        for number, raw in enumerate(iter(partial(file.readline, LONGEST + 1), b""), 1):
+            if len(raw) > LONGEST:
+                raise too_long(path, number)
             line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             try:
                 yield line.decode(), number
@@ -70,7 +82,7 @@ def read_csv(path: Path) -> Iterator[Numbered]:
         path: the file.
     """
     # The limit of 131072 characters per field is the csv module's own and global; texts are longer.
-    csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST))
     reader = csv.reader((line for line, _ in lines_of(path)), strict=True)
     header: list[str] | None = None
     while True:

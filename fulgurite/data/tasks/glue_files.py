@@ -144,8 +144,8 @@ def _read_tsv(task: GLUETask, path: Path, texts_of: Sequence[str]) -> Examples:
     broken = [number for fields, number in lines if len(fields) != width]
     if broken and len(broken) > max(1, int(_BROKEN_SHARE * len(lines))):
         raise ValueError(
-            f"{path}, line {broken[0]}: the line does not have the file's {width} fields, nor have {len(broken) - 1} "
-            "others; write one row per line, with tabs only between the fields"
+            f"{path}, line {broken[0]}: the line does not have the file's {width} fields, and {len(broken) - 1} more "
+            "lines do not either; write one row per line, with tabs only between the fields"
         )
     if broken:
         _log.warning("%s: %d of %d lines left out, without %d fields: %s", path, len(broken), len(lines), width, broken)

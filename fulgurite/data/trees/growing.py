@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from fulgurite.data.records.findings import Tally
+from fulgurite.data.rows.checksums import read_checked, write_checked
 from fulgurite.data.trees.encoding import EncodedComparison, Spool
 from fulgurite.data.trees.prefix_tree import Tree, build_tree, cluster, cut
 from fulgurite.data.trees.rows import TreeRows
@@ -296,23 +297,19 @@ def save_trees(rows: TreeRows, path: Path) -> None:
         rows: the trees.
         path: the file to make.
     """
-    from safetensors.torch import save_file
-
     with whole_file(path, "the trees", CACHE_ADVICE) as scratch:
-        save_file({name: tensor.contiguous() for name, tensor in rows.tensors.items()}, scratch, rows.metadata)
+        write_checked(rows.tensors, scratch, rows.metadata)
 
 
 def load_trees(path: Path) -> TreeRows:
-    """The trees of a file; one that is not whole is a ValueError.
+    """The trees of a file; one that is not whole, or whose content has changed, is a ValueError.
 
     Args:
         path: written by `save_trees`.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return TreeRows(tensors, file.metadata() or {})
+        return TreeRows(*read_checked(path))
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a whole file of trees ({error}); delete it, and it is made again") from error

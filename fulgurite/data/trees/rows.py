@@ -111,8 +111,8 @@ class TreeRows(Dataset[Item]):
         found = ordered[at] == wanted if len(ordered) else torch.zeros_like(wanted, dtype=torch.bool)
         if not bool(found.all()):
             raise ValueError(
-                f"TreeRows: {int((~found).sum())} of {len(wanted)} completions have no reference log-probability; it was "
-                "made from other rows, another tokenizer or template; compute it again"
+                f"TreeRows: {int((~found).sum())} of {len(wanted)} completions have no reference log-probability; the "
+                "reference was computed from other rows, another tokenizer or another template; compute it again"
             )
         self.tensors = {**self.tensors, "reference": values[order][at].float()}
 

@@ -131,8 +131,8 @@ def prepared(
     )
     if not number or len(given) != number or len(more) != number or len(called) != number:
         raise ValueError(
-            f"{function}: {number} hidden states, {len(given)} weights, {len(more)} options and {len(called)} names; want one "
-            "of each for every specialist, and at least one specialist."
+            f"{function}: {number} hidden states, {len(given)} weights, {len(more)} options and {len(called)} names; "
+            "every specialist needs hidden states, a weight, options and a name, and there must be at least one specialist."
         )
     if blend not in BLENDS:
         raise ValueError(f"{function}: blend={blend!r}; allowed are {', '.join(map(repr, BLENDS))}.")

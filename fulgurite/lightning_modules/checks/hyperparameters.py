@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from types import FrameType
 from typing import Any
@@ -17,11 +18,33 @@ from lightning.pytorch import LightningModule
 from fulgurite.adapters import AdapterConfig
 from fulgurite.adapters.config import config_to_dict
 
-__all__ = ["OF_THE_MACHINE", "described", "public_path", "remember"]
+__all__ = ["OF_THE_MACHINE", "check_rates", "described", "public_path", "remember"]
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 # What belongs to the machine and not to the model: a checkpoint of a run with Triton's kernels is exported on a CPU.
 OF_THE_MACHINE = ("kernels",)
+
+
+def check_rates(owner: str, weight_decay: float, warmup_ratio: float, **rates: float | None) -> None:
+    """Refuses learning rates, a weight decay or a warm-up that would not train, NaN among them.
+
+    Args:
+        owner: class name of the module, for the message.
+        weight_decay: as the module was given it.
+        warmup_ratio: as the module was given it.
+        rates: learning rates by the names of their options; None for one that is not given.
+
+    Raises:
+        ValueError: a value outside what is allowed.
+    """
+    given = {name: rate for name, rate in rates.items() if rate is not None}
+    good = all(0 < rate < math.inf for rate in given.values()) and 0 <= weight_decay < math.inf
+    if not good or not 0 <= warmup_ratio <= 1:
+        listed = ", ".join(f"{name}={rate}" for name, rate in given.items())
+        raise ValueError(
+            f"{owner}: {listed}, weight_decay={weight_decay}, warmup_ratio={warmup_ratio}; allowed are finite learning rates "
+            "above 0, weight_decay >= 0 and 0 <= warmup_ratio <= 1."
+        )
 
 
 def remember(module: LightningModule, arguments: dict[str, Any], cls: type) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fulgurite.adapters.low_rank.stacking import Factors
+from fulgurite.models.weight_files import check_peft_file
 
 __all__ = ["is_peft_folder", "merge_peft", "peft_factors"]
 
@@ -84,6 +85,7 @@ def _load(model: nn.Module, path: str) -> Any:
         from peft import PeftModel
     except ImportError as error:
         raise ImportError(f"init_adapter: {path} is an adapter of PEFT; pip install peft to read it") from error
+    check_peft_file(path, "init_adapter")
     try:
         return PeftModel.from_pretrained(model, path)  # type: ignore[arg-type]
     except (RuntimeError, ValueError, OSError) as error:  # shapes that differ; layers or files that are not there

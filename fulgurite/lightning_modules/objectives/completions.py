@@ -54,8 +54,8 @@ class CompletionRewards:
             return network.rewards(states.flatten(0, 1)[ends])
         if "cu_seq_lens" in batch:
             raise ValueError(
-                f"CompletionRewards: {type(network).__name__} reads rewards with a head of its own, for rows of their own; set the "
-                "data's packing to false."
+                f"CompletionRewards: {type(network).__name__} reads one reward per row with its classification head, and a packed "
+                "row holds several texts; set the data's packing to false."
             )
         logits = network(**forward_inputs(batch)).logits
         rows: torch.Tensor = logits.to(torch.promote_types(logits.dtype, torch.float32)).squeeze(-1)

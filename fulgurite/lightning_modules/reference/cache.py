@@ -14,6 +14,7 @@ import torch
 import xxhash
 from torch import nn
 
+from fulgurite.data.rows.checksums import read_checked, write_checked
 from fulgurite.whole_files import whole_file
 
 __all__ = ["ReferenceCache", "same_weights", "weights_fingerprint"]
@@ -96,10 +97,8 @@ class ReferenceCache:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all."""
-        from safetensors.torch import save_file
-
         with whole_file(path) as scratch:
-            save_file({"keys": self.keys, "values": self.values}, scratch, metadata={"weights": self.fingerprint})
+            write_checked({"keys": self.keys, "values": self.values}, scratch, {"weights": self.fingerprint})
 
     @classmethod
     def load(cls, path: Path, fingerprint: str) -> ReferenceCache:
@@ -111,17 +110,16 @@ class ReferenceCache:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: damaged, or of other weights.
+            ValueError: damaged, changed since it was written, or of other weights.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         if not path.is_file():
             raise FileNotFoundError(f"ReferenceCache: {path}: no such file; leave reference_cache out to have it made")
         try:
-            with safe_open(path, "pt") as file:
-                found = (file.metadata() or {}).get("weights", "")
-                keys, values = file.get_tensor("keys"), file.get_tensor("values")
-        except SafetensorError as error:
+            tensors, metadata = read_checked(path)
+            keys, values, found = tensors["keys"], tensors["values"], metadata.get("weights", "")
+        except (SafetensorError, KeyError) as error:
             raise ValueError(f"ReferenceCache: {path} is damaged ({error}); delete it to have it made anew") from error
         if len(found) == _SAMPLED_DIGITS:
             raise ValueError(

@@ -54,8 +54,8 @@ def cached_reference(
             return known
         if file is not None:
             raise ValueError(
-                f"{reference.owner}: {path} lacks completions of this data; it was made with other rows, another template or "
-                "another tokenizer; leave reference_cache out to have one made"
+                f"{reference.owner}: {path} lacks completions of this data, because it was made with other rows, another template "
+                "or another tokenizer; leave reference_cache out to have it made"
             )
         keys, values = _run(log_probs, network, trainer, loaders)
     before = (keys[:0], values[:0]) if known is None else (known.keys, known.values)

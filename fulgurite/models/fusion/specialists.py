@@ -36,8 +36,8 @@ def adapter_base(folder: str) -> str | None:
         return None
     if (place / "adapter_config.json").is_file() and not (place / "adapter.json").is_file():
         raise ValueError(
-            f"adapter_base: {folder} is an adapter of PEFT; a fused base takes those of adapter.save() (`fulgurite export --format "
-            "adapter`): merge this one into its base, and give that folder as a whole model"
+            f"adapter_base: {folder} is an adapter of PEFT; a fused base takes adapters that adapter.save() or `fulgurite "
+            "export --format adapter` wrote: merge this adapter into its base, and give the merged folder as a whole model"
         )
     file = place / "adapter.json"
     if not file.is_file():

@@ -32,7 +32,7 @@ def average_weights(states: Sequence[Weights], shares: Sequence[float] | None = 
     shares = [1.0] * len(states) if shares is None else list(shares)
     if len(shares) != len(states) or sum(shares) <= 0:
         raise ValueError(
-            f"average_weights: shares {shares} for {len(states)} models; give one for each, with a sum above 0"
+            f"average_weights: shares {shares} for {len(states)} models; give each model a share, with a sum above 0"
         )
     whole = sum(shares)
     return {
@@ -79,7 +79,8 @@ def _check(function: str, states: Sequence[Weights]) -> None:
                 )
             if not value.is_floating_point() and not torch.equal(value, state[key]):
                 raise ValueError(
-                    f"{function}: {key} holds other whole numbers in model {number}; they cannot be merged"
+                    f"{function}: {key} holds whole numbers that differ between model 0 and model {number} and cannot be averaged; "
+                    "give models of one architecture and vocabulary"
                 )
 
 

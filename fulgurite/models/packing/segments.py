@@ -66,7 +66,7 @@ class Segments:
         if len(above) != len(lengths) or any(not -1 <= parent < own for own, parent in enumerate(above)):
             raise ValueError(
                 f"Segments: {len(above)} parents for {len(lengths)} segments, or a parent that does not stand before its "
-                "child; each segment needs one, -1 if it is a root"
+                "child; each segment needs a parent before it, or -1 where it is a root"
             )
         self.order: torch.Tensor | None = None
         self.inverse: torch.Tensor | None = None

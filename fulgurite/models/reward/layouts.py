@@ -9,30 +9,19 @@ answers, transformers reads the token before it; so :func:`fulgurite.models.save
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import nn
 
-from fulgurite.models.loading import check_folder, not_found, unreachable
+from fulgurite.models.loading import check_folder
+from fulgurite.models.weight_files import WeightFiles, check_tensor, not_found, tensors_of, unreachable, weight_files
 
 __all__ = ["LAYOUTS", "Layout", "read_layout"]
 
 LAYOUTS = ("sequence_classification", "regression_head")
 HEAD = "regression_head.weight"
-_FILES = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
 SHARD_SIZE = "5GB"
-
-
-class Stored(NamedTuple):
-    """The files of a checkpoint's weights and the names of its tensors."""
-
-    files: list[Path]
-    keys: set[str]
 
 
 @dataclass(frozen=True)
@@ -51,7 +40,7 @@ class Layout:
     kind: str
     labels: int
     config: Any
-    stored: Stored
+    stored: WeightFiles
 
     def load_into(self, model: nn.Module) -> None:
         """Fill a reward model with the weights of a checkpoint of kind regression_head.
@@ -60,13 +49,16 @@ class Layout:
             model: a reward model of the same architecture: the backbone is its submodule ``model``.
 
         Raises:
-            ValueError: a head of another width, tensors that are missing or of another shape.
+            ValueError: a head of another width, tensors that are missing, of another shape, or that cannot be weights.
         """
-        wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        own = model.state_dict()
+        wanted = {key: tuple(value.shape) for key, value in own.items()}
         missing = set(wanted)
         for file in self.stored.files:
-            part = {_without_prefix(key): value for key, value in _tensors(file)}
+            part = {_without_prefix(key): value for key, value in tensors_of(file)}
             for key, value in part.items():
+                if key in wanted and own[key].is_floating_point():
+                    check_tensor(file, key, value)
                 if key in wanted and tuple(value.shape) != wanted[key]:
                     what = "a reward head" if key == HEAD else f"{key}"
                     raise ValueError(
@@ -96,7 +88,7 @@ def read_layout(name: str, trust_remote_code: bool = False) -> Layout:
 
     Raises:
         FileNotFoundError: no such folder or hub id.
-        ValueError: a checkpoint that calls itself a reward model and has no head.
+        ValueError: a checkpoint that calls itself a reward model and has no head; files that are cut short.
     """
     from transformers import AutoConfig
 
@@ -105,7 +97,7 @@ def read_layout(name: str, trust_remote_code: bool = False) -> Layout:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except unreachable() as error:
         raise FileNotFoundError(not_found(name, error)) from None
-    stored = _stored(name)
+    stored = weight_files(name)
     architectures = [str(entry) for entry in getattr(config, "architectures", None) or []]
     kind = "none"
     if any(key.endswith(HEAD) for key in stored.keys):
@@ -118,44 +110,6 @@ def read_layout(name: str, trust_remote_code: bool = False) -> Layout:
     elif any(entry.endswith("ForSequenceClassification") for entry in architectures):
         kind = "sequence_classification"
     return Layout(name, kind, int(getattr(config, "num_labels", 1)), config, stored)
-
-
-def _stored(name: str) -> Stored:
-    from transformers.utils import cached_file
-
-    for wanted in _FILES:
-        try:
-            found = cached_file(name, wanted, _raise_exceptions_for_missing_entries=False)
-        except unreachable():
-            found = None
-        if found is None:
-            continue
-        if not wanted.endswith(".json"):
-            file = Path(found)
-            return Stored([file], set(_names(file)))
-        weights: dict[str, str] = json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"]
-        shards = [cached_file(name, shard) for shard in sorted(set(weights.values()))]
-        return Stored([Path(str(shard)) for shard in shards], set(weights))
-    return Stored([], set())  # whoever loads the weights says what is missing
-
-
-def _names(file: Path) -> Iterator[str]:
-    if file.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(file, "pt") as opened:
-            yield from opened.keys()
-        return
-    yield from torch.load(file, map_location="meta", weights_only=True)
-
-
-def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        yield from load_file(file).items()
-        return
-    yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()
 
 
 def _without_prefix(key: str) -> str:

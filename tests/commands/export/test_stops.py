@@ -57,7 +57,7 @@ def test_every_end_token_is_in_the_generation_config(checkpoint: Path, tmp_path:
             stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(resolve_backbone("playground")), out)
         check_stops(stock, out, tokenizer)
         GenerationConfig(eos_token_id=tokenizer.eos_token_id).save_pretrained(out)
-        with pytest.raises(ValueError, match=r"writes on behind '<\|end\|>', which ends a turn"):
+        with pytest.raises(ValueError, match=r"does not stop at '<\|end\|>', which ends a turn"):
             check_stops(stock, out, tokenizer)
 
 

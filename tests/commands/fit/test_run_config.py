@@ -61,6 +61,65 @@ def test_a_used_folder_is_refused_and_overwriting_is_typed(
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
 
 
+def test_a_kill_between_the_first_checkpoint_and_its_configuration_mixes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fulgurite.commands.fit import run_config
+
+    run = here / "run"
+    assert main([*FIT, "1"]) == 0
+    with monkeypatch.context() as patch:  # what a kill leaves: nothing is cleared, nothing is renamed
+        patch.setattr(run_config, "_remove_waiting", lambda *_: None)
+        patch.setattr(run_config.RunConfig, "_replace", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main([*FIT, "1", "--model.adapter.rank", "3", "--overwrite"])
+    assert (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]["adapter"]["init_args"][
+            "rank"
+        ]
+        == 3
+    )
+    (own,) = run.glob("config.*.yaml")
+    capsys.readouterr()
+    for verb in ("fit", "test"):
+        mixed = [verb, "--config", "run/config.yaml", "--ckpt_path", "last"]
+        assert main(mixed) == 1
+        told = capsys.readouterr().err
+        assert f"{verb}: run/config.yaml is of another run than run/checkpoints/last.ckpt" in told
+        assert f"fulgurite {verb} --config run/{own.name} --ckpt_path run/checkpoints/last.ckpt" in told
+    assert main(["fit", "--config", f"run/{own.name}", "--ckpt_path", "last", "--trainer.max_steps", "2"]) == 0
+    assert rank(run) == 3 and not list(run.glob("config.*.yaml"))
+    assert main(["fit", "--config", "run/config.yaml", "--ckpt_path", "last", "--trainer.max_steps", "3"]) == 0
+
+
+def test_which_configuration_is_a_checkpoints_own(tmp_path: Path) -> None:
+    from fulgurite.commands.fit.run_config import check_same_run
+
+    checkpoint, config = tmp_path / "checkpoints" / "last.ckpt", tmp_path / "config.yaml"
+    mine, other = "0123456789abcdef", "fedcba9876543210"
+    saved = {"fulgurite_run": mine}
+    for content, refused in (
+        (f"# run {mine}\na: 1\n", False),
+        (f"# run {other}\n", True),
+        ("a: 1\n", False),
+        ("", False),
+    ):
+        config.write_text(content)
+        if refused:
+            with pytest.raises(ValueError, match=r"of another run.*give its options on the command line"):
+                check_same_run(saved, checkpoint, [config], "fit")
+        else:
+            check_same_run(saved, checkpoint, [config], "fit")
+        check_same_run({}, checkpoint, [config], "fit")  # of an earlier version
+        check_same_run(saved, tmp_path / "elsewhere" / "checkpoints" / "last.ckpt", [config], "fit")
+    # Over a run of an earlier version, whose configuration bears no name.
+    config.write_text("a: 1\n")
+    (tmp_path / f"config.{mine}.yaml").write_text(f"# run {mine}\n")
+    with pytest.raises(ValueError, match=f"of another run.*config.{mine}.yaml"):
+        check_same_run(saved, checkpoint, [config], "fit")
+    check_same_run(saved, checkpoint, [tmp_path / f"config.{mine}.yaml"], "fit")
+
+
 def test_another_runs_checkpoint_is_no_resumption(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIT, "1"]) == 0
     (here / "run").rename(here / "other")

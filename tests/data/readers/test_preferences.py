@@ -260,7 +260,12 @@ TREE = SCHEMAS["ultrainteract_pair"][0]
             "no single answer apart",
             "2 turns",
         ),
-        ("preference", {"chosen": MESSAGES, "rejected": OTHER[:1]}, "no single answer apart", "'rejected' has 0 turns"),
+        (
+            "preference",
+            {"chosen": MESSAGES, "rejected": OTHER[:1]},
+            "no single answer apart",
+            "'rejected' has 0 turns that the other dialogue does not have",
+        ),
         (
             "preference",
             {"chosen": MESSAGES, "rejected": [MESSAGES[0], MESSAGES[0]]},
@@ -381,3 +386,13 @@ def test_an_answer_rated_outside_its_scale_is_left_out_once_and_counted() -> Non
     both = {"instruction": "hi", "completions": [answer("a", "6"), answer("b", "N/A"), answer("c", "3")]}
     reader = PreferenceReader([list_source("rows", [both, row])])
     assert len(list(reader)) == 1 and reader.tally.counts == {"fewer than two answers": 1}
+
+
+def test_what_a_pair_says_beside_its_dialogues_is_not_passed_over() -> None:
+    untrained = [MESSAGES[0], {**MESSAGES[1], "train": False}]
+    reader = PreferenceReader([list_source("x", [{"chosen": untrained, "rejected": OTHER}])])
+    with pytest.raises(ValueError, match=r"weight of a message.*'chosen' says that it is not trained on"):
+        list(reader)
+    reader = PreferenceReader([list_source("x", [{"prompt": "nowhere", "chosen": MESSAGES, "rejected": OTHER}])])
+    assert len(list(reader)) == 1
+    assert any("a prompt that the dialogues do not hold" in line for line in reader.tally.lines())

@@ -72,7 +72,7 @@ def test_rows_are_mapped_not_read(tmp_path: Path) -> None:
         file.write(b"\x2a")
     assert rows[0]["input_ids"].tolist() == [42, 6, 7]  # what another process writes is seen: the pages are the file's
     rows.tensors["input_ids"][1] = 77  # and what is written here stays here
-    assert open_rows(path)[0]["input_ids"].tolist() == [42, 6, 7]
+    assert store.MappedRows(path)[0]["input_ids"].tolist() == [42, 6, 7]
 
 
 def test_labels_targets_and_tags_of_rows(tmp_path: Path) -> None:
@@ -156,6 +156,86 @@ def test_unfinished_and_damaged_files(tmp_path: Path) -> None:
     assert len(calls) == 7 and path.read_bytes() == whole
     with pytest.raises(ValueError, match="2 marks for 1 tokens"), TokenWriter(path) as writer:
         writer.add([(([1], [True, False], 1, None), None)])
+
+
+def flipped(path: Path, place: int, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(bytes(content))
+
+
+def test_a_flipped_bit_anywhere_is_noticed_and_the_file_made_again(tmp_path: Path, caplog: Any) -> None:
+    path = written(tmp_path / "a.safetensors", ROWS)
+    whole = path.read_bytes()
+    rows, harmless = open_rows(path), 0
+    for place in range(len(whole)):
+        path.write_bytes(whole)
+        flipped(path, place, place % 8)
+        try:
+            again = open_rows(path)
+        except (ValueError, KeyError, TypeError):
+            continue
+        # Shapes in the header, which nobody reads, spaces between its values, the name of the checksum.
+        harmless += 1
+        assert {key: again.metadata.get(key) for key in rows.metadata} == rows.metadata, place
+        assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in rows.tensors.items()), place
+        assert torch.equal(again.record, rows.record) and torch.equal(again.groups, rows.groups)
+    assert harmless < 0.2 * len(whole)
+    flipped(path, len(whole) - 1, 0)
+    made = load_or_write(path, lambda: written(path, ROWS) and None)
+    assert len(made) == 4 and path.read_bytes() == whole
+    assert "the checksum differs" in caplog.text and "it is built again" in caplog.text
+
+
+def test_rows_of_classifiers_and_trees_have_a_checksum_too(tmp_path: Path, caplog: Any) -> None:
+    rows = EncodedRows(
+        {
+            "input_ids": torch.arange(4, dtype=torch.int32),
+            "offsets": torch.tensor([0, 2, 4]),
+            "full_length": torch.tensor([2, 2]),
+        }
+    )
+    built = []
+    for _ in range(2):
+        store.load_or_build(tmp_path, "a", lambda: built.append(1) or rows)
+    assert len(built) == 1
+    flipped(tmp_path / "a.safetensors", -3, 1)
+    again = store.load_or_build(tmp_path, "a", lambda: built.append(1) or rows)
+    assert (
+        len(built) == 2
+        and "the checksum differs" in caplog.text
+        and torch.equal(again.tensors["input_ids"], rows.tensors["input_ids"])
+    )
+
+
+def test_tensors_of_any_layout_have_a_checksum(tmp_path: Path) -> None:
+    from fulgurite.data.rows.checksums import read_checked, write_checked
+
+    tensors = {
+        "expanded": torch.ones((), dtype=torch.int32).expand(1),
+        "spread": torch.ones((), dtype=torch.float32).expand(3),
+        "empty": torch.ones(0, dtype=torch.int64),
+        "number": torch.tensor(2.5),
+        "turned": torch.arange(6).reshape(2, 3).t(),
+        "marks": torch.tensor([True, False]),
+    }
+    write_checked(tensors, tmp_path / "a.safetensors", {"note": "a"})
+    again, metadata = read_checked(tmp_path / "a.safetensors")
+    assert metadata == {"note": "a"} and all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
+def test_files_of_earlier_versions_have_no_checksum_and_are_read(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = written(tmp_path / "a.safetensors", ROWS)
+    save_file(load_file(path), path, {"tag_names": '["fr", "en"]'})
+    assert len(open_rows(path)) == 4
+
+
+def test_a_worker_that_opens_the_rows_does_not_read_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = open_rows(written(tmp_path / "a.safetensors", ROWS))
+    monkeypatch.setattr(store, "check", lambda *_: pytest.fail("read again"))
+    assert len(pickle.loads(pickle.dumps(rows))) == 4
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

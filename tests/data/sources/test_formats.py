@@ -1,7 +1,9 @@
 """Rows of files one by one: the same as read whole, in little memory, with errors that name file, line and byte."""
 
+import csv
 import gzip
 import json
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from fulgurite.data.sources import json_list as streaming_json
+from fulgurite.data.sources import text_formats
 from fulgurite.data.sources.folders import split_files
 from fulgurite.data.sources.formats import stream_rows
 from fulgurite.data.sources.locate import file_source, list_source
@@ -189,3 +192,78 @@ def test_fingerprints_follow_the_content(tmp_path: Path) -> None:
     assert file_source(write(tmp_path / "b.jsonl", '{"a": 1}')).fingerprint() == first
     assert file_source(write(tmp_path / "a.jsonl", '{"a": 2}')).fingerprint() != first
     assert list_source("x", [{"a": 1}]).fingerprint() != list_source("x", [{"a": 2}]).fingerprint()
+
+
+ENDLESS = {
+    "a.jsonl.gz": b'{"text": "' + b"x" * (1 << 24),
+    "a.csv.gz": b'text\n"' + b"x" * (1 << 24),
+    "a.tsv.gz": b"text\n" + b"x" * (1 << 24),
+    "a.json.gz": b'[{"text": "' + b"x" * (1 << 24),
+    "a.csv": b'text\n"' + b"one line of an open quote\n" * (1 << 19),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_line_without_end_is_refused_in_little_memory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few megabytes of gzip hold a line of gigabytes."""
+    longest = 1 << 20
+    for module in (streaming_json, text_formats):
+        monkeypatch.setattr(module, "LONGEST", longest)
+    before = csv.field_size_limit(longest)
+    path = tmp_path / name
+    write(path, gzip.compress(ENDLESS[name]) if name.endswith(".gz") else ENDLESS[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ValueError, match=rf"{name}, line \d: (a row of more than 1 MiB|field larger than field limit)"
+        ):
+            list(stream_rows(path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        csv.field_size_limit(before)
+    assert peak < 10 * longest
+
+
+def test_an_object_around_the_rows_may_not_be_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.json", json.dumps({"data": [{"text": "x" * 1000}] * 100}))
+    assert len(list(stream_rows(path))) == 100
+    monkeypatch.setattr(streaming_json, "LONGEST", 50_000)
+    with pytest.raises(ValueError, match=r"a\.json: an object of more than 0 MiB around the rows.*\.jsonl"):
+        list(stream_rows(path))
+
+
+def test_space_without_end_is_passed_quickly(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json.gz", gzip.compress(b" \n" * (1 << 24) + b'[{"a": 1}]'))
+    began = time.monotonic()
+    assert [row for row, _ in stream_rows(path)] == [{"a": 1}]
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "a.jsonl",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a pointer of Git LFS.*git lfs pull",
+        ),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        ("a.jsonl", gzip.compress(b'{"text": "a"}\n'), r"compressed by gzip; give it a name that ends in \.jsonl\.gz"),
+        ("a.csv", b"PK\x03\x04abc", "a zip archive; unpack it"),
+    ],
+)
+def test_a_file_that_is_something_else_says_what_it_is(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: {words}"):
+        list(stream_rows(write(tmp_path / name, content)))
+
+
+def test_a_link_that_leads_nowhere_is_not_guessed_at(tmp_path: Path) -> None:
+    for target in ("loop.jsonl", "gone.jsonl"):
+        (tmp_path / "loop.jsonl").unlink(missing_ok=True)
+        (tmp_path / "loop.jsonl").symlink_to(tmp_path / target)
+        with pytest.raises(FileNotFoundError, match=r"loop\.jsonl: a link to a place where nothing is"):
+            list(stream_rows(tmp_path / "loop.jsonl"))

@@ -288,6 +288,11 @@ def test_the_file_gives_back_the_trees_and_a_damaged_one_is_an_error(spool: Spoo
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cache" / "t.safetensors").read_bytes()[:-10])
     with pytest.raises(ValueError, match="not a whole file"):
         load_trees(tmp_path / "cut.safetensors")
+    flipped = bytearray((tmp_path / "cache" / "t.safetensors").read_bytes())
+    flipped[-5] ^= 16
+    (tmp_path / "cut.safetensors").write_bytes(bytes(flipped))
+    with pytest.raises(ValueError, match="the checksum differs"):
+        load_trees(tmp_path / "cut.safetensors")
 
 
 def test_references_are_found_by_key_and_refused_when_one_is_missing(spool: Spool) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fulgurite.adapters import APET, LoRA, attach
-from fulgurite.lightning_modules.reference.cache import weights_fingerprint
+from fulgurite.lightning_modules.reference.cache import ReferenceCache, weights_fingerprint
 
 
 def network() -> nn.Module:
@@ -50,3 +50,14 @@ def test_an_adapter_beside_the_weights_is_left_out() -> None:
     adapter = attach(model, LoRA(rank=2, targets=r"0|2"))
     with adapter.disabled():
         assert weights_fingerprint(model) == before
+
+
+def test_a_flipped_bit_is_not_a_reference(tmp_path):
+    path = tmp_path / "reference.safetensors"
+    ReferenceCache(torch.arange(5), torch.rand(5), "weights").save(path)
+    assert len(ReferenceCache.load(path, "weights")) == 5
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 4
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"reference\.safetensors: its content is not what was written .*delete it"):
+        ReferenceCache.load(path, "weights")

@@ -31,7 +31,7 @@ def test_models_that_differ_are_named() -> None:
         average_weights([one, {**one, "more": torch.ones(1)}])
     with pytest.raises(ValueError, match=r"w is \(3, 4\) in the first and \(2, 4\) in model 1"):
         task_arithmetic(one, [{**one, "w": torch.ones(2, 4)}])
-    with pytest.raises(ValueError, match="position holds other whole numbers in model 1"):
+    with pytest.raises(ValueError, match="position holds whole numbers that differ between model 0 and model 1"):
         average_weights([one, {**one, "position": torch.zeros(5, dtype=torch.int64)}])
     for bad in (lambda: average_weights([]), lambda: task_arithmetic(one, []), lambda: average_weights([one], [1, 2])):
         with pytest.raises(ValueError, match="give"):
