@@ -10,6 +10,7 @@ __all__ = ["all_benchmarks"]
 def all_benchmarks() -> dict[str, Benchmark]:
     """Every entry by name, in the order in which they run."""
     from benchmarks.speed import (
+        attention,
         fusion,
         gates,
         linear,
@@ -17,6 +18,7 @@ def all_benchmarks() -> dict[str, Benchmark]:
         preference,
         reference,
         reward,
+        sft,
         sparse,
         sparse_steps,
         steps,
@@ -24,6 +26,7 @@ def all_benchmarks() -> dict[str, Benchmark]:
     )
 
     steps_of_models = [steps.LLAMA, steps.DEBERTA, preference.BENCHMARK, reference.BENCHMARK, reward.BENCHMARK]
+    steps_of_models += [sft.BENCHMARK, attention.BENCHMARK]
     entries = [linear.BENCHMARK, log_probs.BENCHMARK, fusion.BENCHMARK, gates.BENCHMARK, *steps_of_models]
     entries += [training.BENCHMARK, sparse.GRADIENT, sparse.LINEAR, sparse_steps.SPARSE_LLAMA]
     return {entry.name: entry for entry in entries}

@@ -15,14 +15,13 @@ from benchmarks.contenders.models import Base, ModelCase, make_base, place, with
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
 from benchmarks.speed.preference import (
     Pairs,
-    four_answers,
     gradients,
     made_up_reference,
     model_case,
     our_batch,
     our_loss,
     plain_loss_and_gradients,
-    ultra_interact,
+    shapes,
 )
 from benchmarks.speed.steps import make_optimizer
 from fulgurite.adapters import find_adapters
@@ -71,7 +70,6 @@ def prepare(cached: bool, make: Any, case: ModelCase, base: Base) -> Step:
 
 def _workloads(settings: Settings) -> list[Workload]:
     case = model_case(settings)
-    shapes = (("UltraInteract tree, 5 pairs", ultra_interact), ("4 answers, 6 pairs", four_answers))
     return [
         Workload(
             name,
@@ -80,7 +78,7 @@ def _workloads(settings: Settings) -> list[Workload]:
             {_IN_THE_STEP: partial(prepare, False, make, case), OURS: partial(prepare, True, make, case)},
             floor=_IN_THE_STEP,
         )
-        for name, make in shapes
+        for name, make in shapes(settings, case).items()
     ]
 
 
