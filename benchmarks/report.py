@@ -17,6 +17,8 @@ __all__ = ["main", "newest", "page"]
 
 ROOT = Path(__file__).resolve().parent.parent
 _OURS = "fulgurite"
+# What a contender was called when older results were written.
+_RENAMED = {"TRL selective_log_softmax": "TRL before 1.14"}
 _INTRODUCTION = """# Benchmarks
 
 Made by `python -m benchmarks.report` from the files in `benchmarks/results/`; measure anew with `python -m benchmarks.run --save`
@@ -49,6 +51,9 @@ def newest(folder: Path) -> list[dict[str, Any]]:
         figures = json.loads(path.read_text(encoding="utf-8"))
         if "benchmark" not in figures:
             continue
+        for workload in figures["workloads"]:
+            rows = workload["contenders"]
+            workload["contenders"] = {_RENAMED.get(name, name): row for name, row in rows.items()}
         key = (figures["benchmark"], figures["device"])
         if key not in found or figures["date"] >= found[key]["date"]:
             found[key] = _with_older(figures, found.get(key))

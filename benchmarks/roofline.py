@@ -33,10 +33,10 @@ _INTRODUCTION = """# Rooflines
 
 Made by `python -m benchmarks.roofline`: bytes and operations follow from shapes, times from `benchmarks/results/`.
 
-The floor is the longer of two times, both by the data sheet of one {name}: operations at {flops:.0f} TFLOP/s (dense bf16 and fp16;
-products that are exact in float32: {slow:.0f}), and compulsory bytes at {bandwidth:.1f} TB/s. Compulsory means that what a forward or
-a backward is given is read once, and what it returns is written once; both are counted. *Of the floor* is floor over measured. Nothing
-reaches 100 %: PyTorch's largest matrix products reach about 80 % of the sheet (769 to 798 TFLOP/s at 8192³).
+The floor is the longer of two times, both by the data sheet of one {name}: operations at {flops:.0f} TFLOP/s (dense bf16
+and fp16; products that are exact in float32: {slow:.0f}), and compulsory bytes at {bandwidth:.1f} TB/s. Compulsory means that what
+a forward or a backward is given is read once, and what it returns is written once; both are counted. *Of the floor* is floor over
+measured. Nothing reaches 100 %: PyTorch's largest matrix products reach about 80 % of the sheet (769 to 798 TFLOP/s at 8192³).
 
 *waits for a GPU*: no results of that shape are committed. One command measures all of them: `python -m benchmarks.gpu`.
 """

@@ -220,6 +220,10 @@ class FinetuneModule(LightningModule):
         """The network's output for a batch without its labels."""
         return self._network()(**forward_inputs(batch))
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """What the objective has to know of a batch on the host is read before the batch moves to a GPU."""
+        return self.objective.on_host(batch) if isinstance(batch, dict) else batch
+
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one micro-batch, scaled as the module docstring says."""
         step = self.objective(self._network(), batch)
