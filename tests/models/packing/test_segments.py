@@ -44,6 +44,22 @@ def test_trees_of_the_data_modules_stand_in_preorder():
         assert Segments(lengths.cumsum(0), torch.tensor(found.parents)).order is None
 
 
+def test_structure_moves_without_a_look():
+    """The meta device has no values: whoever looked there would fail."""
+    segments = Segments(SHAPE.bounds, SHAPE.parents)
+    masks = []
+    segments.block_mask(None, lambda sees, *rest, device: masks.append(sees))
+    assert segments.to("cpu") is segments and list(segments._masks) == [None]
+    moved = segments.to("meta", non_blocking=True)
+    for name in ("boundaries", "given_parents", "order", "inverse"):
+        assert getattr(moved, name).device.type == "meta" and getattr(segments, name).device.type == "cpu"
+    assert (moved.lengths, moved.parents, moved.chains) == (segments.lengths, segments.parents, segments.chains)
+    assert packed_structure(moved.carrier()) is moved and not moved._masks
+    devices = []
+    moved.block_mask(3, lambda sees, *rest, device: devices.append(device))
+    assert [device.type for device in devices] == ["meta"]
+
+
 def test_structure_is_read_back_from_the_mask_alone():
     segments = Segments(SHAPE.bounds, SHAPE.parents)
     mask = segments.carrier()
