@@ -47,9 +47,10 @@ machine was tens of microseconds each. Everything else is timed as Python launch
 *TRL before 1.14* is its `selective_log_softmax` on whole logits; since then TRL has a fused head, *TRL ChunkedLogProbFunction*. Its
 trainers use it by default since 1.15: on a GPU for completion tokens alone, on a CPU for every position.
 """
-_WAITING = """These were not measured on a GPU yet (in brackets: contenders that came later). `python -m benchmarks.gpu` measures them in
-short pieces in the order of their value: it prints its plan first, keeps what it found after each piece, and goes on with
-`--resume`. `--dry-run` only prints the plan; `--pack FOLDER` takes along what a machine without a network lacks."""
+_WAITING = """These were not measured on a GPU yet (in brackets: contenders that came later).
+`python -m benchmarks.gpu` measures them in short pieces in the order of their value: it prints its plan first, keeps what it found
+after each piece, and goes on with `--resume`. `--dry-run` only prints the plan; `--pack FOLDER` takes along what a machine without
+a network lacks."""
 
 
 def newest(folder: Path) -> list[dict[str, Any]]:

@@ -25,15 +25,18 @@ from benchmarks.speed.steps import make_optimizer
 from fulgurite.data.trees.prefix_tree import build_tree
 from fulgurite.data.trees.rows import TreeCollator
 from fulgurite.lightning_modules.objectives.completions import CompletionLogProbs
+from fulgurite.lightning_modules.objectives.step import Objective
 from fulgurite.losses import Completions, PreferenceLoss
 
 __all__ = [
     "BENCHMARK",
     "UNPACKED",
+    "as_new",
     "four_answers",
     "gradients",
     "made_up_reference",
     "model_case",
+    "on_device",
     "our_batch",
     "our_loss",
     "plain_loss_and_gradients",
@@ -129,6 +132,7 @@ def made_up_reference(pairs: Pairs) -> dict[bytes, float]:
 
 def our_loss(log_probs: CompletionLogProbs, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """DPO's mean loss over the pairs of a batch that carries its reference."""
+    batch = as_new(batch)
     completions = Completions(log_probs(model, batch), batch["lengths"], batch["reference"])
     parts = PreferenceLoss("dpo", beta=_BETA)(completions, pairs=batch["pairs"])
     return parts.loss_sum / parts.units
@@ -145,7 +149,19 @@ def our_batch(pairs: Pairs, shared: bool, device: str) -> dict[str, torch.Tensor
     else:
         values = [known[p[0].numpy().tobytes()] for p in paths]
     batch["reference"] = torch.tensor(values)
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return on_device(batch, device)
+
+
+def as_new(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch as it comes to each step of a training: attention has not prepared its masks yet."""
+    if "segments" not in batch:
+        return batch
+    return {**batch, "segments": batch["segments"].to(batch["input_ids"].device, copy=True)}
+
+
+def on_device(batch: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
+    """The batch on a device, read on the host before as our modules do."""
+    return {name: value.to(device) for name, value in Objective().on_host(batch).items()}
 
 
 def _trl_trainer(model: Any) -> Any:

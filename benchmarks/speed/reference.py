@@ -15,6 +15,7 @@ from benchmarks.contenders.models import Base, ModelCase, make_base, place, with
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
 from benchmarks.speed.preference import (
     Pairs,
+    as_new,
     gradients,
     made_up_reference,
     model_case,
@@ -43,6 +44,7 @@ def prepare(cached: bool, make: Any, case: ModelCase, base: Base) -> Step:
     def loss_of(pairs: Pairs) -> torch.Tensor:
         batch = batches[id(pairs)]
         if not cached:
+            batch = as_new(batch)
             with torch.no_grad(), adapter.disabled():
                 batch = {**batch, "reference": log_probs(placed.model, batch)}
         return our_loss(log_probs, placed.model, batch)

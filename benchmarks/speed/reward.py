@@ -21,7 +21,7 @@ from benchmarks.contenders.low_rank import PLACERS, Placed, why_not
 from benchmarks.contenders.models import Base, ModelCase, make_base, place, with_random_factors
 from benchmarks.contenders.trl import make_trainer, trl_missing
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
-from benchmarks.speed.preference import Pairs, four_answers, model_case, shapes, tree_batch
+from benchmarks.speed.preference import Pairs, as_new, four_answers, model_case, on_device, shapes, tree_batch
 from benchmarks.speed.steps import make_optimizer
 from fulgurite.lightning_modules.objectives.completions import CompletionRewards
 from fulgurite.losses import RewardLoss
@@ -65,14 +65,12 @@ def _ours(shared: bool, make: Callable[..., Pairs], case: ModelCase, base: Base)
     placed = place(OURS, case, Base(model, {}), False)
     rewards, loss = CompletionRewards(), RewardLoss()
     batches = {
-        short: {
-            k: v.to(case.device) for k, v in tree_batch(make(_SHORT if short else 1), shared, packing=shared).items()
-        }
+        short: on_device(tree_batch(make(_SHORT if short else 1), shared, packing=shared), case.device)
         for short in (False, True)
     }
 
     def loss_of(short: bool) -> torch.Tensor:
-        batch = batches[short]
+        batch = as_new(batches[short])
         parts = loss(rewards(placed.model, batch), batch["pairs"])
         return parts.loss_sum / parts.units
 

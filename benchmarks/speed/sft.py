@@ -25,7 +25,7 @@ from benchmarks.contenders.models import Base, ModelCase, make_base, place, with
 from benchmarks.contenders.trl import make_trainer, trl_missing
 from benchmarks.harness.floors import H200, Model, step_flops
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
-from benchmarks.speed.preference import gradients, model_case
+from benchmarks.speed.preference import as_new, gradients, model_case
 from benchmarks.speed.steps import make_optimizer
 from fulgurite.lightning_modules.objectives.language import LanguageModelling
 
@@ -63,7 +63,7 @@ def prepare(contender: str, lengths: Sequence[int], case: ModelCase, base: Base)
     packs = {
         short: make_pack([n // _SHORT if short else n for n in lengths], case.vocabulary) for short in (False, True)
     }
-    loss_of = _LOSSES[contender](placed, {k: _on(pack, case.device) for k, pack in packs.items()})
+    loss_of = _LOSSES[contender](placed, packs, case.device)
 
     def run() -> None:
         loss_of(False).backward()
@@ -93,22 +93,24 @@ def _on(pack: Pack, device: str) -> Pack:
     return {name: tensor.to(device) for name, tensor in pack.items()}
 
 
-def _by_ours(placed: Placed, packs: Mapping[bool, Pack]) -> Callable[[bool], torch.Tensor]:
+def _by_ours(placed: Placed, packs: Mapping[bool, Pack], device: str) -> Callable[[bool], torch.Tensor]:
     objective = LanguageModelling()
+    # As our modules do before a batch moves.
+    batches = {short: _on(objective.on_host(pack), device) for short, pack in packs.items()}
 
     def loss_of(short: bool) -> torch.Tensor:
-        step = objective(placed.model, packs[short])
+        step = objective(placed.model, as_new(batches[short]))
         return step.loss_sum / step.targets
 
     return loss_of
 
 
-def _by_transformers(placed: Placed, packs: Mapping[bool, Pack]) -> Callable[[bool], torch.Tensor]:
-    inputs = {k: {n: t for n, t in pack.items() if n != "cu_seq_lens"} for k, pack in packs.items()}
+def _by_transformers(placed: Placed, packs: Mapping[bool, Pack], device: str) -> Callable[[bool], torch.Tensor]:
+    inputs = {k: {n: t.to(device) for n, t in pack.items() if n != "cu_seq_lens"} for k, pack in packs.items()}
     return lambda short: placed.model(**inputs[short]).loss
 
 
-def _by_trl(placed: Placed, packs: Mapping[bool, Pack]) -> Callable[[bool], torch.Tensor]:
+def _by_trl(placed: Placed, packs: Mapping[bool, Pack], device: str) -> Callable[[bool], torch.Tensor]:
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     row = {"prompt": "a ", "completion": "b"}
@@ -119,12 +121,11 @@ def _by_trl(placed: Placed, packs: Mapping[bool, Pack]) -> Callable[[bool], torc
         edges = pack["cu_seq_lens"].tolist()
         rows = {key: pack[key][0].tolist() for key in ("input_ids", "labels")}
         example = {**rows, "seq_lengths": [b - a for a, b in pairwise(edges)]}
-        device = pack["input_ids"].device
         batches[short] = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in collate([example]).items()}
     return lambda short: trainer.compute_loss(trainer.model, dict(batches[short]))
 
 
-_LOSSES: dict[str, Callable[[Placed, Mapping[bool, Pack]], Callable[[bool], torch.Tensor]]] = {
+_LOSSES: dict[str, Callable[[Placed, Mapping[bool, Pack], str], Callable[[bool], torch.Tensor]]] = {
     _FROZEN: _by_ours,
     _PEFT: _by_transformers,
     _TRL: _by_trl,

@@ -34,6 +34,17 @@ def test_every_kernel_compiles_and_none_spills(tmp_path):
     assert {row["dropout"] for row in rows} == {0.0, 0.1}
 
 
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+def test_a_kernel_compiles_for_every_target(target):
+    """One small kernel; all of them stand in the committed result."""
+    from benchmarks import aot
+    from benchmarks.harness.launches import proximal_launches
+
+    assert set(aot.TARGETS) == {"sm_80", "sm_90", "sm_100", "gfx942"} == set(aot.SHARED_LIMIT)
+    usage = aot.compile_launch(*proximal_launches()[0], target)
+    assert usage["registers"] > 0 and usage["spill"] == 0 and usage["shared"] <= aot.SHARED_LIMIT[target]
+
+
 def test_a_spill_and_too_much_shared_memory_are_failures():
     from benchmarks import aot
 

@@ -92,11 +92,12 @@ class Segments:
 
         Args:
             device: where the row lies that the structure is of.
-            options: what ``torch.Tensor.to`` takes, such as non_blocking; a batch is moved with them.
+            options: what ``torch.Tensor.to`` takes, such as non_blocking; a batch is moved with them. ``copy=True`` gives a
+                structure of its own in any case, without the masks that attention prepared.
         """
         device = torch.device(device)
         there = self.boundaries.device
-        if device.type == there.type and device.index in (None, there.index):
+        if not options.get("copy") and device.type == there.type and device.index in (None, there.index):
             return self
         moved = copy(self)
         for name in ("boundaries", "given_parents", "order", "inverse"):

@@ -105,7 +105,7 @@ def test_a_run_of_some_workloads_leaves_the_others_standing(outcome, tmp_path):
 
 def test_the_page_names_what_waits_for_a_gpu(monkeypatch):
     names = {"first": ["old", "fulgurite"], "second": ["old", "new", "fulgurite"], "third": ["fulgurite"]}
-    workloads = [Workload(name, {}, dict, {c: "" for c in contenders}) for name, contenders in names.items()]
+    workloads = [Workload(name, {}, dict, dict.fromkeys(contenders, "")) for name, contenders in names.items()]
     benchmark = Benchmark("toy", "A toy.", lambda settings: workloads, largest_error)
     monkeypatch.setattr(report, "all_benchmarks", lambda: {"toy": benchmark})
     rows = [{"name": name, "contenders": {"old": {}, "fulgurite": {}}} for name in ("first", "second")]
