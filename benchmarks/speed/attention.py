@@ -1,9 +1,9 @@
 """``tree_attention``: attention of an UltraInteract tree, forward and backward, against its paths packed and padded.
 
 The tree holds each shared turn once; packed, every path is a segment of its own; padded, every path is a row, and all rows are as
-long as the longest. Queries, keys and values of the packed and padded forms are the tree's own, copied before the clock starts. Block
-masks, which all layers of a model share, are made before it as well. The gradient that comes in is divided among the copies: summed
-over them, outputs and gradients are those of the tree.
+long as the longest. Queries, keys and values of the packed and padded forms are the tree's own, copied before the clock starts.
+Block masks, which all layers of a model share, are made before it as well. The gradient that comes in is divided among the
+copies: summed over them, outputs and gradients are those of the tree.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ class Classification(Objective):
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
         known = labels != -100
         rows = supervised_places(batch, known)
-        return Step(loss, known.sum(), logits.detach().argmax(-1).index_select(0, rows), labels.index_select(0, rows))
+        right, predicted = (t.index_select(0, rows.index) for t in (labels, logits.detach().argmax(-1)))
+        return Step(rows.guard(loss), known.sum(), predicted, right)
 
     def on_host(self, batch: Batch) -> Batch:
         """The rows that have a label."""
@@ -41,9 +42,9 @@ class Regression(Objective):
         labels = batch["labels"].to(values.dtype)
         known = ~labels.isnan()
         rows = supervised_places(batch, known)
-        values, labels = values.index_select(0, rows), labels.index_select(0, rows)
+        values, labels = (t.index_select(0, rows.index) for t in (values, labels))
         loss = F.mse_loss(values, labels, reduction="sum")
-        return Step(loss, known.sum(), values.detach(), labels)
+        return Step(rows.guard(loss), known.sum(), values.detach(), labels)
 
     def on_host(self, batch: Batch) -> Batch:
         """The rows that have a value."""

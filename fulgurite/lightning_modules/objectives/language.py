@@ -45,9 +45,16 @@ class LanguageModelling(Objective):
 
     def __call__(self, network: nn.Module, batch: Batch) -> Step:
         """Loss over the batch's supervised tokens."""
-        places = supervised_places(batch, self._supervised(batch["labels"]))
-        wanted = self._at_targets(batch["labels"], places)
+        labels = batch["labels"]
+        found = supervised_places(batch, self._supervised(labels))
+        places = found.index
+        wanted = self._at_targets(labels, places)
         states, head, balance = self._decoding.balanced(network, self._inputs(network, batch), batch)
+        if states.shape[:2] != labels.shape:
+            raise ValueError(
+                f"LanguageModelling: the network gave states of {tuple(states.shape[:2])} tokens for labels of "
+                f"{tuple(labels.shape)}; it must give one for each token"
+            )
         states = states.flatten(0, 1).index_select(0, places)
         count = torch.full((), len(places), dtype=torch.int64, device=places.device)
         # Per target, so that a step's mean over targets, micro-batches and ranks holds it once.
@@ -57,14 +64,14 @@ class LanguageModelling(Objective):
                 loss = self._from_logits(states, wanted)[0].sum()
             else:
                 loss = linear_cross_entropy(states, head.weight, wanted, **head_options(head)) * len(wanted)
-            return Step(loss + extra, count)
+            return Step(found.guard(loss + extra), count)
         if head is None:
             losses, correct = self._from_logits(states, wanted)
         else:
             scores = linear_token_scores(states, head.weight, wanted, **head_options(head))
             losses, correct = -scores.log_probs, scores.correct
         groups = self._groups(batch, places)
-        return Step(losses.sum() + extra, count, token_losses=losses, correct=correct, groups=groups)
+        return Step(found.guard(losses.sum() + extra), count, token_losses=losses, correct=correct, groups=groups)
 
     def on_host(self, batch: Batch) -> Batch:
         """The positions whose next token is supervised, and the structure of a pack."""

@@ -163,8 +163,9 @@ class PreferenceObjective(Objective):
         assert completions.reference is not None
         baseline = kl_baseline(completions.log_probs, completions.reference, batch["kl"])
         total, number = _over_ranks(baseline.total, baseline.number)
-        z0 = (total / number.clamp(min=1)).to(completions.log_probs.dtype)
-        examples = supervised_places(batch, batch["desirable"] >= 0)
+        places = supervised_places(batch, batch["desirable"] >= 0)
+        z0 = places.guard((total / number.clamp(min=1)).to(completions.log_probs.dtype))
+        examples = places.index
         return {
             "desirable": batch["desirable"][examples] == 1,
             "examples": examples,

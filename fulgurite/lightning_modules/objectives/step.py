@@ -25,7 +25,7 @@ from torch import nn
 from fulgurite.losses import Mean
 from fulgurite.models import structure_of
 
-__all__ = ["Batch", "Objective", "Step", "StepScale", "forward_inputs", "supervised_places"]
+__all__ = ["Batch", "Objective", "Places", "Step", "StepScale", "forward_inputs", "supervised_places"]
 
 Batch = dict[str, torch.Tensor]
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "decoder_input_ids")
@@ -152,15 +152,44 @@ class StepScale:
         return 1.0 / step.targets.clamp(min=1)
 
 
-def supervised_places(batch: Batch, supervised: torch.Tensor) -> torch.Tensor:
-    """Indices (K,) of the true entries of a flattened mask: those that the batch brings from the host, or looked for now.
+class Places(NamedTuple):
+    """Where a batch is supervised.
+
+    Attributes:
+        index: (K,) int64 into the flattened mask.
+        stale: () bool, whether the mask says something else by now; None where that is known not to be.
+    """
+
+    index: torch.Tensor
+    stale: torch.Tensor | None
+
+    def guard(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss, () float; NaN where the places are stale, which the run refuses as soon as it looks."""
+        return loss if self.stale is None else loss.masked_fill(self.stale, float("nan"))
+
+
+def supervised_places(batch: Batch, supervised: torch.Tensor) -> Places:
+    """The true entries of a mask: those that the batch brings from the host, or looked for now.
 
     Args:
-        batch: may hold them as ``supervised``.
+        batch: may hold their indices as ``supervised``.
         supervised: the mask, any shape, bool.
+
+    Raises:
+        ValueError: on the CPU, the batch brings others. On a GPU nobody waits to see it: :meth:`Places.guard` makes the loss NaN.
     """
-    known = batch.get("supervised")
-    return supervised.flatten().nonzero().squeeze(1) if known is None else known
+    known, flat = batch.get("supervised"), supervised.flatten()
+    if known is None:
+        return Places(flat.nonzero().squeeze(1), None)
+    stale = (flat.sum() != len(known)) | ~flat.index_select(0, known).all()
+    if stale.device.type != "cpu":
+        return Places(known, stale)
+    if bool(stale):
+        raise ValueError(
+            "supervised_places: the labels of a batch changed after its supervised positions were read "
+            "(on_before_batch_transfer); change them in the datamodule, or take the key 'supervised' out of the batch"
+        )
+    return Places(known, None)
 
 
 def forward_inputs(batch: Batch) -> Batch:

@@ -20,6 +20,7 @@ from fulgurite.lightning_modules.objectives.labels import Classification, Regres
 from fulgurite.lightning_modules.objectives.language import LanguageModelling
 from fulgurite.lightning_modules.objectives.preference import PreferenceObjective
 from fulgurite.lightning_modules.objectives.reward import RewardObjective
+from fulgurite.lightning_modules.objectives.step import Places, supervised_places
 from fulgurite.lightning_modules.reference.cache import ReferenceCache
 from fulgurite.lightning_modules.reference.model import Reference
 from fulgurite.losses import PreferenceLoss, RewardLoss
@@ -192,6 +193,50 @@ def test_rows_without_a_label_are_left_out_without_a_look(objective, labels):
     assert torch.equal(ours.loss_sum, plain.loss_sum) and torch.equal(ours.predictions, plain.predictions)
     assert ours.labels.tolist() == [labels[0], labels[2]] and int(ours.targets) == 2
     objective(network, {name: value.to("meta") for name, value in read.items()}).loss_sum.backward()
+
+
+@pytest.mark.parametrize("case", ["SFT, packed", "KTO", "classes"])
+def test_labels_that_changed_after_the_look_are_refused(case):
+    """On the CPU by name; elsewhere the loss is NaN, without a wait."""
+    if case == "classes":
+        objective, batch, key = (
+            Classification(),
+            {"input_ids": IDS[:3, None], "labels": torch.tensor([1, -100, 0])},
+            "labels",
+        )
+        network = lambda **inputs: SimpleNamespace(logits=torch.zeros(3, 2))  # noqa: E731
+    else:
+        make, batch_of, network_of = CASES[case]
+        objective, batch, network = make(), batch_of(), network_of()
+        key = "desirable" if case == "KTO" else "labels"
+    read = objective.on_host(batch)
+    objective(network, read)
+    for changed in (torch.where(batch[key] >= 0, -100, batch[key]), batch[key].roll(1, -1)):
+        if torch.equal(changed >= 0, batch[key] >= 0):
+            continue
+        with pytest.raises(
+            ValueError, match=r"changed after its supervised positions were read .*take the key 'supervised'"
+        ):
+            objective(network, {**read, key: changed})
+        objective(network, {**batch, key: changed})
+
+
+def test_stale_places_make_the_loss_nan_where_nobody_looks():
+    loss = torch.tensor(2.0, requires_grad=True)
+    fresh, stale = (Places(torch.tensor([0]), torch.tensor(value)) for value in (False, True))
+    assert fresh.guard(loss).item() == 2.0 and Places(torch.tensor([0]), None).guard(loss) is loss
+    assert stale.guard(loss).isnan()
+    mask = torch.tensor([True, False]).to("meta")
+    assert supervised_places({"supervised": torch.tensor([0]).to("meta")}, mask).stale.device.type == "meta"
+
+
+def test_states_of_another_length_are_refused():
+    objective, batch = LanguageModelling(), padded()
+    network = llama()
+    objective(network, batch)
+    objective._decoding.balanced = lambda *rest: (torch.zeros(2, 5, 16), None, 0.0)
+    with pytest.raises(ValueError, match=r"states of \(2, 5\) tokens for labels of \(2, 4\)"):
+        objective(network, batch)
 
 
 def test_a_reference_that_is_not_cached_is_computed_in_the_step():
