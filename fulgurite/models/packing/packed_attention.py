@@ -189,13 +189,21 @@ def packed_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def structure_of(batch: Mapping[str, Any]) -> Segments:
-    """The structure of a packed batch: the one that it carries as ``segments``, or read from its tensors."""
-    known = batch.get("segments")
-    if known is not None:
-        # Where only the tensors of the batch were moved, the structure follows.
-        found: Segments = known.to(batch["cu_seq_lens"].device)
-        return found
-    return Segments(batch["cu_seq_lens"], batch.get("parents"))
+    """The structure of a packed batch: the one that it carries as ``segments``, or read from its tensors.
+
+    Raises:
+        ValueError: on the CPU, the boundaries are not those of ``segments``. On a GPU they are not compared, as that would wait.
+    """
+    known, boundaries = batch.get("segments"), batch["cu_seq_lens"]
+    if known is None:
+        return Segments(boundaries, batch.get("parents"))
+    # Where only the tensors of the batch were moved, the structure follows.
+    found: Segments = known.to(boundaries.device)
+    if boundaries.device.type == "cpu" and not torch.equal(found.boundaries, boundaries.to(torch.int32)):
+        raise ValueError(
+            "packed_inputs: cu_seq_lens changed after the batch's structure was read; take the key 'segments' out of the batch"
+        )
+    return found
 
 
 def prove_packing(model: nn.Module) -> None:

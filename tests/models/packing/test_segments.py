@@ -13,6 +13,7 @@ import torch
 from fulgurite.data.trees.prefix_tree import build_tree
 from fulgurite.models.packing import tree_attention as fast
 from fulgurite.models.packing.attention_functions import Rule, _flex, attend
+from fulgurite.models.packing.packed_attention import structure_of
 from fulgurite.models.packing.segments import Chain, Segments, packed_structure
 from tests.models.packing.tree_cases import SHAPE, random_tree, tree
 
@@ -58,6 +59,17 @@ def test_structure_moves_without_a_look():
     devices = []
     moved.block_mask(3, lambda sees, *rest, device: devices.append(device))
     assert [device.type for device in devices] == ["meta"]
+
+
+def test_a_structure_that_is_not_the_batch_s_is_refused():
+    segments = Segments(torch.tensor([0, 2, 5]))
+    batch = {"cu_seq_lens": torch.tensor([0, 2, 5], dtype=torch.int32)}
+    assert structure_of({**batch, "segments": segments}) is segments
+    assert structure_of(batch).lengths == [2, 3]
+    with pytest.raises(
+        ValueError, match="cu_seq_lens changed after the batch's structure was read; take the key 'segments'"
+    ):
+        structure_of({"cu_seq_lens": torch.tensor([0, 3, 5]), "segments": segments})
 
 
 def test_structure_is_read_back_from_the_mask_alone():
