@@ -159,7 +159,8 @@ def _ignored(folder: Path) -> bool:
     """Whether git leaves the folder alone: it is ignored, or lies outside of the checkout."""
     if not folder.resolve().is_relative_to(ROOT):
         return True
-    asked = subprocess.run(["git", "check-ignore", "-q", str(folder.resolve())], cwd=ROOT, capture_output=True)
+    # A file in it: patterns for folders do not match a folder that is not there yet.
+    asked = subprocess.run(["git", "check-ignore", "-q", str(folder.resolve() / "file")], cwd=ROOT, capture_output=True)
     return asked.returncode == 0
 
 

@@ -76,4 +76,4 @@ def test_nothing_measured_is_faster_than_its_floor():
         for row in roofline.rows(name, RESULTS)
         if row["measured_ms"] is not None
     ]
-    assert len(shares) >= 20 and all(0 < share < 1 for share in shares)
+    assert len(shares) >= 10 and all(0 < share < 1 for share in shares)

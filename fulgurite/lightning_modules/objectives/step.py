@@ -157,7 +157,7 @@ class Places(NamedTuple):
 
     Attributes:
         index: (K,) int64 into the flattened mask.
-        stale: () bool, whether the mask says something else by now; None where that is known not to be.
+        stale: () bool, whether the labels were changed since; None where that is known not to be so.
     """
 
     index: torch.Tensor
@@ -165,18 +165,18 @@ class Places(NamedTuple):
 
     def guard(self, loss: torch.Tensor) -> torch.Tensor:
         """The loss, () float; NaN where the places are stale, which the run refuses as soon as it looks."""
-        return loss if self.stale is None else loss.masked_fill(self.stale, float("nan"))
+        return loss if self.stale is None else torch.where(self.stale, float("nan"), loss)
 
 
 def supervised_places(batch: Batch, supervised: torch.Tensor) -> Places:
     """The true entries of a mask: those that the batch brings from the host, or looked for now.
 
-    Args:
-        batch: may hold their indices as ``supervised``.
-        supervised: the mask, any shape, bool.
+    Labels that were changed since the host read them are looked at again on the CPU. On a GPU that would be a wait at each step, so
+    there :meth:`Places.guard` makes the loss NaN: take the key ``supervised`` out of the batch together with such a change.
 
-    Raises:
-        ValueError: on the CPU, the batch brings others. On a GPU nobody waits to see it: :meth:`Places.guard` makes the loss NaN.
+    Args:
+        batch: may hold the indices as ``supervised``.
+        supervised: the mask, any shape, bool.
     """
     known, flat = batch.get("supervised"), supervised.flatten()
     if known is None:
@@ -184,12 +184,7 @@ def supervised_places(batch: Batch, supervised: torch.Tensor) -> Places:
     stale = (flat.sum() != len(known)) | ~flat.index_select(0, known).all()
     if stale.device.type != "cpu":
         return Places(known, stale)
-    if bool(stale):
-        raise ValueError(
-            "supervised_places: the labels of a batch changed after its supervised positions were read "
-            "(on_before_batch_transfer); change them in the datamodule, or take the key 'supervised' out of the batch"
-        )
-    return Places(known, None)
+    return Places(flat.nonzero().squeeze(1) if bool(stale) else known, None)
 
 
 def forward_inputs(batch: Batch) -> Batch:

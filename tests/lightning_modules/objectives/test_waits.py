@@ -6,6 +6,7 @@ forward and backward never waits. One look is left, and is counted: the head's c
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -53,11 +54,10 @@ def pack():
     }
 
 
-def padded():
+def rows():
     ids = IDS[:8].view(2, 4)
     labels = torch.tensor([[-100, -100, 7, 8], [-100, 10, -100, -100]])
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask, "tag": torch.tensor([1, 0])}
+    return {"input_ids": ids, "labels": labels, "tag": torch.tensor([1, 0])}
 
 
 def tree():
@@ -100,7 +100,7 @@ def without_pairs():
 
 CASES = {
     "SFT, packed": (LanguageModelling, pack, llama),
-    "SFT, padded": (LanguageModelling, padded, llama),
+    "SFT, rows": (LanguageModelling, rows, llama),
     "DPO": (lambda: preference("dpo"), tree, llama),
     "SimPO": (lambda: preference("simpo"), tree, llama),
     "KTO": (lambda: preference("kto"), tree, llama),
@@ -128,10 +128,14 @@ def looks(monkeypatch):
         return None if targets.is_meta else original(targets, *rest)
 
     monkeypatch.setattr(autograd, "_supervised", count)
+    # Autocast knows no meta device.
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: False)
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())
     return counted
 
 
-@pytest.mark.parametrize("case", CASES)
+# transformers itself looks at the mask or the positions of rows that are not packed, once in each forward.
+@pytest.mark.parametrize("case", [case for case in CASES if case != "SFT, rows"])
 def test_a_step_asks_the_device_nothing_but_the_head_for_its_targets(case, looks):
     make, batch_of, network_of = CASES[case]
     objective, network, batch = make(), network_of(), batch_of()
@@ -140,9 +144,9 @@ def test_a_step_asks_the_device_nothing_but_the_head_for_its_targets(case, looks
     network.to("meta")
     moved = {name: value.to("meta") for name, value in objective.on_host(batch).items()}
     step, grads = gradients(network, objective, moved)
-    assert any(grad is not None for grad in grads) and len(looks) <= 1
+    assert any(grad is not None for grad in grads) and len(looks) == ("rewards" not in case)
     if case != "KTO":
-        assert objective.logged(step).keys() == objective.logged(make()(network, moved)).keys()
+        assert objective.logged(step).keys() == step.metrics.keys()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -160,7 +164,7 @@ def test_numbers_are_those_of_a_batch_that_the_host_did_not_read(case):
     assert {n: m.value() for n, m in step.metrics.items()} == {n: m.value() for n, m in plain.metrics.items()}
 
 
-@pytest.mark.parametrize("batch_of", [pack, padded])
+@pytest.mark.parametrize("batch_of", [pack, rows])
 def test_language_modelling_is_what_boolean_indices_gave(batch_of):
     """The positions, targets and groups of the mask, bit for bit."""
     batch, network, objective = batch_of(), llama(), LanguageModelling()
@@ -184,8 +188,8 @@ def test_language_modelling_is_what_boolean_indices_gave(batch_of):
     "objective, labels", [(Classification(), [1, -100, 0]), (Regression(), [0.5, float("nan"), 2.0])]
 )
 def test_rows_without_a_label_are_left_out_without_a_look(objective, labels):
-    outputs = torch.randn(3, 2 if isinstance(objective, Classification) else 1, requires_grad=True)
-    network = lambda **inputs: SimpleNamespace(logits=outputs.to(inputs["input_ids"].device))  # noqa: E731
+    outputs = torch.randn(3, 2 if isinstance(objective, Classification) else 1)
+    network = lambda **inputs: SimpleNamespace(logits=outputs.detach().to(inputs["input_ids"].device).requires_grad_())  # noqa: E731
     batch = {"input_ids": IDS[:3, None], "labels": torch.tensor(labels)}
     read = objective.on_host(batch)
     assert read["supervised"].tolist() == [0, 2]
@@ -195,30 +199,28 @@ def test_rows_without_a_label_are_left_out_without_a_look(objective, labels):
     objective(network, {name: value.to("meta") for name, value in read.items()}).loss_sum.backward()
 
 
-@pytest.mark.parametrize("case", ["SFT, packed", "KTO", "classes"])
-def test_labels_that_changed_after_the_look_are_refused(case):
-    """On the CPU by name; elsewhere the loss is NaN, without a wait."""
+@pytest.mark.parametrize("case", ["SFT, packed", "SFT, rows", "KTO", "classes"])
+def test_labels_that_changed_after_the_look_count_as_they_are(case):
     if case == "classes":
         objective, batch, key = (
             Classification(),
             {"input_ids": IDS[:3, None], "labels": torch.tensor([1, -100, 0])},
             "labels",
         )
-        network = lambda **inputs: SimpleNamespace(logits=torch.zeros(3, 2))  # noqa: E731
+        network = lambda **inputs: SimpleNamespace(logits=torch.tensor([[1.0, 2.0]] * 3))  # noqa: E731
     else:
         make, batch_of, network_of = CASES[case]
         objective, batch, network = make(), batch_of(), network_of()
         key = "desirable" if case == "KTO" else "labels"
     read = objective.on_host(batch)
-    objective(network, read)
-    for changed in (torch.where(batch[key] >= 0, -100, batch[key]), batch[key].roll(1, -1)):
-        if torch.equal(changed >= 0, batch[key] >= 0):
-            continue
-        with pytest.raises(
-            ValueError, match=r"changed after its supervised positions were read .*take the key 'supervised'"
-        ):
-            objective(network, {**read, key: changed})
-        objective(network, {**batch, key: changed})
+    before = objective(network, read).loss_sum
+    changed = {
+        key: torch.where(
+            torch.arange(batch[key].shape[-1]) == 0 if case in ("KTO", "classes") else batch[key] > 8, -100, batch[key]
+        )
+    }
+    found = objective(network, {**read, **changed}).loss_sum
+    assert torch.equal(found, objective(network, {**batch, **changed}).loss_sum) and not torch.equal(found, before)
 
 
 def test_stale_places_make_the_loss_nan_where_nobody_looks():
@@ -231,7 +233,7 @@ def test_stale_places_make_the_loss_nan_where_nobody_looks():
 
 
 def test_states_of_another_length_are_refused():
-    objective, batch = LanguageModelling(), padded()
+    objective, batch = LanguageModelling(), rows()
     network = llama()
     objective(network, batch)
     objective._decoding.balanced = lambda *rest: (torch.zeros(2, 5, 16), None, 0.0)
@@ -254,11 +256,16 @@ def test_a_rank_that_only_fills_up_a_batch_logs_nothing():
     assert objective.logged(step) == {} and not step.metrics
 
 
-def test_lightning_reads_batches_on_the_host_before_it_moves_them(make_trainer):
+@pytest.mark.parametrize("hook", [None, "on_after_batch_transfer"])
+def test_lightning_reads_batches_on_the_host_unless_a_hook_may_change_them(make_trainer, recwarn, hook):
     module = SFTModule("playground", learning_rate=1e-3)
     data = SFTDataModule(path="builtin", max_length=64, batch_size=2, limit_train=8, packing=True)
     seen = []
     trainer = make_trainer(max_steps=1, max_epochs=1, limit_val_batches=0)
     module.on_train_batch_start = lambda batch, index: seen.append(set(batch))
+    if hook is not None:
+        setattr(data, hook, lambda batch, index: batch)
     trainer.fit(module, data)
-    assert seen and {"segments", "supervised"} <= seen[0]
+    read = {"segments", "supervised"}
+    assert seen and (not read & seen[0] if hook else read <= seen[0])
+    assert not [warning for warning in recwarn if "overridden" in str(warning.message)]
