@@ -30,6 +30,7 @@ from fulgurite.whole_files import write_text
 
 __all__ = ["check", "main", "run_workload"]
 
+_TOY_SAMPLES = 2
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -89,8 +90,8 @@ def run_workload(
     if workload.whole:
         samples = whole_time(interleave(running, workload.whole, settings.device, warmup=0))
     else:
-        count = options.samples or benchmark.samples
-        samples = interleave(running, count, settings.device, runs_per_sample=workload.runs_per_sample)
+        count, warmup = (_TOY_SAMPLES, 1) if settings.toy else (options.samples or benchmark.samples, 3)
+        samples = interleave(running, count, settings.device, runs_per_sample=workload.runs_per_sample, warmup=warmup)
     floor = samples.get(workload.floor) if workload.floor else None
     for name, taken in samples.items():
         rows[name] |= summary(taken, floor) | dict(steps[name].facts())
@@ -180,7 +181,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--full", action="store_true", help="models at their full depth")
     parser.add_argument(
-        "--toy", action="store_true", help="shapes of a trial: shows that it runs, its figures say nothing"
+        "--toy", action="store_true", help="shapes and samples of a trial: shows that it runs, its figures say nothing"
     )
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory (a process per contender)")
     options = parser.parse_args(arguments)
