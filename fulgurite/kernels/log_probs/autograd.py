@@ -45,7 +45,7 @@ class Settings(NamedTuple):
 class Rows(NamedTuple):
     """Indices of the supervised tokens; None for all of them."""
 
-    index: torch.Tensor | None
+    places: torch.Tensor | None
 
 
 class LogProbs(torch.autograd.Function):
@@ -157,7 +157,7 @@ def _select(
 ) -> Outcome:
     """Take the supervised rows out, let the backend compute them, and lay the results back among zeros."""
     hidden, low, weight, bias, up, targets = inputs
-    index = (rows or Rows(_supervised(targets, settings.ignore_index, weight.shape[0]))).index
+    index = (rows or Rows(_supervised(targets, settings.ignore_index, weight.shape[0]))).places
     pick = lambda t: t if t is None or index is None else t.index_select(0, index)  # noqa: E731
     head = Head(weight, bias, up, settings.logit_scale, settings.softcap)
     compute = resolve("linear_log_probs", hidden, weight, bias, low, up) or log_probs_blocks.linear_log_probs

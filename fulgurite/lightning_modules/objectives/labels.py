@@ -23,7 +23,7 @@ class Classification(Objective):
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
         known = labels != -100
         rows = supervised_places(batch, known)
-        right, predicted = (t.index_select(0, rows.index) for t in (labels, logits.detach().argmax(-1)))
+        right, predicted = (t.index_select(0, rows.at) for t in (labels, logits.detach().argmax(-1)))
         return Step(rows.guard(loss), known.sum(), predicted, right)
 
     def on_host(self, batch: Batch) -> Batch:
@@ -42,7 +42,7 @@ class Regression(Objective):
         labels = batch["labels"].to(values.dtype)
         known = ~labels.isnan()
         rows = supervised_places(batch, known)
-        values, labels = (t.index_select(0, rows.index) for t in (values, labels))
+        values, labels = (t.index_select(0, rows.at) for t in (values, labels))
         loss = F.mse_loss(values, labels, reduction="sum")
         return Step(rows.guard(loss), known.sum(), values.detach(), labels)
 

@@ -47,7 +47,7 @@ class LanguageModelling(Objective):
         """Loss over the batch's supervised tokens."""
         labels = batch["labels"]
         found = supervised_places(batch, self._supervised(labels))
-        places = found.index
+        places = found.at
         wanted = self._at_targets(labels, places)
         states, head, balance = self._decoding.balanced(network, self._inputs(network, batch), batch)
         if states.shape[:2] != labels.shape:

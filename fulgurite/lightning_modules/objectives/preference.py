@@ -165,7 +165,7 @@ class PreferenceObjective(Objective):
         total, number = _over_ranks(baseline.total, baseline.number)
         places = supervised_places(batch, batch["desirable"] >= 0)
         z0 = places.guard((total / number.clamp(min=1)).to(completions.log_probs.dtype))
-        examples = places.index
+        examples = places.at
         return {
             "desirable": batch["desirable"][examples] == 1,
             "examples": examples,

@@ -156,11 +156,11 @@ class Places(NamedTuple):
     """Where a batch is supervised.
 
     Attributes:
-        index: (K,) int64 into the flattened mask.
+        at: (K,) int64 into the flattened mask.
         stale: () bool, whether the labels were changed since; None where that is known not to be so.
     """
 
-    index: torch.Tensor
+    at: torch.Tensor
     stale: torch.Tensor | None
 
     def guard(self, loss: torch.Tensor) -> torch.Tensor:
