@@ -95,6 +95,7 @@ def in_this_process(words, environment, seconds, log):
 _ran: dict[str, int | None] = {}
 
 
+@pytest.mark.slow
 def test_the_whole_campaign_runs_at_toy_sizes(tmp_path, monkeypatch):
     _ran.clear()
     monkeypatch.setenv("FULGURITE_CACHE", str(tmp_path / "cache"))
