@@ -53,6 +53,7 @@ setup(
     ],
     extras_require={
         "dev": ["pytest>=8", "pytest-xdist>=3.8", "ruff>=0.6", "mypy>=1.11"],
+        # Benchmarks compare with TRL's fused head, of 1.14 and later (constraints.txt pins it); 0.24 is what goes with datasets 3.
         "peers": ["peft>=0.17", "trl>=0.24", 'liger-kernel>=0.5; platform_system == "Linux"'],
         "peft": ["peft>=0.17"],
         "openai": ["openai>=3.57"],

@@ -29,6 +29,7 @@ from benchmarks.harness.launches import (
     recorded_launches,
     sparse_launches,
 )
+from fulgurite.whole_files import write_text
 
 __all__ = ["TARGETS", "compile_launch", "main", "recorded_launches"]
 
@@ -37,8 +38,8 @@ RANKS = (16, 32, 64, 128)
 _FLAGS = ("GATED", "BIASED", "RAISE", "SOFT", "KNOWN", "GRADIENT", "WEIGHTED", "SCORES", "CAPPED")
 # Numbers of rows that take each height of tile (see triton_rules.shrink_tile).
 ROWS, QUICK_ROWS = (8192, 2048, 512), (8192,)
-# Local data share of one workgroup on gfx942, and shared memory of one block on sm_80 and sm_90: more does not launch.
-SHARED_LIMIT = {"sm_80": 166912, "sm_90": 232448, "gfx942": 65536}
+# Local data share of one workgroup on gfx942, and shared memory of one block on the others: more does not launch.
+SHARED_LIMIT = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
 
 
 def _cases(quick: bool) -> Iterator[tuple[dict[str, Any], Any, dict[str, Any]]]:
@@ -177,9 +178,7 @@ def _write(file: Path, results: list[dict[str, Any]]) -> None:
         "python": platform.python_version(),
         "features": FEATURES,
     }
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({**stamp, "results": results}, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_text(file, json.dumps({**stamp, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

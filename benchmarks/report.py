@@ -11,12 +11,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.registry import Settings
+from benchmarks.suite import all_benchmarks
 from fulgurite.whole_files import whole_file, write_text
 
-__all__ = ["main", "newest", "page"]
+__all__ = ["main", "newest", "page", "waiting"]
 
 ROOT = Path(__file__).resolve().parent.parent
 _OURS = "fulgurite"
+# What a contender was called when older results were written.
+_RENAMED = {"TRL selective_log_softmax": "TRL before 1.14"}
 _INTRODUCTION = """# Benchmarks
 
 Made by `python -m benchmarks.report` from the files in `benchmarks/results/`; measure anew with `python -m benchmarks.run --save`
@@ -39,7 +43,14 @@ On a GPU ours is timed once more without Triton (*PyTorch's kernels*), which dec
 of 2026-11-27 *fulgurite* still is Triton's low-rank kernels; they were no faster, and `auto` leaves those layers to PyTorch since.
 In sparse_gradient replays of CUDA graphs are timed: what the kernels take, without the latency of launches, which on that virtual
 machine was tens of microseconds each. Everything else is timed as Python launches it.
+
+*TRL before 1.14* is its `selective_log_softmax` on whole logits; since then TRL has a fused head, *TRL ChunkedLogProbFunction*. Its
+trainers use it by default since 1.15: on a GPU for completion tokens alone, on a CPU for every position.
 """
+_WAITING = """These were not measured on a GPU yet (in brackets: contenders that came later).
+`python -m benchmarks.gpu` measures them in short pieces in the order of their value: it prints its plan first, keeps what it found
+after each piece, and goes on with `--resume`. `--dry-run` only prints the plan; `--pack FOLDER` takes along what a machine without
+a network lacks."""
 
 
 def newest(folder: Path) -> list[dict[str, Any]]:
@@ -49,6 +60,9 @@ def newest(folder: Path) -> list[dict[str, Any]]:
         figures = json.loads(path.read_text(encoding="utf-8"))
         if "benchmark" not in figures:
             continue
+        for workload in figures["workloads"]:
+            rows = workload["contenders"]
+            workload["contenders"] = {_RENAMED.get(name, name): row for name, row in rows.items()}
         key = (figures["benchmark"], figures["device"])
         if key not in found or figures["date"] >= found[key]["date"]:
             found[key] = _with_older(figures, found.get(key))
@@ -68,9 +82,39 @@ def _with_older(figures: dict[str, Any], older: dict[str, Any] | None) -> dict[s
     return {**figures, "workloads": figures["workloads"] + rest}
 
 
-def page(results: list[dict[str, Any]]) -> str:
-    """The page's text."""
+def waiting(results: list[dict[str, Any]]) -> list[str]:
+    """Lines: for each benchmark the workloads of a GPU of which there are no results, and contenders that came later."""
+    measured = {
+        (figures["benchmark"], workload["name"]): workload["contenders"]
+        for figures in results
+        if figures["device"] == "cuda"
+        for workload in figures["workloads"]
+    }
+    lines = []
+    for name, benchmark in all_benchmarks().items():
+        missing = []
+        for workload in benchmark.workloads(Settings("cuda")):
+            known = measured.get((name, workload.name))
+            fresh = [] if known is None else [contender for contender in workload.contenders if contender not in known]
+            if known is None:
+                missing.append(workload.name)
+            elif fresh:
+                missing.append(f"{workload.name} ({', '.join(fresh)})")
+        if missing:
+            lines.append(f"- {name}: {'; '.join(missing)}")
+    return lines
+
+
+def page(results: list[dict[str, Any]], left: list[str] | None = None) -> str:
+    """The page's text.
+
+    Args:
+        results: of :func:`newest`.
+        left: of :func:`waiting`.
+    """
     parts = [_INTRODUCTION]
+    if left:
+        parts += ["## What waits for a GPU", "", _WAITING, "", *left, ""]
     for figures in results:
         name = f"{figures['benchmark']}_{figures['device']}"
         parts += [f"## {figures['benchmark']} ({figures['device']})", "", figures["about"], "", _machine(figures), ""]
@@ -129,7 +173,7 @@ def main() -> None:
     for figures in results:
         if _drawable(figures):
             picture(figures, docs / f"benchmarks_{figures['benchmark']}_{figures['device']}.png")
-    write_text(docs / "benchmarks.md", page(results))
+    write_text(docs / "benchmarks.md", page(results, waiting(results)))
     print(f"written: docs/benchmarks.md from {len(results)} results")
 
 

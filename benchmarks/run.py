@@ -30,6 +30,7 @@ from fulgurite.whole_files import write_text
 
 __all__ = ["check", "main", "run_workload"]
 
+_TOY_SAMPLES = 2
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -40,13 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     if options.list:
         say(_listing(known))
         return 0
-    settings = Settings(options.device, options.full)
+    settings = Settings(options.device, options.full, options.toy)
     wrong = False
     for name in options.names or list(known):
         benchmark = known[name]
         say(f"{name}: {benchmark.about}")
         figures: dict[str, Any] = {"benchmark": name, "about": benchmark.about, **stamp(options.device)}
         figures["only"] = options.only
+        if options.toy:
+            figures["toy"] = True
         figures["workloads"] = []
         for workload in workloads(benchmark, settings):
             if options.only and not any(text in workload.name for text in options.only):
@@ -87,8 +90,8 @@ def run_workload(
     if workload.whole:
         samples = whole_time(interleave(running, workload.whole, settings.device, warmup=0))
     else:
-        count = options.samples or benchmark.samples
-        samples = interleave(running, count, settings.device, runs_per_sample=workload.runs_per_sample)
+        count, warmup = (_TOY_SAMPLES, 1) if settings.toy else (options.samples or benchmark.samples, 3)
+        samples = interleave(running, count, settings.device, runs_per_sample=workload.runs_per_sample, warmup=warmup)
     floor = samples.get(workload.floor) if workload.floor else None
     for name, taken in samples.items():
         rows[name] |= summary(taken, floor) | dict(steps[name].facts())
@@ -177,6 +180,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--only", metavar="TEXT", action="append", help="only workloads whose name contains this; may be repeated"
     )
     parser.add_argument("--full", action="store_true", help="models at their full depth")
+    parser.add_argument(
+        "--toy", action="store_true", help="shapes and samples of a trial: shows that it runs, its figures say nothing"
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory (a process per contender)")
     options = parser.parse_args(arguments)
     known = all_benchmarks()
@@ -187,6 +193,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--samples {options.samples}: at least {MIN_SAMPLES}, or the percentiles say nothing")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this machine has no GPU that PyTorch can use")
+    if options.toy and options.save:
+        parser.error("--toy gives no figures that could be saved; keep them with --json if you want to look at them")
     if options.json and len(options.names) != 1:
         parser.error("--json keeps one benchmark: name it; --save keeps each in a file of its own")
     return options

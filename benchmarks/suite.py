@@ -10,6 +10,7 @@ __all__ = ["all_benchmarks"]
 def all_benchmarks() -> dict[str, Benchmark]:
     """Every entry by name, in the order in which they run."""
     from benchmarks.speed import (
+        attention,
         fusion,
         gates,
         linear,
@@ -18,6 +19,7 @@ def all_benchmarks() -> dict[str, Benchmark]:
         reference,
         reward,
         sampling,
+        sft,
         sparse,
         sparse_steps,
         steps,
@@ -25,6 +27,7 @@ def all_benchmarks() -> dict[str, Benchmark]:
     )
 
     steps_of_models = [steps.LLAMA, steps.DEBERTA, preference.BENCHMARK, reference.BENCHMARK, reward.BENCHMARK]
+    steps_of_models += [sft.BENCHMARK, attention.BENCHMARK]
     entries = [linear.BENCHMARK, log_probs.BENCHMARK, fusion.BENCHMARK, gates.BENCHMARK, *steps_of_models]
     entries += [training.BENCHMARK, sparse.GRADIENT, sparse.LINEAR, sparse_steps.SPARSE_LLAMA, sampling.BENCHMARK]
     return {entry.name: entry for entry in entries}

@@ -49,6 +49,8 @@ class ModelCase:
     device: str = "cpu"
     hidden: int = 768
     vocabulary: int = VOCABULARY
+    intermediate: int = 0  # of the Llama's MLP; 0: 8/3 of the width
+    kv_heads: int = 0  # of the Llama; 0: as many as heads, of 64 columns each
 
     @property
     def targets(self) -> str:
@@ -76,8 +78,9 @@ def make_base(case: ModelCase) -> Base:
     tokens = torch.randint(5, case.vocabulary, (case.batch, case.length))
     if case.kind == "llama":
         config = transformers.LlamaConfig(
-            vocab_size=case.vocabulary, hidden_size=case.hidden, intermediate_size=case.hidden * 8 // 3,
-            num_hidden_layers=case.layers, num_attention_heads=case.hidden // 64, use_cache=False,
+            vocab_size=case.vocabulary, hidden_size=case.hidden, intermediate_size=case.intermediate or case.hidden * 8 // 3,
+            num_hidden_layers=case.layers, num_attention_heads=case.hidden // 64,
+            num_key_value_heads=case.kv_heads or case.hidden // 64, use_cache=False,
         )  # fmt: skip
         kind, labels = transformers.LlamaForCausalLM, tokens
     else:

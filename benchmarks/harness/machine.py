@@ -12,9 +12,20 @@ from typing import Any
 
 import torch
 
-__all__ = ["stamp"]
+__all__ = ["commit_of_the_checkout", "stamp"]
 
-_PACKAGES = ("torch", "triton", "transformers", "peft", "unsloth", "liger-kernel", "numpy")
+_PACKAGES = (
+    "torch",
+    "triton",
+    "transformers",
+    "lightning",
+    "peft",
+    "trl",
+    "unsloth",
+    "liger-kernel",
+    "flash-attn",
+    "numpy",
+)
 
 
 def stamp(device: str) -> dict[str, Any]:
@@ -27,7 +38,7 @@ def stamp(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: version for name in _PACKAGES if (version := _version(name))},
-        "commit": _commit(),
+        "commit": commit_of_the_checkout(),
         "load_before": os.getloadavg()[0],
     }
 
@@ -48,7 +59,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str:
+def commit_of_the_checkout() -> str:
     """Short hash of the checkout, ``+`` behind it if tracked files differ from it; $FULGURITE_COMMIT for a copy without git."""
     if "FULGURITE_COMMIT" in os.environ:
         return os.environ["FULGURITE_COMMIT"]

@@ -35,10 +35,11 @@ PYTORCH = "fulgurite, PyTorch's kernels"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked for: the device, and whether models have their full depth."""
+    """What the user asked for: the device, and whether models have their full depth, or shapes for a trial only (``toy``)."""
 
     device: str = "cpu"
     full: bool = False
+    toy: bool = False
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,9 @@ def _workload(case: Case) -> Workload:
 
 
 def _workloads(settings: Settings) -> list[Workload]:
-    if settings.device.startswith("cuda"):
+    if settings.toy:
+        sizes = [Case(32, 16, 100, 3, torch.float32, "gate", settings.device)]
+    elif settings.device.startswith("cuda"):
         first = Case(8192, 4096, 32000, 3, torch.bfloat16, "gate", settings.device)
         sizes = [first, replace(first, vocabulary=128256)]
     else:

@@ -22,9 +22,9 @@ _MODULES = 224
 _CHECKED_STEPS = 5
 
 
-def _gates(rank: int, device: str) -> list[torch.nn.Parameter]:
+def _gates(modules: int, rank: int, device: str) -> list[torch.nn.Parameter]:
     generator = torch.Generator().manual_seed(0)
-    gates = [torch.nn.Parameter(torch.randn(rank, generator=generator).to(device)) for _ in range(_MODULES)]
+    gates = [torch.nn.Parameter(torch.randn(rank, generator=generator).to(device)) for _ in range(modules)]
     for gate in gates:
         gate.grad = (torch.randn(rank, generator=generator) * 1e-2).to(device)
     # Some begin inside the dead zone of the released rule and some inside that of the soft threshold.
@@ -71,17 +71,18 @@ def _expected(contender: str, gates: list[torch.nn.Parameter]) -> Mapping[str, t
 
 def _workloads(settings: Settings) -> list[Workload]:
     workloads = []
-    for rank in (16, 64):
+    modules = 6 if settings.toy else _MODULES
+    for rank in (4,) if settings.toy else (16, 64):
         contenders: dict[str, Callable[[Any], Step] | str] = {name: partial(_prepare, name) for name in GATE_RULES}
         workloads.append(
             Workload(
-                f"{_MODULES} modules r{rank}",
-                {"modules": _MODULES, "rank": rank},
-                partial(_gates, rank, settings.device),
+                f"{modules} modules r{rank}",
+                {"modules": modules, "rank": rank},
+                partial(_gates, modules, rank, settings.device),
                 contenders,
                 floor=None,
-                floor_bytes=7 * 4 * _MODULES * rank,
-                runs_per_sample=2 if settings.device.startswith("cuda") else 20,
+                floor_bytes=7 * 4 * modules * rank,
+                runs_per_sample=1 if settings.toy else 2 if settings.device.startswith("cuda") else 20,
                 memory=False,
             )
         )

@@ -155,6 +155,9 @@ def _workload(case: Case, memory: bool = True) -> Workload:
 
 def _workloads(settings: Settings) -> list[Workload]:
     device = settings.device
+    if settings.toy:
+        tiny = Case(64, 32, 48, 4, torch.float32, True, device)
+        return [_workload(case, memory=False) for case in (tiny, replace(tiny, gated=False))]
     if device.startswith("cuda"):
         first = Case(8192, 4096, 4096, 16, torch.bfloat16, True, device)
         wide = replace(first, n=14336)

@@ -1,7 +1,8 @@
 """``log_probs``: log-probabilities of tokens or their mean under an output head, forward and backward, head frozen or trained.
 
-The floor is plain torch, which holds tokens × vocabulary several times. TRL's way is its ``selective_log_softmax`` on the
-logits of four sequences, as its trainers call it; Liger's fused loss needs a GPU. All tokens are supervised.
+The floor is plain torch, which holds tokens × vocabulary several times. TRL's way since 1.14 is its ``ChunkedLogProbFunction``,
+with the chunk that its trainers take; before, it was ``selective_log_softmax`` on the logits of four sequences. Liger's fused loss
+needs a GPU. All tokens are supervised.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.contenders.low_rank import why_not
+from benchmarks.contenders.trl import trl_missing
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, generator_on, largest_error
 from fulgurite.kernels import linear_cross_entropy, linear_log_probs, reference
 
@@ -24,6 +26,7 @@ __all__ = ["BENCHMARK", "Case", "prepare"]
 _SLACK = {torch.float32: 5e-6, torch.bfloat16: 7.8e-3, torch.float16: 9.8e-4}
 _SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _SEQUENCES = 4
+_TRL, _TRL_CHUNK = "TRL ChunkedLogProbFunction", 32768
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,19 @@ def _plain(batch: _Batch, scalar: bool) -> torch.Tensor:
 
 
 def _trl(batch: _Batch, scalar: bool) -> torch.Tensor:
-    """``selective_log_softmax`` of TRL, whose loops run over the sequences of a batch."""
+    """TRL's fused head, as :mod:`trl.trainer.utils` calls it for its log-probabilities alone."""
+    from trl.kernels import ChunkedLogProbFunction
+    from trl.trainer import utils
+
+    chunk = getattr(utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", _TRL_CHUNK)
+    found: torch.Tensor = ChunkedLogProbFunction.apply(
+        batch.hidden, batch.weight, None, batch.targets, 1.0, chunk, None, 1.0, ()
+    )[0]
+    return -found.mean() if scalar else found
+
+
+def _trl_before(batch: _Batch, scalar: bool) -> torch.Tensor:
+    """``selective_log_softmax`` of TRL before 1.14, whose loops run over the sequences of a batch."""
     logits = F.linear(batch.hidden, batch.weight).unflatten(0, (_SEQUENCES, -1))
     index = batch.targets.unflatten(0, (_SEQUENCES, -1)).unsqueeze(-1)
     if logits.dtype == torch.float32:
@@ -99,7 +114,8 @@ def _ours(batch: _Batch, scalar: bool) -> torch.Tensor:
 _WAYS: dict[str, Callable[[_Batch, bool], torch.Tensor]] = {
     "plain torch": _plain,
     "torch linear_cross_entropy": _torch_chunked,
-    "TRL selective_log_softmax": _trl,
+    _TRL: _trl,
+    "TRL before 1.14": _trl_before,
     "Liger": _liger,
     OURS: _ours,
 }
@@ -149,6 +165,8 @@ def _expected(case: Case) -> dict[str, torch.Tensor]:
 def _why_not(contender: str, case: Case) -> str | None:
     if contender == "torch linear_cross_entropy" and not hasattr(F, "linear_cross_entropy"):
         return f"torch {torch.__version__} has none"
+    if contender == _TRL:
+        return trl_missing("ChunkedLogProbFunction")
     if contender == "Liger":
         if not case.scalar:
             return "gives the loss only"
@@ -168,7 +186,9 @@ def _workload(case: Case) -> Workload:
 
 
 def _workloads(settings: Settings) -> list[Workload]:
-    if settings.device.startswith("cuda"):
+    if settings.toy:
+        sizes = [Case(32, 16, 100, torch.float32, False, False, settings.device)]
+    elif settings.device.startswith("cuda"):
         first = Case(8192, 4096, 32000, torch.bfloat16, False, False, settings.device)
         sizes = [first, replace(first, vocabulary=128256)]
     else:

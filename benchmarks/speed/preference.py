@@ -9,10 +9,9 @@ Results are compared on the same structures at a twentieth of the lengths: loss 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,26 +19,30 @@ import torch.nn.functional as F
 
 from benchmarks.contenders.low_rank import PLACERS, Placed, why_not
 from benchmarks.contenders.models import Base, ModelCase, make_base, place, with_random_factors
+from benchmarks.contenders.trl import make_trainer, trl_missing
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
 from benchmarks.speed.steps import make_optimizer
 from fulgurite.data.trees.prefix_tree import build_tree
 from fulgurite.data.trees.rows import TreeCollator
 from fulgurite.lightning_modules.objectives.completions import CompletionLogProbs
+from fulgurite.lightning_modules.objectives.step import Objective
 from fulgurite.losses import Completions, PreferenceLoss
 
 __all__ = [
     "BENCHMARK",
     "UNPACKED",
+    "as_new",
     "four_answers",
     "gradients",
     "made_up_reference",
     "model_case",
+    "on_device",
     "our_batch",
     "our_loss",
     "plain_loss_and_gradients",
     "prepare",
+    "shapes",
     "tree_batch",
-    "trl_missing",
     "ultra_interact",
 ]
 
@@ -129,6 +132,7 @@ def made_up_reference(pairs: Pairs) -> dict[bytes, float]:
 
 def our_loss(log_probs: CompletionLogProbs, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """DPO's mean loss over the pairs of a batch that carries its reference."""
+    batch = as_new(batch)
     completions = Completions(log_probs(model, batch), batch["lengths"], batch["reference"])
     parts = PreferenceLoss("dpo", beta=_BETA)(completions, pairs=batch["pairs"])
     return parts.loss_sum / parts.units
@@ -145,34 +149,27 @@ def our_batch(pairs: Pairs, shared: bool, device: str) -> dict[str, torch.Tensor
     else:
         values = [known[p[0].numpy().tobytes()] for p in paths]
     batch["reference"] = torch.tensor(values)
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return on_device(batch, device)
 
 
-@cache
-def _trainer_class() -> Any:
-    import trl
+def as_new(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch as it comes to each step of a training: attention has not prepared its masks yet."""
+    if "segments" not in batch:
+        return batch
+    return {**batch, "segments": batch["segments"].to(batch["input_ids"].device, copy=True)}
 
-    return trl.DPOTrainer
+
+def on_device(batch: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
+    """The batch on a device, read on the host before as our modules do."""
+    return {name: value.to(device) for name, value in Objective().on_host(batch).items()}
 
 
 def _trl_trainer(model: Any) -> Any:
-    """A DPOTrainer around a model that carries PEFT's adapter already; it never sees this data set."""
-    import datasets
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-    from trl import DPOConfig
+    def without_a_reference(config: Any) -> None:
+        config.precompute_ref_log_probs = True  # the log-probabilities come with the batch
 
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "a": 2, "b": 3, "c": 4}, unk_token="<pad>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
-    rows = datasets.Dataset.from_list([{"prompt": "a ", "chosen": "b", "rejected": "c"}])
-    config = DPOConfig(
-        output_dir=tempfile.mkdtemp(), beta=_BETA, max_length=None, gradient_checkpointing=False, bf16=False, report_to=[],
-        use_cpu=next(model.parameters()).device.type == "cpu", disable_tqdm=True,
-    )  # fmt: skip
-    # Without a reference model of its own: the log-probabilities come with the batch.
-    config.precompute_ref_log_probs = True
-    trainer = _trainer_class()(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+    row = {"prompt": "a ", "chosen": "b", "rejected": "c"}
+    trainer = make_trainer("DPO", model, row, without_a_reference, beta=_BETA)
     trainer.precompute_ref_logps = True
     return trainer
 
@@ -210,8 +207,7 @@ def prepare(contender: str, make: Callable[..., Pairs], case: ModelCase, base: B
         def loss_of(pairs: Pairs) -> torch.Tensor:
             return our_loss(log_probs, placed.model, batches[id(pairs)])
     else:
-        peft_model = _as_peft(placed)
-        trainer = _trl_trainer(peft_model)
+        trainer = _trl_trainer(placed.model)
         trl_batches = {id(p): _trl_batch(p, case.device) for p in (long, short)}
 
         def loss_of(pairs: Pairs) -> torch.Tensor:
@@ -247,10 +243,6 @@ def prepare(contender: str, make: Callable[..., Pairs], case: ModelCase, base: B
         slack=2e-5 if case.dtype == torch.float32 else 3e-2,
         facts=lambda: facts,
     )
-
-
-def _as_peft(placed: Placed) -> Any:
-    return placed.model
 
 
 def gradients(placed: Placed, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -308,32 +300,38 @@ def plain_loss_and_gradients(
     return found
 
 
-def trl_missing() -> str | None:
-    """Why TRL cannot take part; None if it can."""
-    try:
-        import trl  # noqa: F401
-    except ImportError:
-        return "trl is not installed (extra peers)"
-    return None
-
-
 def model_case(settings: Settings) -> ModelCase:
-    """A 6-layer, 512-wide Llama on the CPU, one of about a billion parameters on a GPU."""
+    """A 6-layer, 512-wide Llama on the CPU; on a GPU the shape of Llama 3.2 1B, with its vocabulary."""
     cuda = settings.device.startswith("cuda")
-    dtype = torch.bfloat16 if cuda else torch.float32
+    dtype = torch.bfloat16 if cuda and not settings.toy else torch.float32
     case = ModelCase("llama", 6, 1, 32, 16, dtype, settings.device, hidden=512, vocabulary=32000)
-    return replace(case, layers=16, hidden=2048) if cuda else case
+    if settings.toy:
+        return replace(case, layers=1, hidden=64, vocabulary=200, rank=4)
+    if not cuda:
+        return case
+    return replace(case, layers=16, hidden=2048, intermediate=8192, kv_heads=8, vocabulary=128256)
+
+
+def shapes(settings: Settings, case: ModelCase) -> dict[str, Callable[..., Pairs]]:
+    """Name -> what makes the pairs of a workload, given what their lengths are divided by."""
+    smallest = _SHORT if settings.toy else 1
+
+    def of(make: Callable[..., Pairs]) -> Callable[..., Pairs]:
+        return lambda divisor=1: make(max(divisor, smallest), case.vocabulary)
+
+    return {"UltraInteract tree, 5 pairs": of(ultra_interact), "4 answers, 6 pairs": of(four_answers)}
 
 
 def _workloads(settings: Settings) -> list[Workload]:
     case = model_case(settings)
     found = []
-    for name, make in (("UltraInteract tree, 5 pairs", ultra_interact), ("4 answers, 6 pairs", four_answers)):
+    for name, make in shapes(settings, case).items():
         contenders: dict[str, Any] = {
             UNPACKED: partial(prepare, UNPACKED, make, case),
             _TRL: trl_missing()
             or why_not("PEFT LoRA", case.device, case.dtype, False)
             or partial(prepare, _TRL, make, case),
+            "flash-pref": "asks for transformers < 4.52, which nothing else here runs with",
             OURS: partial(prepare, OURS, make, case),
         }
         facts = {
@@ -348,7 +346,7 @@ def _workloads(settings: Settings) -> list[Workload]:
 
 BENCHMARK = Benchmark(
     "preference_step",
-    "One DPO step over pairs that share tokens: a tree against its pairs one by one and against TRL (6-layer, 512-wide Llama).",
+    "One DPO step over pairs that share tokens: a tree against its pairs one by one and against TRL.",
     _workloads,
     norm_error,
 )

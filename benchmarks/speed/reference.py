@@ -15,14 +15,14 @@ from benchmarks.contenders.models import Base, ModelCase, make_base, place, with
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
 from benchmarks.speed.preference import (
     Pairs,
-    four_answers,
+    as_new,
     gradients,
     made_up_reference,
     model_case,
     our_batch,
     our_loss,
     plain_loss_and_gradients,
-    ultra_interact,
+    shapes,
 )
 from benchmarks.speed.steps import make_optimizer
 from fulgurite.adapters import find_adapters
@@ -44,6 +44,7 @@ def prepare(cached: bool, make: Any, case: ModelCase, base: Base) -> Step:
     def loss_of(pairs: Pairs) -> torch.Tensor:
         batch = batches[id(pairs)]
         if not cached:
+            batch = as_new(batch)
             with torch.no_grad(), adapter.disabled():
                 batch = {**batch, "reference": log_probs(placed.model, batch)}
         return our_loss(log_probs, placed.model, batch)
@@ -71,7 +72,6 @@ def prepare(cached: bool, make: Any, case: ModelCase, base: Base) -> Step:
 
 def _workloads(settings: Settings) -> list[Workload]:
     case = model_case(settings)
-    shapes = (("UltraInteract tree, 5 pairs", ultra_interact), ("4 answers, 6 pairs", four_answers))
     return [
         Workload(
             name,
@@ -80,7 +80,7 @@ def _workloads(settings: Settings) -> list[Workload]:
             {_IN_THE_STEP: partial(prepare, False, make, case), OURS: partial(prepare, True, make, case)},
             floor=_IN_THE_STEP,
         )
-        for name, make in shapes
+        for name, make in shapes(settings, case).items()
     ]
 
 

@@ -9,7 +9,6 @@ Results are compared on the same structure at a twentieth of the lengths: loss, 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -20,8 +19,9 @@ from torch import nn
 
 from benchmarks.contenders.low_rank import PLACERS, Placed, why_not
 from benchmarks.contenders.models import Base, ModelCase, make_base, place, with_random_factors
+from benchmarks.contenders.trl import make_trainer, trl_missing
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
-from benchmarks.speed.preference import Pairs, four_answers, tree_batch, trl_missing
+from benchmarks.speed.preference import Pairs, as_new, four_answers, model_case, on_device, shapes, tree_batch
 from benchmarks.speed.steps import make_optimizer
 from fulgurite.lightning_modules.objectives.completions import CompletionRewards
 from fulgurite.losses import RewardLoss
@@ -65,14 +65,12 @@ def _ours(shared: bool, make: Callable[..., Pairs], case: ModelCase, base: Base)
     placed = place(OURS, case, Base(model, {}), False)
     rewards, loss = CompletionRewards(), RewardLoss()
     batches = {
-        short: {
-            k: v.to(case.device) for k, v in tree_batch(make(_SHORT if short else 1), shared, packing=shared).items()
-        }
+        short: on_device(tree_batch(make(_SHORT if short else 1), shared, packing=shared), case.device)
         for short in (False, True)
     }
 
     def loss_of(short: bool) -> torch.Tensor:
-        batch = batches[short]
+        batch = as_new(batches[short])
         parts = loss(rewards(placed.model, batch), batch["pairs"])
         return parts.loss_sum / parts.units
 
@@ -102,21 +100,7 @@ def _theirs(make: Callable[..., Pairs], case: ModelCase, base: Base) -> Step:
 
 
 def _trl_trainer(model: Any) -> Any:
-    """A RewardTrainer around a model that carries PEFT's adapter already; it never sees this data set."""
-    import datasets
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-    from trl import RewardConfig, RewardTrainer
-
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "a": 2, "b": 3, "c": 4}, unk_token="<pad>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
-    rows = datasets.Dataset.from_list([{"chosen": "a b", "rejected": "a c"}])
-    config = RewardConfig(
-        output_dir=tempfile.mkdtemp(), max_length=None, gradient_checkpointing=False, bf16=False, report_to=[],
-        use_cpu=next(model.parameters()).device.type == "cpu", disable_tqdm=True,
-    )  # fmt: skip
-    return RewardTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+    return make_trainer("Reward", model, {"chosen": "a b", "rejected": "a c"})
 
 
 def _step(
@@ -203,14 +187,13 @@ def _workload(case: ModelCase, make: Callable[..., Pairs] = four_answers) -> Wor
 
 
 def _workloads(settings: Settings) -> list[Workload]:
-    if settings.device.startswith("cuda"):
-        return [_workload(ModelCase("llama", 16, 1, 32, 16, torch.bfloat16, settings.device, 2048, 32000))]
-    return [_workload(ModelCase("llama", 6, 1, 32, 16, torch.float32, settings.device, 512, 32000))]
+    case = model_case(settings)
+    return [_workload(case, shapes(settings, case)["4 answers, 6 pairs"])]
 
 
 BENCHMARK = Benchmark(
     "reward_step",
-    "One step of a reward model on four answers to one prompt: a tree against padded rows and TRL (6-layer, 512-wide Llama).",
+    "One step of a reward model on four answers to one prompt: a tree against padded rows and TRL.",
     _workloads,
     norm_error,
 )

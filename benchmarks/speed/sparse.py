@@ -102,6 +102,8 @@ def _linear_workload(case: SparseCase) -> Workload:
 
 
 def _linear_workloads(settings: Settings) -> list[Workload]:
+    if settings.toy:
+        return [_linear_workload(SparseCase(64, 32, 48, 0.01, torch.float32, settings.device))]
     if settings.device.startswith("cuda"):
         first = SparseCase(32768, 4096, 4096, 0.001, torch.bfloat16, settings.device)
         cases = [first, replace(first, density=0.01)]
@@ -224,6 +226,8 @@ def _gradient_workload(case: SparseCase) -> Workload:
 
 
 def _gradient_workloads(settings: Settings) -> list[Workload]:
+    if settings.toy:
+        return [_gradient_workload(SparseCase(64, 32, 48, 0.01, torch.float32, settings.device))]
     if settings.device.startswith("cuda"):
         first = SparseCase(8192, 4096, 4096, 0.001, torch.bfloat16, settings.device)
         densities = (1e-6, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01)

@@ -112,6 +112,8 @@ def _workload(case: ModelCase) -> Workload:
 
 
 def _workloads(settings: Settings) -> list[Workload]:
+    if settings.toy:
+        return [_workload(ModelCase("llama", 1, 2, 24, 0, torch.float32, settings.device, hidden=64, vocabulary=200))]
     cuda = settings.device.startswith("cuda")
     case = ModelCase("llama", 6, 16 if cuda else 2, 512 if cuda else 256, 0, torch.float32, settings.device)
     cases = [case, replace(case, dtype=torch.bfloat16)]

@@ -147,7 +147,13 @@ def _workload(case: ModelCase) -> Workload:
     return Workload(str(case), facts, partial(make_base, case), contenders)
 
 
+def _toy(kind: str, settings: Settings) -> list[Workload]:
+    return [_workload(ModelCase(kind, 1, 2, 24, 4, torch.float32, settings.device, hidden=64, vocabulary=200))]
+
+
 def _llama(settings: Settings) -> list[Workload]:
+    if settings.toy:
+        return _toy("llama", settings)
     cuda = settings.device.startswith("cuda")
     case = ModelCase("llama", 6, 16 if cuda else 2, 512 if cuda else 256, 16, torch.bfloat16, settings.device)
     cases = [case, replace(case, dtype=torch.float32)]
@@ -155,6 +161,8 @@ def _llama(settings: Settings) -> list[Workload]:
 
 
 def _deberta(settings: Settings) -> list[Workload]:
+    if settings.toy:
+        return _toy("deberta", settings)
     cuda = settings.device.startswith("cuda")
     layers = 12 if cuda or settings.full else 4
     case = ModelCase("deberta", layers, 32 if cuda else 8, 128 if cuda else 64, 8, torch.float32, settings.device)

@@ -213,7 +213,8 @@ def report(figures: dict[str, Any], docs: Path) -> None:
         "",
         *(line for line in (__doc__ or "").split("\n\n", 1)[1].strip().splitlines()),
         "",
-        f"Machine: {figures['machine']['device']}; torch {figures['machine']['torch']}, TRL 1.16. "
+        f"Machine: {figures['machine']['device']}; torch {figures['machine']['torch']}, "
+        f"TRL {figures['machine'].get('trl', '1.16')}. "
         "Command: `python -m benchmarks.science sft_trl`.",
         "",
         "| base | contender | ms per step | tokens per step | µs per token | peak MiB over the model |",

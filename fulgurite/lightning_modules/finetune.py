@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from fulgurite.adapters import Adapter, AdapterConfig, attach
@@ -36,6 +37,11 @@ from fulgurite.models.padding import name_padding
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 
 __all__ = ["FinetuneModule"]
+
+_LATER_HOOKS = (
+    "transfer_batch_to_device",
+    "on_after_batch_transfer",
+)  # of a module or datamodule, behind which a batch may differ
 
 
 class FinetuneModule(LightningModule):
@@ -216,6 +222,18 @@ class FinetuneModule(LightningModule):
     def forward(self, batch: Batch) -> Any:
         """The network's output for a batch without its labels."""
         return self._network()(**forward_inputs(batch))
+
+    def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
+        """What the objective has to know of a batch on the host is read before the batch moves to a GPU.
+
+        Not in the public hook ``on_before_batch_transfer``: Lightning warns of a module that has it beside a datamodule. Where a
+        hook of the user's comes later, which may change labels, nothing is read.
+        """
+        owners = [self, getattr(self._trainer, "datamodule", None)]
+        theirs = any(is_overridden(name, owner) for owner in owners if owner is not None for name in _LATER_HOOKS)
+        if isinstance(batch, dict) and not theirs:
+            batch = self.objective.on_host(batch)
+        return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one micro-batch, scaled as the module docstring says."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from fulgurite.losses.completions import LossParts, at_least_float32, weighed
 
-__all__ = ["group_table", "infonca", "kway_loss", "nca_kway"]
+__all__ = ["group_table", "infonca", "kway_loss", "nca_kway", "pairs_of_groups"]
 
 
 def group_table(group: torch.Tensor) -> torch.Tensor:
@@ -46,6 +46,17 @@ def group_table(group: torch.Tensor) -> torch.Tensor:
     return table
 
 
+def pairs_of_groups(group: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """All pairs of different score within a group, the better completion first, (P, 2) int64.
+
+    Args:
+        group: group of each completion, (C,) int64; -1 for completions that belong to none.
+        scores: score of each completion, (C,).
+    """
+    same = (group[:, None] == group[None, :]) & (group >= 0)[:, None]
+    return (same & (scores[:, None] > scores[None, :])).nonzero()
+
+
 def nca_kway(rewards: torch.Tensor, scores: torch.Tensor, table: torch.Tensor, temperature: float) -> torch.Tensor:
     """The loss of each group, (G,).
 
@@ -70,7 +81,12 @@ def infonca(rewards: torch.Tensor, scores: torch.Tensor, table: torch.Tensor, te
 
 
 def kway_loss(
-    name: str, rewards: torch.Tensor, group: torch.Tensor, scores: torch.Tensor, temperature: float = 1.0
+    name: str,
+    rewards: torch.Tensor,
+    group: torch.Tensor,
+    scores: torch.Tensor,
+    temperature: float = 1.0,
+    table: torch.Tensor | None = None,
 ) -> LossParts:
     """The loss of G groups of completions with explicit rewards, in float32 or wider.
 
@@ -80,11 +96,14 @@ def kway_loss(
         group: group of each completion, (C,) int64, 0 to G−1; -1 for completions that belong to none.
         scores: score of each completion, higher is better, (C,).
         temperature: α.
+        table: of :func:`group_table` for ``group``, where it was made before; making it waits for a GPU.
     """
     functions = {"infonca": infonca, "nca_kway": nca_kway}
     if name not in functions:
         raise ValueError(f"kway_loss: {name!r}; allowed are {', '.join(map(repr, functions))}")
-    losses = functions[name](at_least_float32(rewards), scores, group_table(group), temperature)
+    losses = functions[name](
+        at_least_float32(rewards), scores, group_table(group) if table is None else table, temperature
+    )
     return weighed(losses, None, "kway_loss")
 
 

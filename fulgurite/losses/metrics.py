@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 
 from fulgurite.losses.completions import Completions, Mean, checked_index, checked_pairs, count_of
+from fulgurite.losses.groupwise import pairs_of_groups
 from fulgurite.losses.preference import PreferenceLoss
 
 __all__ = ["means", "preference_metrics"]
@@ -43,8 +44,7 @@ def preference_metrics(
     """
     rewards, log_probs = loss.rewards(completions), completions.sums
     if pairs is None and group is not None and scores is not None:
-        same = (group[:, None] == group[None, :]) & (group >= 0)[:, None]
-        pairs = (same & (scores[:, None] > scores[None, :])).nonzero()
+        pairs = pairs_of_groups(group, scores)
     if pairs is not None:
         chosen, rejected = checked_pairs(pairs, "preference_metrics")
         lead = rewards[chosen] - rewards[rejected]

@@ -130,6 +130,7 @@ class PreferenceLoss:
         group: torch.Tensor | None = None,
         scores: torch.Tensor | None = None,
         weight: torch.Tensor | None = None,
+        table: torch.Tensor | None = None,
     ) -> LossParts:
         """The loss of U units: pairs, labelled examples or groups, by ``kind``. No unit gives a sum of 0 with a gradient.
 
@@ -143,6 +144,7 @@ class PreferenceLoss:
             group: group of each completion, (C,) int64 from 0 without gaps; -1 for none.
             scores: score of each completion, (C,).
             weight: factor of each unit's loss, (U,); not renormalised.
+            table: of :func:`fulgurite.losses.group_table` for ``group``, where it was made before; making it waits for a GPU.
         """
         given = {
             "pairs": pairs,
@@ -160,7 +162,7 @@ class PreferenceLoss:
             losses = self._labels(completions, desirable, kl, examples)
         else:
             assert group is not None and scores is not None
-            losses = self._groups(completions, group, scores)
+            losses = self._groups(completions, group, scores, table)
         return weighed(losses, weight, "PreferenceLoss")
 
     def rewards(self, completions: Completions) -> torch.Tensor:
@@ -213,13 +215,16 @@ class PreferenceLoss:
             )
         return self._sum(Labels(ratios, desirable, kl, self))
 
-    def _groups(self, completions: Completions, group: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def _groups(
+        self, completions: Completions, group: torch.Tensor, scores: torch.Tensor, table: torch.Tensor | None
+    ) -> torch.Tensor:
         if not group.shape == scores.shape == completions.sums.shape:
             raise ValueError(
                 f"PreferenceLoss: group of shape {tuple(group.shape)} and scores of shape {tuple(scores.shape)}; "
                 f"each of the {len(completions)} completions needs a group number and a score"
             )
-        return self._sum(Groups(self.beta * completions.log_ratios, scores, groupwise.group_table(group), self))
+        table = groupwise.group_table(group) if table is None else table
+        return self._sum(Groups(self.beta * completions.log_ratios, scores, table, self))
 
     def _sum(self, units: Pairs | Labels | Groups) -> torch.Tensor:
         parts = [

@@ -21,6 +21,7 @@ from fulgurite.models.packing.packed_attention import (
     enable_trees,
     packed_inputs,
     prove_packing,
+    structure_of,
 )
 from fulgurite.models.reward.export import save_reward_model, save_sequence_classification
 from fulgurite.models.reward.layouts import LAYOUTS
@@ -49,6 +50,7 @@ __all__ = [
     "load_reward_model",
     "output_head",
     "packed_inputs",
+    "structure_of",
     "prove_head",
     "prove_packing",
     "save_reward_model",

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fulgurite.evaluation.loading import load_for_generation
+from fulgurite.generation.loading import load_for_generation
 from fulgurite.models import load_backbone, load_reward_model
 from fulgurite.models.weight_files import check_finite, check_peft_file, weight_files
 from tests.models.tiny import VOCABULARY

@@ -42,6 +42,12 @@ class Settings(NamedTuple):
     softcap: float | None
 
 
+class Rows(NamedTuple):
+    """Indices of the supervised tokens; None for all of them."""
+
+    places: torch.Tensor | None
+
+
 class LogProbs(torch.autograd.Function):
     """The six inputs, settings, needs -> (T)."""
 
@@ -51,8 +57,10 @@ class LogProbs(torch.autograd.Function):
     def forward(ctx: Any, hidden, low, weight, bias, up, targets, settings, needs):  # type: ignore[no-untyped-def]
         inputs = Inputs(hidden, low, weight, bias, up, targets)
         ctx.settings, ctx.needs = settings, needs
-        found = _compute(inputs, settings, None, None, _NOTHING if needs.head else needs)
+        rows = _look(inputs, settings)
+        found = _compute(inputs, settings, None, None, _NOTHING if needs.head else needs, rows=rows)
         if needs.head:
+            ctx.rows = rows  # the backward need not look again
             ctx.save_for_backward(*inputs, found.log_probs, found.ref, found.share)
         else:
             ctx.save_for_backward(found.d_rows, found.d_low)
@@ -67,7 +75,7 @@ class LogProbs(torch.autograd.Function):
             return (*scaled, *[None] * 6)
         saved = ctx.saved_tensors  # once: checkpointing refuses to unpack them again
         tensors, known = saved[:6], Known(*saved[6:])
-        found = _compute(Inputs(*tensors), ctx.settings, known, grad.contiguous(), ctx.needs)
+        found = _compute(Inputs(*tensors), ctx.settings, known, grad.contiguous(), ctx.needs, rows=ctx.rows)
         return (*_cast(_gradients(found), tensors), *[None] * 3)
 
 
@@ -128,10 +136,11 @@ def _compute(
     coefficient: torch.Tensor | None,
     needs: Needs,
     scores: bool = False,
+    rows: Rows | None = None,
 ) -> Outcome:
     """All tokens' outcome; with a forward's statistics ``known`` only gradients."""
     if not torch.compiler.is_compiling():
-        return _select(inputs, settings, known, coefficient, needs, scores)
+        return _select(inputs, settings, known, coefficient, needs, scores, rows)
     parts = _operator(*inputs, *(known or (None, None, None)), coefficient, *settings, list(needs), scores)
     there = _present(known is None, needs, scores)
     return Outcome(*(part if here else None for part, here in zip(parts, there, strict=True)))
@@ -144,10 +153,11 @@ def _select(
     coefficient: torch.Tensor | None,
     needs: Needs,
     scores: bool,
+    rows: Rows | None = None,
 ) -> Outcome:
     """Take the supervised rows out, let the backend compute them, and lay the results back among zeros."""
     hidden, low, weight, bias, up, targets = inputs
-    index = _supervised(targets, settings.ignore_index, weight.shape[0])
+    index = (rows or Rows(_supervised(targets, settings.ignore_index, weight.shape[0]))).places
     pick = lambda t: t if t is None or index is None else t.index_select(0, index)  # noqa: E731
     head = Head(weight, bias, up, settings.logit_scale, settings.softcap)
     compute = resolve("linear_log_probs", hidden, weight, bias, low, up) or log_probs_blocks.linear_log_probs
@@ -165,6 +175,13 @@ def _select(
             if part is not None
         }
     )
+
+
+def _look(inputs: Inputs, settings: Settings) -> Rows | None:
+    """The supervised rows; None while torch.compile traces, when nobody can look."""
+    if torch.compiler.is_compiling():
+        return None
+    return Rows(_supervised(inputs.targets, settings.ignore_index, inputs.weight.shape[0]))
 
 
 def _supervised(targets: torch.Tensor, ignore_index: int, vocabulary: int) -> torch.Tensor | None:

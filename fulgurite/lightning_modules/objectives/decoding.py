@@ -13,7 +13,15 @@ import torch
 from torch import nn
 
 from fulgurite.lightning_modules.objectives.step import Batch, forward_inputs
-from fulgurite.models import OutputHead, enable_packing, enable_trees, find_decoder, packed_inputs, usable_head
+from fulgurite.models import (
+    OutputHead,
+    enable_packing,
+    enable_trees,
+    find_decoder,
+    packed_inputs,
+    structure_of,
+    usable_head,
+)
 from fulgurite.models.routing import asks_for_balance, balanced_states
 
 __all__ = ["Decoding"]
@@ -43,14 +51,14 @@ class Decoding:
         if "cu_seq_lens" not in batch:
             return {**forward_inputs(batch), "use_cache": False}
         # Rows of their own are trees without parents, which attention by segment is enough for.
-        trees = "parents" in batch and network not in self._grows and bool((batch["parents"] >= 0).any())
-        if trees:
+        segments = structure_of(batch)
+        if segments.parents is not None and network not in self._grows:
             enable_trees(network)
             self._grows.add(network)
         elif network not in self._packs:
             enable_packing(network)
         self._packs.add(network)
-        return packed_inputs(network, batch)
+        return packed_inputs(network, {**batch, "segments": segments})
 
     def states(self, network: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, OutputHead | None]:
         """Last hidden states (B, T, H) and the head that they go into, or logits (B, T, V) and None."""

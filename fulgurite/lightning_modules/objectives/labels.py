@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step, forward_inputs
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step, forward_inputs, supervised_places
 
 __all__ = ["Classification", "Regression"]
 
@@ -22,7 +22,13 @@ class Classification(Objective):
         labels = batch["labels"]
         loss = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
         known = labels != -100
-        return Step(loss, known.sum(), logits.detach().argmax(-1)[known], labels[known])
+        rows = supervised_places(batch, known)
+        right, predicted = (t.index_select(0, rows.at) for t in (labels, logits.detach().argmax(-1)))
+        return Step(rows.guard(loss), known.sum(), predicted, right)
+
+    def on_host(self, batch: Batch) -> Batch:
+        """The rows that have a label."""
+        return _with_rows(super().on_host(batch), batch["labels"] != -100) if _labelled_on_cpu(batch) else batch
 
 
 class Regression(Objective):
@@ -35,8 +41,22 @@ class Regression(Objective):
         values = _wide(network(**forward_inputs(batch)).logits).squeeze(-1)
         labels = batch["labels"].to(values.dtype)
         known = ~labels.isnan()
-        loss = F.mse_loss(values[known], labels[known], reduction="sum")
-        return Step(loss, known.sum(), values.detach()[known], labels[known])
+        rows = supervised_places(batch, known)
+        values, labels = (t.index_select(0, rows.at) for t in (values, labels))
+        loss = F.mse_loss(values, labels, reduction="sum")
+        return Step(rows.guard(loss), known.sum(), values.detach(), labels)
+
+    def on_host(self, batch: Batch) -> Batch:
+        """The rows that have a value."""
+        return _with_rows(super().on_host(batch), ~batch["labels"].isnan()) if _labelled_on_cpu(batch) else batch
+
+
+def _labelled_on_cpu(batch: Batch) -> bool:
+    return "labels" in batch and batch["labels"].device.type == "cpu"
+
+
+def _with_rows(batch: Batch, known: torch.Tensor) -> Batch:
+    return {**batch, "supervised": known.nonzero().squeeze(1)}
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from torch import nn
 
 from fulgurite.kernels import linear_cross_entropy, linear_token_scores
 from fulgurite.lightning_modules.objectives.decoding import Decoding
-from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step, supervised_places
 from fulgurite.models import head_options
 
 __all__ = ["LanguageModelling"]
@@ -45,11 +45,18 @@ class LanguageModelling(Objective):
 
     def __call__(self, network: nn.Module, batch: Batch) -> Step:
         """Loss over the batch's supervised tokens."""
-        targets = self._align(batch["labels"], targets=True)
-        supervised = targets != IGNORE
-        wanted = targets[supervised]
+        labels = batch["labels"]
+        found = supervised_places(batch, self._supervised(labels))
+        places = found.at
+        wanted = self._at_targets(labels, places)
         states, head, balance = self._decoding.balanced(network, self._inputs(network, batch), batch)
-        states = self._align(states)[supervised]
+        if states.shape[:2] != labels.shape:
+            raise ValueError(
+                f"LanguageModelling: the network gave states of {tuple(states.shape[:2])} tokens for labels of "
+                f"{tuple(labels.shape)}; it must give one for each token"
+            )
+        states = states.flatten(0, 1).index_select(0, places)
+        count = torch.full((), len(places), dtype=torch.int64, device=places.device)
         # Per target, so that a step's mean over targets, micro-batches and ranks holds it once.
         extra = balance * len(wanted)
         if torch.is_grad_enabled():
@@ -57,14 +64,21 @@ class LanguageModelling(Objective):
                 loss = self._from_logits(states, wanted)[0].sum()
             else:
                 loss = linear_cross_entropy(states, head.weight, wanted, **head_options(head)) * len(wanted)
-            return Step(loss + extra, supervised.sum())
+            return Step(found.guard(loss + extra), count)
         if head is None:
             losses, correct = self._from_logits(states, wanted)
         else:
             scores = linear_token_scores(states, head.weight, wanted, **head_options(head))
             losses, correct = -scores.log_probs, scores.correct
-        groups = self._groups(batch, supervised)
-        return Step(losses.sum() + extra, supervised.sum(), token_losses=losses, correct=correct, groups=groups)
+        groups = self._groups(batch, places)
+        return Step(found.guard(losses.sum() + extra), count, token_losses=losses, correct=correct, groups=groups)
+
+    def on_host(self, batch: Batch) -> Batch:
+        """The positions whose next token is supervised, and the structure of a pack."""
+        batch = super().on_host(batch)
+        if "labels" not in batch or batch["labels"].device.type != "cpu":
+            return batch
+        return {**batch, "supervised": self._supervised(batch["labels"]).flatten().nonzero().squeeze(1)}
 
     def _inputs(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
         inputs = self._decoding.inputs(network, batch)
@@ -73,11 +87,14 @@ class LanguageModelling(Objective):
             inputs["decoder_input_ids"] = make(labels=batch["labels"])
         return inputs
 
-    def _align(self, states: torch.Tensor, targets: bool = False) -> torch.Tensor:
-        """Positions that predict, or the targets they predict, of (B, T, ...)."""
-        if not self.shifted:
-            return states
-        return states[:, 1:] if targets else states[:, :-1]
+    def _supervised(self, labels: torch.Tensor) -> torch.Tensor:
+        """Which positions (B, T) predict a supervised token."""
+        known = labels != IGNORE
+        return F.pad(known[:, 1:], (0, 1)) if self.shifted else known
+
+    def _at_targets(self, per_token: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Entries (K,) of (B, T) at the tokens that the positions ``places`` predict."""
+        return per_token.flatten().index_select(0, places + 1 if self.shifted else places)
 
     @staticmethod
     def _from_logits(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,17 +103,17 @@ class LanguageModelling(Objective):
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(wide, wanted, reduction="none"), wide.detach().argmax(-1) == wanted
 
-    def _groups(self, batch: Batch, supervised: torch.Tensor) -> torch.Tensor | None:
+    def _groups(self, batch: Batch, places: torch.Tensor) -> torch.Tensor | None:
         """Group of each supervised token; packs have one tag per segment, padded batches one per row."""
         tag = batch.get("tag")
         if tag is None:
             return None
         if "cu_seq_lens" in batch:
-            edges = batch["cu_seq_lens"].long()
-            per_token = tag.long().repeat_interleave(edges.diff()[: len(tag)])
+            ends = batch["cu_seq_lens"][1:]
+            tokens = torch.arange(batch["labels"].shape[1], dtype=ends.dtype, device=ends.device)
             # What rounds the length up is a segment without a tag.
-            spare = batch["labels"].shape[1] - len(per_token)
-            per_token = F.pad(per_token, (0, spare), value=-1)[None]
+            tags = F.pad(tag.long(), (0, len(ends) - len(tag)), value=-1)
+            per_token = tags[torch.searchsorted(ends, tokens, right=True)][None]
         else:
             per_token = tag.long()[:, None].expand_as(batch["labels"])
-        return self._align(per_token, targets=True)[supervised]
+        return self._at_targets(per_token, places)

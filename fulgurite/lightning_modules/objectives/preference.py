@@ -13,11 +13,20 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from fulgurite.lightning_modules.objectives.completions import CompletionLogProbs
-from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step, supervised_places
 from fulgurite.lightning_modules.reference.cache import ReferenceCache
 from fulgurite.lightning_modules.reference.model import Reference
 from fulgurite.lightning_modules.reference.whole_pass import cached_reference
-from fulgurite.losses import Completions, PreferenceLoss, kl_baseline, kto_weight_warning, means, preference_metrics
+from fulgurite.losses import (
+    Completions,
+    PreferenceLoss,
+    group_table,
+    kl_baseline,
+    kto_weight_warning,
+    means,
+    pairs_of_groups,
+    preference_metrics,
+)
 
 __all__ = ["PreferenceObjective"]
 
@@ -66,11 +75,35 @@ class PreferenceObjective(Objective):
         completions = Completions(self.log_probs(network, batch), batch["lengths"], reference)
         units = self._units(batch, completions)
         parts = self.loss(completions, **units)
-        shown = {name: value for name, value in units.items() if name not in ("pairs", "margin", "weight")}
+        shown = {name: value for name, value in units.items() if name not in ("pairs", "margin", "weight", "table")}
+        pairs = self._compared(batch)
         # A rank whose share only fills up a batch has none.
-        pairs = batch["pairs"] if batch["pairs"].numel() or self.loss.kind == "pairs" else None
-        found = preference_metrics(self.loss, completions, pairs=pairs, **shown)
+        empty = pairs is not None and not pairs.numel()
+        found = {} if empty else preference_metrics(self.loss, completions, pairs=pairs, **shown)
         return Step(parts.loss_sum, parts.units, metrics=found)
+
+    def on_host(self, batch: Batch) -> Batch:
+        """Log-probabilities of a cached reference, and which completions are compared, which all follow from the CPU's tensors."""
+        batch = super().on_host(batch)
+        if "lengths" not in batch or batch["lengths"].device.type != "cpu":
+            return batch
+        batch = dict(batch)
+        if self.loss.needs_reference and self._cached is not None and "reference" not in batch:
+            found = self._cached.look_up(batch["key"])
+            if found is not None:
+                batch["reference"] = found
+        if self.loss.kind == "labels":
+            batch["supervised"] = (batch["desirable"] >= 0).nonzero().squeeze(1)
+        elif self.loss.kind == "groups":
+            batch["pairs"] = self._compared(batch)  # type: ignore[assignment]
+            batch["table"] = group_table(batch["group"])
+        return batch
+
+    def _compared(self, batch: Batch) -> torch.Tensor | None:
+        """Pairs of completions whose rewards are compared in the figures; None: those of labels."""
+        if self.loss.kind == "pairs" or batch["pairs"].numel():
+            return batch["pairs"]
+        return pairs_of_groups(batch["group"], batch["score"]) if self.loss.kind == "groups" else None
 
     def prepare(self, network: nn.Module, trainer: Any) -> None:
         """Have the reference ready: log-probabilities of every completion from disk, or computed now."""
@@ -83,8 +116,13 @@ class PreferenceObjective(Objective):
             self.reference.hold()
 
     def logged(self, step: Step) -> dict[str, torch.Tensor]:
-        """Rewards, log-probabilities and hits of the batch; a label that did not occur has no figures."""
-        return means(dict(step.metrics))
+        """Rewards, log-probabilities and hits of the batch; a label that did not occur has no figures.
+
+        Only labels ask the device which of them occurred.
+        """
+        if self.loss.kind == "labels":
+            return means(dict(step.metrics))
+        return super().logged(step)
 
     @torch.no_grad()
     def reference_log_probs(self, network: nn.Module, batch: Batch) -> torch.Tensor:
@@ -121,12 +159,13 @@ class PreferenceObjective(Objective):
             margin = {"margin": batch["pair_margin"]} if self.use_margin else {}
             return {"pairs": batch["pairs"], "weight": batch["pair_weight"], **margin}
         if self.loss.kind == "groups":
-            return {"group": batch["group"], "scores": batch["score"]}
+            return {"group": batch["group"], "scores": batch["score"], "table": batch.get("table")}
         assert completions.reference is not None
         baseline = kl_baseline(completions.log_probs, completions.reference, batch["kl"])
         total, number = _over_ranks(baseline.total, baseline.number)
-        z0 = (total / number.clamp(min=1)).to(completions.log_probs.dtype)
-        examples = (batch["desirable"] >= 0).nonzero().squeeze(1)
+        places = supervised_places(batch, batch["desirable"] >= 0)
+        z0 = places.guard((total / number.clamp(min=1)).to(completions.log_probs.dtype))
+        examples = places.at
         return {
             "desirable": batch["desirable"][examples] == 1,
             "examples": examples,

@@ -11,7 +11,7 @@ from torch import nn
 
 from fulgurite.lightning_modules.objectives.completions import CompletionRewards
 from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step
-from fulgurite.losses import Mean, RewardLoss, kway_loss
+from fulgurite.losses import Mean, RewardLoss, group_table, kway_loss, pairs_of_groups
 
 __all__ = ["REWARD_LOSSES", "RewardObjective"]
 
@@ -41,9 +41,9 @@ class RewardObjective(Objective):
         """Loss over the batch's pairs or groups."""
         rewards = self.rewards(network, batch)
         if self.reads == "groups":
-            parts = kway_loss(self.name, rewards, batch["group"], batch["score"], self.temperature)
-            same = (batch["group"][:, None] == batch["group"][None]) & (batch["group"] >= 0)[:, None]
-            pairs = (same & (batch["score"][:, None] > batch["score"][None])).nonzero()
+            group, scores = batch["group"], batch["score"]
+            parts = kway_loss(self.name, rewards, group, scores, self.temperature, batch.get("table"))
+            pairs = batch["compared"] if "compared" in batch else pairs_of_groups(group, scores)
         else:
             pairs = batch["pairs"]
             if self.use_margin and torch.is_grad_enabled():
@@ -63,6 +63,14 @@ class RewardObjective(Objective):
             metrics=_figures(rewards, pairs),
             details={"rewards": rewards, "pairs": pairs},
         )
+
+    def on_host(self, batch: Batch) -> Batch:
+        """Of groups: which completions stand in which, and which are compared."""
+        batch = super().on_host(batch)
+        if self.reads != "groups" or "group" not in batch or batch["group"].device.type != "cpu":
+            return batch
+        group = batch["group"]
+        return {**batch, "table": group_table(group), "compared": pairs_of_groups(group, batch["score"])}
 
     def end_epoch(self) -> None:
         """Say so if no pair of the epoch had the margin that use_margin asks for."""

@@ -5,6 +5,7 @@ optimizer step (accumulation window and ranks): a mean of means would weigh shor
 
     check_data    before the run: does the datamodule give what this objective reads?
     prepare       before the first step of a fit: whatever has to be computed once
+    on_host       each batch, before it moves to a GPU: what the host has to know of it
     __call__      each batch: loss, counts and everything that metrics need, in one Step
     logged        after each training step: the figures to log
     end_epoch     after each training epoch: what has to be said about it
@@ -22,8 +23,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from fulgurite.losses import Mean
+from fulgurite.models import structure_of
 
-__all__ = ["Batch", "Objective", "Step", "StepScale", "forward_inputs"]
+__all__ = ["Batch", "Objective", "Places", "Step", "StepScale", "forward_inputs", "supervised_places"]
 
 Batch = dict[str, torch.Tensor]
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "decoder_input_ids")
@@ -101,6 +103,18 @@ class Objective:
             trainer: Lightning's, at the start of a fit.
         """
 
+    def on_host(self, batch: Batch) -> Batch:
+        """The batch with what the host has to know of it, read while it lies on the CPU: on a GPU each look would be a wait.
+
+        A batch that did not come by here is good as well; then the objective looks when it needs to know.
+
+        Args:
+            batch: as the datamodule gives it; it is not changed.
+        """
+        if "cu_seq_lens" in batch and batch["cu_seq_lens"].device.type == "cpu":
+            return {**batch, "segments": structure_of(batch)}  # type: ignore[dict-item]
+        return batch
+
     def logged(self, step: Step) -> dict[str, torch.Tensor]:
         """What a training step logs under ``train_<name>``, () each."""
         return {name: mean.value() for name, mean in step.metrics.items()}
@@ -136,6 +150,41 @@ class StepScale:
                 "Fulgurite's datamodules write it; see fulgurite.data.sampling.windows.WindowSampler."
             )
         return 1.0 / step.targets.clamp(min=1)
+
+
+class Places(NamedTuple):
+    """Where a batch is supervised.
+
+    Attributes:
+        at: (K,) int64 into the flattened mask.
+        stale: () bool, whether the labels were changed since; None where that is known not to be so.
+    """
+
+    at: torch.Tensor
+    stale: torch.Tensor | None
+
+    def guard(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss, () float; NaN where the places are stale, which the run refuses as soon as it looks."""
+        return loss if self.stale is None else torch.where(self.stale, float("nan"), loss)
+
+
+def supervised_places(batch: Batch, supervised: torch.Tensor) -> Places:
+    """The true entries of a mask: those that the batch brings from the host, or looked for now.
+
+    Labels that were changed since the host read them are looked at again on the CPU. On a GPU that would be a wait at each step, so
+    there :meth:`Places.guard` makes the loss NaN: take the key ``supervised`` out of the batch together with such a change.
+
+    Args:
+        batch: may hold the indices as ``supervised``.
+        supervised: the mask, any shape, bool.
+    """
+    known, flat = batch.get("supervised"), supervised.flatten()
+    if known is None:
+        return Places(flat.nonzero().squeeze(1), None)
+    stale = (flat.sum() != len(known)) | ~flat.index_select(0, known).all()
+    if stale.device.type != "cpu":
+        return Places(known, stale)
+    return Places(flat.nonzero().squeeze(1) if bool(stale) else known, None)
 
 
 def forward_inputs(batch: Batch) -> Batch:

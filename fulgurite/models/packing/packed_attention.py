@@ -13,6 +13,7 @@ look at the longest row of a padded batch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +25,15 @@ from fulgurite.models.packing.attention_functions import PREFIX, register
 from fulgurite.models.packing.segments import Segments
 from fulgurite.models.routing import asks_for_balance
 
-__all__ = ["PACKABLE", "disable_packing", "enable_packing", "enable_trees", "packed_inputs", "prove_packing"]
+__all__ = [
+    "PACKABLE",
+    "disable_packing",
+    "enable_packing",
+    "enable_trees",
+    "packed_inputs",
+    "prove_packing",
+    "structure_of",
+]
 
 PACKABLE = (
     "bloom",
@@ -138,13 +147,14 @@ def disable_packing(model: nn.Module) -> None:
             unswap_bloom(model)
 
 
-def packed_inputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+def packed_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments with which a model, or its decoder, sees a packed batch.
 
     Args:
         model: after :func:`enable_packing`.
         batch: of `PackedCollator` or `TreeCollator`: input_ids and position_ids (1, T), cu_seq_lens (S + 1,) from 0 to T;
-            after :func:`enable_trees` also parents (S,), each before its children, -1 for roots.
+            after :func:`enable_trees` also parents (S,), each before its children, -1 for roots. ``segments`` holds the
+            same structure where it was read on the CPU (:func:`structure_of`); else it is read now, for which a GPU is waited for.
     """
     config: Any = model.config
     if not config._attn_implementation.startswith(PREFIX) and not _flash(config):
@@ -161,21 +171,39 @@ def packed_inputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str,
         inputs["output_router_logits"] = False
     if config.model_type != "bloom":  # knows no positions but ALiBi's, and warns
         inputs["position_ids"] = batch["position_ids"]
+    segments = structure_of(batch)
     if not _flash(config):
-        return inputs | {"attention_mask": Segments(batch["cu_seq_lens"], batch.get("parents")).carrier()}
-    if "parents" in batch and bool((batch["parents"] >= 0).any()):
+        return inputs | {"attention_mask": segments.carrier()}
+    if segments.parents is not None:
         raise ValueError(
             f"packed_inputs: {type(model).__name__} runs with flash attention, which knows no trees; {_NO_TREES}."
         )
-    boundaries = batch["cu_seq_lens"].to(torch.int32)
-    longest = int(boundaries.diff().max())
+    longest = max(segments.lengths)
     return inputs | {
         "attention_mask": None,
-        "cu_seq_lens_q": boundaries,
-        "cu_seq_lens_k": boundaries,
+        "cu_seq_lens_q": segments.boundaries,
+        "cu_seq_lens_k": segments.boundaries,
         "max_length_q": longest,
         "max_length_k": longest,
     }
+
+
+def structure_of(batch: Mapping[str, Any]) -> Segments:
+    """The structure of a packed batch: the one that it carries as ``segments``, or read from its tensors.
+
+    Raises:
+        ValueError: on the CPU, the boundaries are not those of ``segments``. On a GPU they are not compared, as that would wait.
+    """
+    known, boundaries = batch.get("segments"), batch["cu_seq_lens"]
+    if known is None:
+        return Segments(boundaries, batch.get("parents"))
+    # Where only the tensors of the batch were moved, the structure follows.
+    found: Segments = known.to(boundaries.device)
+    if boundaries.device.type == "cpu" and not torch.equal(found.boundaries, boundaries.to(torch.int32)):
+        raise ValueError(
+            "packed_inputs: cu_seq_lens changed after the batch's structure was read; take the key 'segments' out of the batch"
+        )
+    return found
 
 
 def prove_packing(model: nn.Module) -> None:

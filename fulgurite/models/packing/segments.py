@@ -14,10 +14,14 @@ attention has few and large pieces to compute, and none of them needs a mask.
 
 The structure travels as the model's `attention_mask`: an int32 tensor, (1, 1, 1, S + 1) of the segments' boundaries, or
 (1, 1, 2, S + 1) with the parents in its second row, -1 for roots and in the last column.
+
+The host has to know the structure, and reading it from a GPU waits for all that the GPU has to do. So it is read where the batch
+still lies on the CPU, and moves with the batch (:meth:`Segments.to`).
 """
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
@@ -59,9 +63,10 @@ class Segments:
     def __init__(self, boundaries: torch.Tensor, parents: torch.Tensor | None = None) -> None:
         self.boundaries = boundaries.to(torch.int32)
         self.given_parents = None if parents is None else parents.to(torch.int32)
-        # On a GPU the synchronisations of a forward.
-        edges: list[int] = boundaries.tolist()
-        above: list[int] = [-1] * (len(edges) - 1) if parents is None else parents.tolist()
+        # One look for both: on a GPU it is a synchronisation.
+        given: list[int] = (boundaries if parents is None else torch.cat([boundaries, parents.to(boundaries)])).tolist()
+        edges = given[: len(boundaries)]
+        above = [-1] * (len(edges) - 1) if parents is None else given[len(boundaries) :]
         lengths = [stop - start for start, stop in pairwise(edges)]
         if len(above) != len(lengths) or any(not -1 <= parent < own for own, parent in enumerate(above)):
             raise ValueError(
@@ -75,12 +80,31 @@ class Segments:
             preorder, self.parents = _preorder(lengths, above)
             lengths = [lengths[own] for own in preorder]
             if preorder != sorted(preorder):
-                where = [torch.arange(edges[own], edges[own + 1]) for own in preorder]
-                self.order = torch.cat(where).to(boundaries.device)
-                self.inverse = self.order.argsort()
+                where = [torch.arange(edges[own], edges[own + 1], device="cpu") for own in preorder]
+                order = torch.cat(where)
+                self.order, self.inverse = (_moved(t, boundaries.device) for t in (order, order.argsort()))
         self.lengths = [length for length in lengths if length]
         self.windows: list[int | None] | None = None
         self._masks: dict[int | None, Any] = {}
+
+    def to(self, device: torch.device | str, **options: Any) -> Segments:
+        """The same structure with its tensors on another device, to which no look is needed; itself where they are there.
+
+        Args:
+            device: where the row lies that the structure is of.
+            options: what ``torch.Tensor.to`` takes, such as non_blocking; a batch is moved with them. ``copy=True`` gives a
+                structure of its own in any case, without the masks that attention prepared.
+        """
+        device = torch.device(device)
+        there = self.boundaries.device
+        if not options.get("copy") and device.type == there.type and device.index in (None, there.index):
+            return self
+        moved = copy(self)
+        for name in ("boundaries", "given_parents", "order", "inverse"):
+            tensor = getattr(self, name)
+            setattr(moved, name, None if tensor is None else _moved(tensor, device))
+        moved._masks = {}
+        return moved
 
     @cached_property
     def tokens(self) -> int:
@@ -142,12 +166,12 @@ class Segments:
         """
         if window not in self._masks:
             device = self.boundaries.device
-            lengths = torch.tensor(self.lengths, device=device)
-            ends = torch.tensor(self._subtree_ends(), device=device, dtype=torch.int32).repeat_interleave(lengths)
-            starts = torch.tensor(self.offsets[:-1], device=device, dtype=torch.int32)
-            # Depth minus place: what has to be added to a token's place to get its depth.
-            shift = torch.tensor(self.depths, device=device, dtype=torch.int32) - starts
-            depth = torch.arange(self.tokens, device=device, dtype=torch.int32) + shift.repeat_interleave(lengths)
+            # Of each token its subtree's end and its depth, worked out on the host and moved at once.
+            shift = [depth - start for depth, start in zip(self.depths, self.offsets[:-1], strict=True)]
+            per_segment = torch.tensor([self._subtree_ends(), shift], dtype=torch.int32, device="cpu")
+            per_token = per_segment.repeat_interleave(torch.tensor(self.lengths, device="cpu"), dim=1)
+            per_token[1] += torch.arange(self.tokens, dtype=torch.int32, device="cpu")
+            ends, depth = _moved(per_token, device)
 
             def sees(batch: Any, head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
                 path = (query >= key) & (query < ends[key])
@@ -164,6 +188,13 @@ class Segments:
                 parent = self.parents[own]
                 ends[parent] = max(ends[parent], ends[own])
         return ends
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on a device; on the way to a GPU through pinned memory, from which the host need not wait for the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and torch.cuda.is_available():
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def packed_structure(attention_mask: Any) -> Segments | None:

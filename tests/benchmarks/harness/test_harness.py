@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks import report, run
-from benchmarks.harness.profiling import profile_step
+from benchmarks.harness.profiling import profile_step, summarise
 from benchmarks.harness.registry import Benchmark, Settings, Step, Workload, largest_error, norm_error
 from benchmarks.harness.sampling import interleave, percentile, summary, tied, whole_time
 from benchmarks.suite import all_benchmarks
@@ -100,6 +101,49 @@ def test_a_run_of_some_workloads_leaves_the_others_standing(outcome, tmp_path):
         (found,) = report.newest(folder)
         assert [workload["name"] for workload in found["workloads"]] == names
     assert "Measured 2000-01-01, commit abc." in report.page([found])
+
+
+def test_the_page_names_what_waits_for_a_gpu(monkeypatch):
+    names = {"first": ["old", "fulgurite"], "second": ["old", "new", "fulgurite"], "third": ["fulgurite"]}
+    workloads = [Workload(name, {}, dict, dict.fromkeys(contenders, "")) for name, contenders in names.items()]
+    benchmark = Benchmark("toy", "A toy.", lambda settings: workloads, largest_error)
+    monkeypatch.setattr(report, "all_benchmarks", lambda: {"toy": benchmark})
+    rows = [{"name": name, "contenders": {"old": {}, "fulgurite": {}}} for name in ("first", "second")]
+    measured = {"benchmark": "toy", "device": "cuda", "workloads": rows}
+    assert report.waiting([measured]) == ["- toy: second (new); third"]
+    assert report.waiting([{**measured, "device": "cpu"}]) == ["- toy: first; second; third"]
+    assert "`python -m benchmarks.gpu`" in report.page([], report.waiting([measured]))
+
+
+def test_older_results_keep_their_place_under_a_new_name(tmp_path):
+    rows = {"TRL selective_log_softmax": {"median_ms": 1.0}}
+    older = {
+        "benchmark": "log_probs",
+        "device": "cpu",
+        "date": "2026-11-22",
+        "workloads": [{"name": "a", "contenders": rows}],
+    }
+    (tmp_path / "log_probs.json").write_text(json.dumps(older))
+    assert list(report.newest(tmp_path)[0]["workloads"][0]["contenders"]) == ["TRL before 1.14"]
+
+
+def test_gaps_and_waits_of_a_profiled_step():
+    """Two kernels overlap, one comes after a gap; what the profiler waits for outside of the step does not count."""
+
+    def event(name, start, end, device="CPU"):
+        span = SimpleNamespace(start=start, end=end)
+        return SimpleNamespace(name=name, time_range=span, device_type=getattr(torch.autograd.DeviceType, device))
+
+    events = [
+        event("fulgurite step", 100, 400), event("fulgurite step", 150, 900, "CUDA"),
+        event("cudaLaunchKernel", 110, 120), event("cuLaunchKernelEx", 130, 140), event("cudaStreamSynchronize", 150, 390),
+        event("cudaDeviceSynchronize", 410, 950), event("cudaLaunchKernel", 10, 20),
+        event("one", 200, 300, "CUDA"), event("two", 250, 350, "CUDA"), event("Memcpy HtoD", 600, 700, "CUDA"),
+    ]  # fmt: skip
+    found = summarise(events)
+    assert found == {
+        "kernels": 2, "launches": 2, "synchronisations": 1, "host_ms": 0.3, "busy_ms": 0.25, "gap_ms": 0.25
+    }  # fmt: skip
 
 
 def test_contenders_are_sampled_in_turn():

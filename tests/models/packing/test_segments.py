@@ -13,6 +13,7 @@ import torch
 from fulgurite.data.trees.prefix_tree import build_tree
 from fulgurite.models.packing import tree_attention as fast
 from fulgurite.models.packing.attention_functions import Rule, _flex, attend
+from fulgurite.models.packing.packed_attention import structure_of
 from fulgurite.models.packing.segments import Chain, Segments, packed_structure
 from tests.models.packing.tree_cases import SHAPE, random_tree, tree
 
@@ -42,6 +43,33 @@ def test_trees_of_the_data_modules_stand_in_preorder():
         found = build_tree(paths)
         lengths = torch.tensor([0, *map(len, found.pieces)])
         assert Segments(lengths.cumsum(0), torch.tensor(found.parents)).order is None
+
+
+def test_structure_moves_without_a_look():
+    """The meta device has no values: whoever looked there would fail."""
+    segments = Segments(SHAPE.bounds, SHAPE.parents)
+    masks = []
+    segments.block_mask(None, lambda sees, *rest, device: masks.append(sees))
+    assert segments.to("cpu") is segments and list(segments._masks) == [None]
+    moved = segments.to("meta", non_blocking=True)
+    for name in ("boundaries", "given_parents", "order", "inverse"):
+        assert getattr(moved, name).device.type == "meta" and getattr(segments, name).device.type == "cpu"
+    assert (moved.lengths, moved.parents, moved.chains) == (segments.lengths, segments.parents, segments.chains)
+    assert packed_structure(moved.carrier()) is moved and not moved._masks
+    devices = []
+    moved.block_mask(3, lambda sees, *rest, device: devices.append(device))
+    assert [device.type for device in devices] == ["meta"]
+
+
+def test_a_structure_that_is_not_the_batch_s_is_refused():
+    segments = Segments(torch.tensor([0, 2, 5]))
+    batch = {"cu_seq_lens": torch.tensor([0, 2, 5], dtype=torch.int32)}
+    assert structure_of({**batch, "segments": segments}) is segments
+    assert structure_of(batch).lengths == [2, 3]
+    with pytest.raises(
+        ValueError, match="cu_seq_lens changed after the batch's structure was read; take the key 'segments'"
+    ):
+        structure_of({"cu_seq_lens": torch.tensor([0, 3, 5]), "segments": segments})
 
 
 def test_structure_is_read_back_from_the_mask_alone():
