@@ -28,7 +28,7 @@ def enter(config: dict[str, Any]) -> None:
             a folder to build the new root on, ``without`` measures to leave out.
     """
     without = set(config["without"])
-    flags = {"mounts": _NEWNS, "processes space": _NEWPID, "network": _NEWNET, "queues space": _NEWIPC, "hostname": _NEWUTS}
+    flags = {"mounts": _NEWNS, "process space": _NEWPID, "network": _NEWNET, "queues space": _NEWIPC, "hostname": _NEWUTS}
     wanted = sum(flag for name, flag in flags.items() if name not in without)
     uid, gid = os.getuid(), os.getgid()
     if uid != 0:
@@ -37,15 +37,12 @@ def enter(config: dict[str, Any]) -> None:
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     system.unshare(wanted)
-    if "mounts" not in without:
-        _build_root(config)
     child = os.fork()
     if child:
         _wait_for(child, config["control"])
     system.prctl(system.PR_SET_PDEATHSIG, 9)
     if "mounts" not in without:
-        system.mount("proc", "/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
-        system.mount("", "/", "", _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
+        _build_root(config)
     keep = 1 << 6 | 1 << 7 if uid == 0 else 0  # setgid and setuid: the candidate still has to become another user
     system.set_capabilities(keep)
 
@@ -74,8 +71,10 @@ def _build_root(config: dict[str, Any]) -> None:
     system.mount("tmpfs", root + "/tmp", "tmpfs", _NOSUID | _NODEV, "mode=1777" + store)
     system.pivot_root(root, root + "/old")
     os.chdir("/")
+    system.mount("proc", "/proc", "proc", _NOSUID | _NODEV | _NOEXEC)  # allowed only while the machine's own is still in view
     system.unmount("/old", _DETACH)
     os.rmdir("/old")
+    system.mount("", "/", "", _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
 
 
 def _bind(outside: str, target: str) -> None:

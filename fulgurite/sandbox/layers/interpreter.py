@@ -31,6 +31,7 @@ class Interpreter:
         self.packages = site if packages and os.path.isdir(site) else ""
         self.bundle = tempfile.mkdtemp(prefix="fulgurite-sandbox-")
         self._remove = weakref.finalize(self, shutil.rmtree, self.bundle, ignore_errors=True)
+        os.mkdir(f"{self.bundle}/root")  # an empty folder for another root to be built on
         os.chmod(self.bundle, 0o755)
         inside = f"{self.bundle}/inside"
         shutil.copytree(_INSIDE, inside, ignore=shutil.ignore_patterns("__pycache__"))

@@ -22,7 +22,7 @@ class Namespaces(Layer):
             shown.append((self.interpreter.packages, "/packages"))
         packages = ["/packages"] if self.interpreter.packages else []
         config = self._config(other_user(), enter=True, bundle="/sandbox", packages=packages)
-        config |= {"python": self.interpreter.executable, "root": self.interpreter.bundle, "binds": shown, "links": links}
+        config |= {"python": self.interpreter.executable, "root": f"{self.interpreter.bundle}/root", "binds": shown, "links": links}
         if "mounts" in self.without:
             config |= {"own_root": False, "folder": "/tmp", "bundle": self.interpreter.bundle}
         command = self.interpreter.command(os.path.realpath(self.interpreter.executable), self.interpreter.bundle, control)
