@@ -8,11 +8,12 @@ from typing import Any
 from .layers import LAYERS, Layer
 from .layers.interpreter import Interpreter
 from .limits import Limits
+from .programs import run_cases, run_with_test
 from .results import Result, SandboxError
 from .sessions import run_judged
 from .verdicts import judged
 
-__all__ = ["Sandbox", "run_tests"]
+__all__ = ["Sandbox", "run_tests", "shared"]
 
 _DEFAULT = Limits()
 
@@ -73,9 +74,10 @@ class Sandbox:
         *,
         helpers: str = "",
         setup: str = "",
+        language: str = "python",
         limits: Limits = _DEFAULT,
     ) -> Result:
-        """Run a test against a Python program.
+        """Run a test against a program.
 
         Args:
             program: the program's source.
@@ -85,10 +87,30 @@ class Sandbox:
             helpers: trusted source that the test needs, run in the judge before it; for HumanEval the prompt. Names that it defines
                 are never taken from the program.
             setup: source that is run in the program's process before the program.
+            language: one of :data:`.languages.LANGUAGES`. For all but Python the test is compiled into the program and shares its process;
+                ``entry_point``, ``helpers`` and ``setup`` have no meaning there.
             limits: what the program may use.
+
+        Raises:
+            SandboxError: the language's tools are not installed.
         """
         text = test if isinstance(test, str) else "\n".join(test)
+        if language != "python":
+            return run_with_test(self.layer, program, text, language, limits)
         return self._run(self.layer, program, text, limits, entry_point, helpers, setup)
+
+    def run_cases(
+        self, program: str, cases: Sequence[tuple[str, str]], *, language: str = "python", limits: Limits = _DEFAULT
+    ) -> Result:
+        """Run a program that reads its input and prints, once per case, and compare what it printed.
+
+        Args:
+            program: the program's source.
+            cases: pairs of input and expected output; blanks at the ends of lines and empty lines at the end do not count.
+            language: one of :data:`.languages.LANGUAGES`.
+            limits: what each run may use.
+        """
+        return run_cases(self.layer, program, cases, language, limits)
 
     @staticmethod
     def _run(
@@ -118,8 +140,10 @@ def run_tests(
     *,
     helpers: str = "",
     setup: str = "",
+    language: str = "python",
     limits: Limits = _DEFAULT,
     sandbox: str = "auto",
 ) -> Result:
     """:meth:`Sandbox.run_tests` in a shared sandbox of the kind ``sandbox``."""
-    return shared(sandbox).run_tests(program, test, entry_point, helpers=helpers, setup=setup, limits=limits)
+    box = shared(sandbox)
+    return box.run_tests(program, test, entry_point, helpers=helpers, setup=setup, language=language, limits=limits)

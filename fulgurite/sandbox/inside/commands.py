@@ -25,6 +25,8 @@ def main(config: dict[str, Any]) -> None:
     for name, text in config["sources"].items():
         with open(name, "w", encoding="utf-8", errors="surrogatepass") as file:
             file.write(text)
+    if config["packages"]:
+        config["environment"]["PYTHONPATH"] = ":".join(config["packages"])
     done = []
     for step in config["steps"]:
         done.append(_run(step, config))
@@ -72,13 +74,14 @@ def _run(step: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
 def _become(step: dict[str, Any], streams: list[int], config: dict[str, Any]) -> None:
     """In the forked process: become the command."""
     try:
-        os.setpgid(0, 0)
+        os.setpgid(0, 0)  # a group of its own, which can be killed whole
         for target, fd in enumerate(streams):
             os.dup2(fd, target)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         confine.set_limits(step["limits"], set(config["without"]))
-        os.execve(step["command"][0], step["command"], config["environment"])
+        first = step["command"][0].replace("{python}", config["python"])
+        os.execve(first, [first, *step["command"][1:]], config["environment"])
     except BaseException as error:
         os.write(2, f"sandbox: {step['command'][0]}: {error}\n".encode())
     os._exit(126)

@@ -61,6 +61,9 @@ class Bubblewrap(Layer):
         if self.interpreter.packages:
             shown.append((self.interpreter.packages, "/packages"))
         line = ["--bind", "/", "/"] if "mounts" in self.without else []
+        if "mounts" not in self.without:  # bwrap makes missing folders readable for their owner alone
+            for folder in sorted({str(parent) for _, inside in shown for parent in Path(inside).parents} - {"/"}):
+                line += ["--perms", "0755", "--dir", folder]
         for outside, inside in shown:
             line += ["--ro-bind", outside, inside]
         if "mounts" not in self.without:
