@@ -33,6 +33,8 @@ def judged(outcome: Outcome, layer: str) -> Result:
         return _ended(ended, base)
     if outcome.late:
         return Result("timeout", Failure("Timeout", f"no verdict after {outcome.seconds:.1f} s"), **base)
+    if status == "nonsense":
+        return Result("crash", Failure("Protocol", verdict["detail"]), **base)
     if status == "lost":
         return Result("crash", Failure("Disconnected", verdict.get("detail", "")), **base)
     if status == "passed":

@@ -72,12 +72,12 @@ class _Judge:
             return {"status": "error", "detail": str(broken)}
         except BaseException as error:
             if self.peer.lost:
-                return {"status": "lost", "detail": self.peer.lost}
+                return {"status": "lost" if self.peer.gone else "nonsense", "detail": self.peer.lost}
             if self.refused:
                 return {"status": "unsupported", "detail": self.refused[0], **self._failure(error)}
             return {"status": "failed", **self._failure(error)}
         if self.peer.lost:  # also where the test swallowed the exception
-            return {"status": "lost", "detail": self.peer.lost}
+            return {"status": "lost" if self.peer.gone else "nonsense", "detail": self.peer.lost}
         if self.refused:
             return {"status": "unsupported", "detail": self.refused[0]}
         return {"status": "passed" if self.calls else "untested"}

@@ -47,11 +47,13 @@ class Peer:
         self.refuse = refuse
         self.exportable = exportable
         self.lost = ""
+        self.gone = False
         self.given: list[Any] = []
         self._numbers: dict[int, int] = {}
 
-    def lose(self, why: str) -> Lost:
-        """Note that the line is of no more use; the exception to raise."""
+    def lose(self, why: str, gone: bool = False) -> Lost:
+        """Note that the line is of no more use, because the partner is gone or talks nonsense; the exception to raise."""
+        self.gone = gone if not self.lost else self.gone
         self.lost = self.lost or why
         return Lost(why)
 
@@ -86,8 +88,8 @@ class Peer:
             tag, value = b"E", self.describe(error)
         try:
             answer = self._answer(tag, value, known, before)
-        except (WireError, RecursionError, MemoryError) as error:
-            answer = b"U" + str(error).encode("utf-8", "replace")
+        except Exception as error:  # too deep, too large, or objects that break when they are looked at
+            answer = b"U" + f"a value cannot be sent: {error}".encode("utf-8", "replace")[:1000]
         self.send(answer)
 
     def _answer(self, tag: bytes, value: Any, known: list[Any], before: bytearray) -> bytes:
@@ -148,7 +150,7 @@ class Peer:
             while data:
                 data = data[os.write(self.fd, data) :]
         except OSError as error:
-            raise self.lose(f"the partner is gone ({error})") from None
+            raise self.lose(f"the partner is gone ({error})", gone=True) from None
 
     def receive(self) -> bytes:
         """Wait for one message."""
@@ -163,8 +165,8 @@ class Peer:
             try:
                 part = os.read(self.fd, min(count - len(parts), 2**20))
             except OSError as error:
-                raise self.lose(f"the partner is gone ({error})") from None
+                raise self.lose(f"the partner is gone ({error})", gone=True) from None
             if not part:
-                raise self.lose("the partner is gone")
+                raise self.lose("the partner is gone", gone=True)
             parts += part
         return bytes(parts)

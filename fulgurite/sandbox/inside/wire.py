@@ -108,7 +108,7 @@ class Encoder:
             self._bytes(b"x", name.encode())
             self.value(fields, depth + 1)
             return
-        plain = next((cls for cls in _PLAIN if isinstance(item, cls)), None)
+        plain = next((cls for cls in _PLAIN if issubclass(type(item), cls)), None)  # what ``__class__`` says does not count
         if plain is not None:
             self.value(_plain_value(plain, item), depth)
             return
