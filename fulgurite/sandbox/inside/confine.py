@@ -8,7 +8,7 @@ import os
 import resource
 from typing import Any
 
-from . import seccomp, system
+from . import landlock, seccomp, system
 
 __all__ = ["confine", "set_limits"]
 
@@ -72,6 +72,8 @@ def confine(config: dict[str, Any], limits: dict[str, int | None]) -> None:
     if "capabilities" not in without:
         system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
         system.set_capabilities(0)
+    if config.get("readable") and "landlock" not in without:
+        landlock.restrict(config["readable"], config["writable"])
     if "seccomp" not in without and seccomp.available():
         only = None if config["own_processes"] or "signals" in without else os.getpid()
         seccomp.install(only, frozenset(name[6:] for name in without if name.startswith("allow ")))

@@ -94,6 +94,7 @@ def remote_error(told: Any) -> BaseException:
         told: (type name, names of its bases, most special first, arguments or None, text, line, source line).
     """
     name, bases, args, text, line, source = told
+    name = name[:100] if type(name) is str and name.isidentifier() else "Exception"
     classes = [found for base in [name, *bases] if isinstance(found := getattr(builtins, str(base), None), type)]
     base_class = next((found for found in classes if issubclass(found, BaseException)), Exception)
     if issubclass(base_class, _ENDINGS):
@@ -107,8 +108,8 @@ def remote_error(told: Any) -> BaseException:
     if error is None:
         body = {"__str__": lambda self: str(text), "__module__": "candidate", "__init__": lambda self: None}
         try:
-            error = type(str(name)[:100], (base_class,), body)()
+            error = type(name, (base_class,), body)()
         except TypeError:  # a class that insists on arguments, such as UnicodeDecodeError and ExceptionGroup
-            error = type(str(name)[:100], (Exception,), body)()
-    error.__dict__["_of_the_candidate"] = (str(name), str(text), line, source)
+            error = type(name, (Exception,), body)()
+    error.__dict__["_of_the_candidate"] = (name, str(text), line, source)
     return error

@@ -51,7 +51,10 @@ def _role(config: dict[str, Any], control: int) -> None:
             from . import candidate as role  # type: ignore[no-redef]
         else:
             from . import commands as role  # type: ignore[no-redef]
-        os.chdir("/tmp" if config["own_root"] else config["folder"])
+        folder = "/tmp" if config["own_root"] else config["folder"]
+        os.chdir(folder)
+        for name in ("HOME", "TMPDIR"):
+            os.environ[name] = config["environment"][name] = folder
         confine.confine(config, config["limits"])
         system.prctl(system.PR_SET_DUMPABLE, 0 if config["role"] == "judge" and "dumpable" not in config["without"] else 1)
         role.main(config)

