@@ -1,4 +1,6 @@
-"""Running generated programs: candidate and test in separate processes, each shut off from the machine and from each other."""
+"""Running generated programs: candidate and test in separate processes, each shut off from the machine and from each
+other.
+"""
 
 from .languages import LANGUAGES, available
 from .layers import LAYERS

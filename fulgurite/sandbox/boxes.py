@@ -1,5 +1,8 @@
-"""One sandboxed process as seen from outside: started, given its configuration, watched through its control socket, ended for certain."""
+"""One sandboxed process as seen from outside: started, given its configuration, watched through its control socket,
+ended for certain.
+"""
 
+import contextlib
 import json
 import os
 import shutil
@@ -73,10 +76,8 @@ class Box:
         finally:
             theirs.close()
         self.control.settimeout(limits.seconds)
-        try:
+        with contextlib.suppress(OSError):  # it has ended already: its own error text says why
             self.control.sendall(struct.pack(">I", len(data)) + data)
-        except OSError:
-            pass  # it has ended already: its own error text says why
 
     def hear(self) -> None:
         """Read the control socket once; afterwards :attr:`ended` holds the process's end, if that is what came."""

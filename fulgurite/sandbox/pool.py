@@ -1,4 +1,6 @@
-"""Many programs on several workers. Timeouts are run once more, one after the other, so that a busy machine does not cost a pass."""
+"""Many programs on several workers. Timeouts are run once more, one after the other, so that a busy machine does not
+cost a pass.
+"""
 
 import os
 from collections.abc import Callable, Iterable
@@ -10,6 +12,8 @@ from .results import Result
 from .running import Sandbox, shared
 
 __all__ = ["Job", "run_many"]
+
+_DEFAULT = Limits()
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Job:
     helpers: str = ""
     setup: str = ""
     language: str = "python"
-    limits: Limits = Limits()
+    limits: Limits = _DEFAULT
     cases: tuple[tuple[str, str], ...] = ()
 
     def run(self, sandbox: Sandbox) -> Result:

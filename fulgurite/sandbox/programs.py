@@ -1,7 +1,7 @@
 """Programs that are run as commands: input and output in any language, and tests that are compiled into the program.
 
-A test that is compiled into the program shares its process. Such a result has ``separate=False``: it withstands accidents and early exits, not a
-program that is written to deceive.
+A test that is compiled into the program shares its process. Such a result has ``separate=False``: it withstands
+accidents and early exits, not a program that is written to deceive.
 """
 
 import base64
@@ -23,7 +23,9 @@ _COMPILERS = {"memory": 4 * 2**30, "file_size": 256 * 2**20, "open_files": 256}
 
 
 def run_cases(layer: Layer, program: str, cases: Sequence[tuple[str, str]], language: str, limits: Limits) -> Result:
-    """Run a program once per (input, expected output). Expected outputs never enter the sandbox; trailing blanks do not count."""
+    """Run a program once per (input, expected output). Expected outputs never enter the sandbox; trailing blanks do not
+    count.
+    """
     chosen = _language(language)
     inputs = [given for given, _ in cases]
     if not inputs:
@@ -40,9 +42,13 @@ def run_cases(layer: Layer, program: str, cases: Sequence[tuple[str, str]], lang
         actual, expected = _text(step["out"]), cases[number][1]
         if _lines(actual) != _lines(expected):
             failure = Failure(
-                "WrongAnswer", f"case {number + 1} of {len(cases)}", actual=actual[:500], expected=expected[:500], call=inputs[number][:500],
+                "WrongAnswer",
+                f"case {number + 1} of {len(cases)}",
+                actual=actual[:500],
+                expected=expected[:500],
+                call=inputs[number][:500],
                 stage="running",
-            )  # fmt: skip
+            )
             return replace(_result("failed", outcome, step, layer.name, failure), calls=number + 1)
     if len(steps) != len(cases):
         return _result("error", outcome, {}, layer.name, detail="not every case was run")
@@ -78,7 +84,9 @@ def _language(name: str) -> Language:
     return LANGUAGES[name]
 
 
-def _run(layer: Layer, language: Language, sources: dict[str, str], inputs: list[str], tested: bool, limits: Limits) -> Outcome:
+def _run(
+    layer: Layer, language: Language, sources: dict[str, str], inputs: list[str], tested: bool, limits: Limits
+) -> Outcome:
     tools = {name: tool for name in language.tools if (tool := find_tool(name)) is not None}
     process = limits.of_process()
     space = {} if language.address_space else {"memory": None}
@@ -87,12 +95,21 @@ def _run(layer: Layer, language: Language, sources: dict[str, str], inputs: list
     running = {**process, **space, "processes": threads}
     common = {"output": limits.output}
     steps: list[dict[str, Any]] = [
-        {**common, "command": _real(line, tools, layer), "input": "", "must": True, "limits": compiling, "seconds": limits.compile_seconds}
+        {
+            **common,
+            "command": _real(line, tools, layer),
+            "input": "",
+            "must": True,
+            "limits": compiling,
+            "seconds": limits.compile_seconds,
+        }
         for line in language.compile(tested)
     ]
     command = _real(language.run(tested), tools, layer)
     for given in inputs:
-        steps.append({**common, "command": command, "input": given, "must": True, "limits": running, "seconds": limits.seconds})
+        steps.append(
+            {**common, "command": command, "input": given, "must": True, "limits": running, "seconds": limits.seconds}
+        )
     # The commands' own process sets no limit that a step may not lower further.
     outer = {**compiling, "memory": None, "cpu": None, "total_memory": max(limits.memory, 4 * 2**30)}
     role = {"sources": sources, "steps": steps, "limits": outer}
@@ -114,7 +131,9 @@ def _early(outcome: Outcome, language: Language, layer: str, separate: bool) -> 
         return _result("error", outcome, {}, layer, detail=outcome.broken)
     if outcome.verdict is None and outcome.ended is not None:
         reason = {"memory": "MemoryLimit", "files": "FilesLimit"}.get(outcome.ended["reason"], "Exit")
-        failure = Failure(reason, f"the sandbox ended with {outcome.ended['code']} {outcome.ended['reason']}".strip(), stage="running")
+        failure = Failure(
+            reason, f"the sandbox ended with {outcome.ended['code']} {outcome.ended['reason']}".strip(), stage="running"
+        )
         return replace(_result("crash", outcome, {"code": outcome.ended["code"]}, layer, failure), separate=separate)
     if outcome.verdict is None:
         failure = Failure("Timeout", f"no end after {outcome.seconds:.1f} s", stage="running")
@@ -123,9 +142,15 @@ def _early(outcome: Outcome, language: Language, layer: str, separate: bool) -> 
     for step in steps[: len(language.compile(True))]:
         text = "\n".join((_text(step["err"]) or _text(step["out"])).splitlines()[:20])[:_TEXT]
         if step["timeout"]:
-            return replace(_result("timeout", outcome, step, layer, Failure("Timeout", "compiler", stage="compiling")), separate=separate)
+            return replace(
+                _result("timeout", outcome, step, layer, Failure("Timeout", "compiler", stage="compiling")),
+                separate=separate,
+            )
         if step["code"] != 0:
-            return replace(_result("failed", outcome, step, layer, Failure("CompilationError", text, stage="compiling")), separate=separate)
+            return replace(
+                _result("failed", outcome, step, layer, Failure("CompilationError", text, stage="compiling")),
+                separate=separate,
+            )
     return None
 
 
@@ -139,9 +164,13 @@ def _ended(step: dict[str, Any], outcome: Outcome, layer: str, what: str, separa
     if step["timeout"] or code == -24:
         result = _result("timeout", outcome, step, layer, Failure("Timeout", what, stage="running"))
     elif code < 0 and not (not separate and code == -6):  # an assert of C ends with SIGABRT
-        result = _result("crash", outcome, step, layer, Failure("Signal", f"{what}: killed by signal {-code}", stage="running"))
+        result = _result(
+            "crash", outcome, step, layer, Failure("Signal", f"{what}: killed by signal {-code}", stage="running")
+        )
     elif code != 0:
-        result = _result("failed", outcome, step, layer, Failure(_kind(text + _text(step["out"])), text, stage="running"))
+        result = _result(
+            "failed", outcome, step, layer, Failure(_kind(text + _text(step["out"])), text, stage="running")
+        )
     else:
         return None
     return replace(result, separate=separate)
@@ -151,7 +180,12 @@ def _kind(text: str) -> str:
     """The type of error that an output shows."""
     known = ("AssertionError", "Assertion", "assertion", "panicked", "Exception", "Error")
     found = next((word for word in known if word in text), "ExitCode")
-    return {"Assertion": "AssertionError", "assertion": "AssertionError", "panicked": "Panic", "Error": "RuntimeError"}.get(found, found)
+    return {
+        "Assertion": "AssertionError",
+        "assertion": "AssertionError",
+        "panicked": "Panic",
+        "Error": "RuntimeError",
+    }.get(found, found)
 
 
 def _text(data: str) -> str:
@@ -170,4 +204,13 @@ def _result(
 ) -> Result:
     out, err = (_text(step[name]) if name in step else "" for name in ("out", "err"))
     code = step.get("code")
-    return Result(status, failure, outcome.seconds, code=code, output=out, errors=err or outcome.errors, layer=layer, detail=detail)
+    return Result(
+        status,
+        failure,
+        outcome.seconds,
+        code=code,
+        output=out,
+        errors=err or outcome.errors,
+        layer=layer,
+        detail=detail,
+    )

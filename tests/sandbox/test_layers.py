@@ -1,4 +1,6 @@
-"""Each layer by itself, for root and for a user without rights: what a program sees of the machine, and what the choice of a layer says."""
+"""Each layer by itself, for root and for a user without rights: what a program sees of the machine, and what the choice
+of a layer says.
+"""
 
 import os
 from typing import Any
@@ -86,10 +88,14 @@ def test_limits_only_still_takes_rights_and_calls_away(capsys: pytest.CaptureFix
     check_confinement(facts)
     if os.geteuid() == 0:
         assert facts["uid"] > 1000
-    assert box.run_tests("import os\ndef solve(): os.kill(os.getppid(), 0)", "solve()").failure.type == "PermissionError"  # type: ignore[union-attr]
+    assert (
+        box.run_tests("import os\ndef solve(): os.kill(os.getppid(), 0)", "solve()").failure.type == "PermissionError"
+    )  # type: ignore[union-attr]
 
 
-def test_limits_only_is_refused_for_root_where_another_user_could_not_read_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_only_is_refused_for_root_where_another_user_could_not_read_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr("fulgurite.sandbox.layers.interpreter.Interpreter.readable_by_others", lambda self: False)
     with pytest.raises(SandboxError, match="not readable for others"):
@@ -106,7 +112,9 @@ def test_strict_never_takes_limits_only_and_says_why(monkeypatch: pytest.MonkeyP
         Sandbox("strict", quiet=True)
 
 
-def test_the_next_layer_is_taken_where_one_does_not_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_layer_is_taken_where_one_does_not_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(bubblewrap, "find_bwrap", lambda: None)
     try:
         box = Sandbox("auto")

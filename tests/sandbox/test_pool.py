@@ -1,4 +1,6 @@
-"""Many programs at a time: order, the report of each as it ends, timeouts that are run again, and that an interruption leaves nothing."""
+"""Many programs at a time: order, the report of each as it ends, timeouts that are run again, and that an interruption
+leaves nothing.
+"""
 
 import os
 import signal
@@ -15,7 +17,9 @@ from fulgurite.sandbox import Job, Limits, Result, Sandbox, pool, run_many
 def test_results_are_in_the_order_of_the_jobs() -> None:
     jobs = [Job(f"def f(): return {number}", "assert f() == 3") for number in range(6)]
     seen: list[tuple[int, str]] = []
-    results = run_many(jobs, workers=3, sandbox=Sandbox(quiet=True), done=lambda number, result: seen.append((number, result.status)))
+    results = run_many(
+        jobs, workers=3, sandbox=Sandbox(quiet=True), done=lambda number, result: seen.append((number, result.status))
+    )
     assert [result.status for result in results] == ["failed"] * 3 + ["passed"] + ["failed"] * 2
     assert sorted(seen) == list(enumerate(result.status for result in results))
 
@@ -36,7 +40,11 @@ def test_only_timeouts_are_run_again_alone_and_at_the_end(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(pool.Job, "run", run)
     results = run_many([Job("slow"), Job("wrong"), Job("right")], workers=2, sandbox=object())  # type: ignore[arg-type]
-    assert [(result.status, result.retried) for result in results] == [("passed", True), ("failed", False), ("passed", False)]
+    assert [(result.status, result.retried) for result in results] == [
+        ("passed", True),
+        ("failed", False),
+        ("passed", False),
+    ]
     assert calls[-1] == "slow" and len(calls) == 4
     assert [result.status for result in run_many([Job("slow")], sandbox=object(), retry=False)] == ["passed"]  # type: ignore[arg-type]
 
@@ -56,7 +64,9 @@ def test_a_caller_that_is_killed_leaves_no_process() -> None:
     marker = str(7_000_000 + os.getpid())
     program = f"import subprocess\nsubprocess.Popen(['sleep', '{marker}'])\nwhile True: pass\n"
     script = f"from fulgurite.sandbox import Limits, Sandbox\nSandbox().run_tests({program!r}, 'f()', limits=Limits(seconds=60))\n"
-    caller = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    caller = subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    )
     deadline = time.monotonic() + 15
     while len(_with(marker)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -1,4 +1,6 @@
-"""Tests of programs: the statuses, what a failure says, and how values, classes, functions and changed arguments cross the border."""
+"""Tests of programs: the statuses, what a failure says, and how values, classes, functions and changed arguments cross
+the border.
+"""
 
 import pytest
 
@@ -22,7 +24,11 @@ EXPECTED = [
     ("def f(x): return x", "failed", "AssertionError"),
     ("def f(x) return x", "failed", "SyntaxError"),
     ("def f(x):\n    while True: pass", "timeout", "Timeout"),
-    ("def f(x):\n    while True:\n        try:\n            import time; time.sleep(9)\n        except: pass", "timeout", "Timeout"),
+    (
+        "def f(x):\n    while True:\n        try:\n            import time; time.sleep(9)\n        except: pass",
+        "timeout",
+        "Timeout",
+    ),
     ("def f(x): return [0] * 10**10", "failed", "MemoryError"),
     ("def f(x):\n    while True: print('x' * 9999)", "failed", "OSError"),
     ("import subprocess\nsubprocess.Popen(['sleep', '30'])\ndef f(x): return x + 1", "passed", ""),
@@ -38,7 +44,9 @@ EXPECTED = [
 
 @pytest.mark.parametrize(("program", "status", "kind"), EXPECTED)
 def test_statuses(box: Sandbox, program: str, status: str, kind: str) -> None:
-    result = box.run_tests(program, "def check(candidate):\n    assert candidate(1) == 2\n", "f", limits=Limits(seconds=1.5))
+    result = box.run_tests(
+        program, "def check(candidate):\n    assert candidate(1) == 2\n", "f", limits=Limits(seconds=1.5)
+    )
     assert (result.status, result.failure.type if result.failure else "") == (status, kind)
     assert result.layer in ("bubblewrap", "namespaces", "limits") and result.passed == (status == "passed")
     if kind == "OSError":
@@ -80,13 +88,21 @@ def test_an_exception_of_the_program_says_where_in_the_program(box: Sandbox) -> 
     failure = run(box, "import math\nx = math.sqrt(-1)\n", "assert f() == 1").failure
     assert failure is not None and (failure.type, failure.program_line, failure.stage) == ("ValueError", 2, "loading")
     failure = run(box, "def f(:\n    pass\n", "assert f() == 1").failure
-    assert failure is not None and (failure.type, failure.program_line, failure.program_source) == ("SyntaxError", 1, "def f(:")
+    assert failure is not None and (failure.type, failure.program_line, failure.program_source) == (
+        "SyntaxError",
+        1,
+        "def f(:",
+    )
 
 
 def test_exceptions_can_be_caught_by_type_and_message(box: Sandbox) -> None:
-    program = "class Odd(ValueError): pass\ndef f(x):\n    if x == 1: raise Odd('one')\n    if x == 2: raise KeyError('k')\n    raise OSError(2, 'no')\n"
+    program = (
+        "class Odd(ValueError): pass\ndef f(x):\n    if x == 1: raise Odd('one')\n"
+        "    if x == 2: raise KeyError('k')\n    raise OSError(2, 'no')\n"
+    )
     test = (
-        "try:\n    f(1)\nexcept ValueError as e:\n    assert str(e) == 'one' and type(e).__name__ == 'Odd'\nelse:\n    assert False\n"
+        "try:\n    f(1)\nexcept ValueError as e:\n"
+        "    assert str(e) == 'one' and type(e).__name__ == 'Odd'\nelse:\n    assert False\n"
         "try:\n    f(2)\nexcept KeyError as e:\n    assert e.args == ('k',)\nelse:\n    assert False\n"
         "try:\n    f(3)\nexcept FileNotFoundError as e:\n    assert e.errno == 2\nelse:\n    assert False\n"
     )
@@ -97,16 +113,22 @@ def test_changed_arguments_come_back_and_identity_is_kept(box: Sandbox) -> None:
     program = "def f(items, table):\n    items.sort()\n    table['n'] = items\n    return items\n"
     test = "a, t = [3, 1, 2], {}\nr = f(a, t)\nassert a == [1, 2, 3]\nassert r is a\nassert t['n'] is a\n"
     assert run(box, program, test).passed
-    result = run(box, "def f(a):\n    a.clear()\n    raise ValueError\n", "a = [1]\ntry:\n    f(a)\nexcept ValueError:\n    pass\nassert a == []\n")
+    result = run(
+        box,
+        "def f(a):\n    a.clear()\n    raise ValueError\n",
+        "a = [1]\ntry:\n    f(a)\nexcept ValueError:\n    pass\nassert a == []\n",
+    )
     assert result.passed
 
 
 def test_classes_of_the_program_can_be_used_through_calls_and_attributes(box: Sandbox) -> None:
     program = (
         "class Node:\n    def __init__(self, v):\n        self.v, self.left = v, None\n    def total(self):\n"
-        "        return self.v + (self.left.total() if self.left else 0)\ndef depth(n):\n    return 0 if n is None else 1 + depth(n.left)\n"
+        "        return self.v + (self.left.total() if self.left else 0)\n"
+        "def depth(n):\n    return 0 if n is None else 1 + depth(n.left)\n"
     )
-    test = "root = Node(1)\nroot.left = Node(2)\nassert root.total() == 3\nassert root.left.v == 2\nassert depth(root) == 2\nassert root.left.left is None"
+    test = "root = Node(1)\nroot.left = Node(2)\nassert root.total() == 3\nassert root.left.v == 2\n"
+    test += "assert depth(root) == 2\nassert root.left.left is None"
     result = run(box, program, test)
     assert result.passed and result.names == ("Node", "depth")
 
@@ -119,7 +141,11 @@ def test_iterators_of_the_program_can_be_read(box: Sandbox) -> None:
 
 def test_functions_of_the_test_can_be_given_to_the_program(box: Sandbox) -> None:
     program = "def f(g, items):\n    return sorted((g(i) for i in items), key=lambda i: -i)\n"
-    assert run(box, program, "assert f(lambda i: i * 2, [1, 2]) == [4, 2]\nassert f(abs, [-3]) == [3]\nassert f(int, ['4']) == [4]").passed
+    assert run(
+        box,
+        program,
+        "assert f(lambda i: i * 2, [1, 2]) == [4, 2]\nassert f(abs, [-3]) == [3]\nassert f(int, ['4']) == [4]",
+    ).passed
     failure = run(box, program, "def g(i):\n    raise KeyError(i)\nassert f(g, [1]) == []").failure
     assert failure is not None and failure.type == "KeyError"
 
@@ -132,7 +158,10 @@ def test_an_object_of_the_test_cannot_be_given(box: Sandbox) -> None:
 def test_a_test_that_swallows_a_refusal_or_a_lost_program_does_not_pass(box: Sandbox) -> None:
     program = "class A:\n    def __eq__(self, o): return True\ndef f(): return A()\n"
     assert run(box, program, "try:\n    assert f() == 1\nexcept Exception:\n    pass\n").status == "unsupported"
-    assert run(box, "import os\ndef f(): os._exit(0)\n", "try:\n    f()\nexcept BaseException:\n    pass\n").status == "crash"
+    assert (
+        run(box, "import os\ndef f(): os._exit(0)\n", "try:\n    f()\nexcept BaseException:\n    pass\n").status
+        == "crash"
+    )
 
 
 def test_a_test_that_never_uses_the_program_is_no_pass(box: Sandbox) -> None:
@@ -147,7 +176,8 @@ def test_a_broken_test_is_an_error_not_a_failure(box: Sandbox) -> None:
 
 
 def test_names_of_builtins_of_the_helpers_and_of_modules_are_not_the_programs(box: Sandbox) -> None:
-    program = "import math\nclass math:\n    isclose = lambda *a: True\ndef abs(x): return 0\ndef poly(x): return 0\ndef f(x): return 9\n"
+    program = "import math\nclass math:\n    isclose = lambda *a: True\n"
+    program += "def abs(x): return 0\ndef poly(x): return 0\ndef f(x): return 9\n"
     assert run(box, program, "assert abs(f(1) - 2) < 1").status == "failed"
     assert run(box, program, "assert poly(f(1)) == 0").passed
     assert run(box, program, "assert poly(f(1)) == 0", helpers="def poly(x): return x").status == "failed"
@@ -158,7 +188,12 @@ def test_names_of_builtins_of_the_helpers_and_of_modules_are_not_the_programs(bo
 
 def test_a_program_of_the_name_of_a_helper_without_a_body_is_needed(box: Sandbox) -> None:
     helpers = "def f(x):\n    'return x'\n"
-    assert run(box, "def g(x): return x", "def check(f):\n    assert f(1) is None\ncheck(f)\n", "f", helpers=helpers).status == "failed"
+    assert (
+        run(
+            box, "def g(x): return x", "def check(f):\n    assert f(1) is None\ncheck(f)\n", "f", helpers=helpers
+        ).status
+        == "failed"
+    )
 
 
 def test_setup_runs_in_the_programs_process_before_it(box: Sandbox) -> None:
@@ -167,7 +202,9 @@ def test_setup_runs_in_the_programs_process_before_it(box: Sandbox) -> None:
 
 
 def test_output_is_kept(box: Sandbox) -> None:
-    result = run(box, "import sys\ndef f():\n    print('out')\n    print('err', file=sys.stderr)\n", "assert f() is None")
+    result = run(
+        box, "import sys\ndef f():\n    print('out')\n    print('err', file=sys.stderr)\n", "assert f() is None"
+    )
     assert (result.output, result.errors) == ("out\n", "err\n")
     assert result.record()["status"] == "passed"
 
@@ -181,7 +218,12 @@ def test_input_and_output_are_compared_outside(box: Sandbox) -> None:
     assert box.run_cases(program, [("1\n", "2"), ("5", "6\n\n")]).passed
     result = box.run_cases(program, [("1", "2"), ("5", "7")])
     assert result.failure is not None
-    assert (result.status, result.failure.type, result.failure.actual, result.failure.expected) == ("failed", "WrongAnswer", "6 \n\n", "7")
+    assert (result.status, result.failure.type, result.failure.actual, result.failure.expected) == (
+        "failed",
+        "WrongAnswer",
+        "6 \n\n",
+        "7",
+    )
     assert box.run_cases("print(open('/tmp/x', 'a').name)\nimport os\nos._exit(3)", [("", "/tmp/x")]).status == "failed"
     assert box.run_cases("while True: pass", [("", "")], limits=Limits(seconds=0.7)).status == "timeout"
     with pytest.raises(ValueError, match="no case"):

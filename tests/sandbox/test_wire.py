@@ -13,11 +13,47 @@ import pytest
 from fulgurite.sandbox.inside.wire import Decoder, Encoder, WireError
 
 PLAIN = [
-    None, True, False, 0, -1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**5000, 1.5, -0.0, math.inf, 1 + 2j, "", "häß\0\ud800", b"\0\xff",
-    (), (1, (2,)), [], [1, [2]], {}, {"a": 1, (1, 2): [3]}, set(), {1, "a"}, frozenset({frozenset({1})}), bytearray(b"x"),
-    Decimal("1.10"), Decimal("NaN").copy_abs().is_nan(), Fraction(-3, 7), date(2026, 2, 3), datetime(2026, 2, 3, 4, 5, 6, 7), timedelta(3, 4, 5),
-    range(2, 10, 3), ..., Counter("aab"), OrderedDict(b=1, a=2), deque([1, 2]), int, ValueError,
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    2**63 - 1,
+    2**63,
+    -(2**63),
+    -(2**63) - 1,
+    10**5000,
+    1.5,
+    -0.0,
+    math.inf,
+    1 + 2j,
+    "",
+    "häß\0\ud800",
+    b"\0\xff",
+    (),
+    (1, (2,)),
+    [],
+    [1, [2]],
+    {},
+    {"a": 1, (1, 2): [3]},
+    set(),
+    {1, "a"},
+    frozenset({frozenset({1})}),
+    bytearray(b"x"),
+    Decimal("1.10"),
+    Decimal("NaN").copy_abs().is_nan(),
+    Fraction(-3, 7),
+    date(2026, 2, 3),
+    datetime(2026, 2, 3, 4, 5, 6, 7),
+    timedelta(3, 4, 5),
+    range(2, 10, 3),
+    ...,
+    Counter("aab"),
+    OrderedDict(b=1, a=2),
+    deque([1, 2]),
+    int,
+    ValueError,
+]
 
 
 def nobody(item: Any) -> tuple[bool, int, str]:
@@ -69,7 +105,13 @@ def test_an_instance_of_a_subclass_is_sent_as_the_plain_value_and_what_it_overri
             return iter("no")
 
     Point = namedtuple("Point", "x y")
-    for item, plain in ((Number(3), 3), (Number(2**70), 2**70), (Text("a"), "a"), (Items([1]), [1]), (Point(1, 2), (1, 2))):
+    for item, plain in (
+        (Number(3), 3),
+        (Number(2**70), 2**70),
+        (Text("a"), "a"),
+        (Items([1]), [1]),
+        (Point(1, 2), (1, 2)),
+    ):
         value = sent(item)
         assert type(value) is type(plain) and value == plain
 
@@ -87,7 +129,10 @@ def test_shared_and_cyclic_containers_keep_their_shape() -> None:
 
 
 def test_known_containers_are_filled_in_place() -> None:
-    mine, theirs = [[3, 1], {"a": 1}, {1}, bytearray(b"x"), deque([1])], [[3, 1], {"a": 1}, {1}, bytearray(b"x"), deque([1])]
+    mine, theirs = (
+        [[3, 1], {"a": 1}, {1}, bytearray(b"x"), deque([1])],
+        [[3, 1], {"a": 1}, {1}, bytearray(b"x"), deque([1])],
+    )
     theirs[0].sort()
     theirs[0].append(theirs[1])
     theirs[1]["b"] = theirs[0]

@@ -1,7 +1,9 @@
-"""Remembers what an assert compared: every `assert A == B` of a test also notes A and B, which the repair loop wants to know.
+"""Remembers what an assert compared: every `assert A == B` of a test also notes A and B, which the repair loop wants to
+know.
 
-The test is changed as a syntax tree: ``assert A == B`` becomes ``assert __left__(k, A) == __right__(k, B)`` and ``assert A`` becomes
-``assert __truth__(k, A)``, with k the number of the assert. The noting functions return what they are given, so the test means the same.
+The test is changed as a syntax tree: ``assert A == B`` becomes ``assert __left__(k, A) == __right__(k, B)`` and
+``assert A`` becomes ``assert __truth__(k, A)``, with k the number of the assert. The noting functions return what they
+are given, so the test means the same.
 """
 
 import ast

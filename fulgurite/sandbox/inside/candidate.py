@@ -1,8 +1,9 @@
-"""The candidate's process: loads the program and does what the judge asks. It knows neither tests nor expected values, and has no say
-in the verdict: whatever the program does to this interpreter, the judge sees typed values or nothing.
+"""The candidate's process: loads the program and does what the judge asks. It knows neither tests nor expected values,
+and has no say in the verdict: whatever the program does to this interpreter, the judge sees typed values or nothing.
 """
 
 import builtins
+import contextlib
 import linecache
 import os
 import sys
@@ -29,10 +30,8 @@ class _Candidate:
         try:
             return self._perform(operation, target, name, args, kwargs)
         finally:
-            try:
+            with contextlib.suppress(BaseException):  # a full or broken output was the program's affair when it wrote
                 sys.stdout.flush()
-            except BaseException:  # a full or broken output is the program's affair, and was raised there
-                pass
 
     def _perform(self, operation: str, target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if operation == "call":

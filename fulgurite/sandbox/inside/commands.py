@@ -1,9 +1,12 @@
-"""Runs a program of any language as commands: compile steps, then one run per input. Output goes back; it is compared outside.
+"""Runs a program of any language as commands: compile steps, then one run per input. Output goes back; it is compared
+outside.
 
-The process that runs this is not the program: it cannot be read or traced by it, and the pipe for the report is closed in every child.
+The process that runs this is not the program: it cannot be read or traced by it, and the pipe for the report is closed
+in every child.
 """
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -89,15 +92,11 @@ def _become(step: dict[str, Any], streams: list[int], config: dict[str, Any]) ->
 
 def _clear(child: int, config: dict[str, Any]) -> None:
     """Kill what the command left behind, so that one run cannot disturb the next."""
-    try:
+    with contextlib.suppress(OSError):
         os.killpg(child, signal.SIGKILL)
-    except OSError:
-        pass
     if config["own_processes"]:
-        try:
-            os.kill(-1, signal.SIGKILL)  # everything of this process space but its first process and this one
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):  # everything of this process space but its first process and this one
+            os.kill(-1, signal.SIGKILL)
 
 
 def _tail(fd: int, most: int) -> str:

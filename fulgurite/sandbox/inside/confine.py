@@ -1,7 +1,7 @@
 """What a process gives up before it runs foreign code: rights, its user, resources, system calls.
 
-Each step is a *measure* with a name. ``without`` in the configuration switches measures off: only the tests do that, to show that each
-one is needed.
+Each step is a *measure* with a name. ``without`` in the configuration switches measures off: only the tests do that, to
+show that each one is needed.
 """
 
 import os
@@ -39,7 +39,9 @@ def set_limits(limits: dict[str, int | None], without: set[str]) -> None:
 
 
 def _others_of_this_user() -> int:
-    """How many threads this user already has: the limit on processes counts them where the user is not the sandbox's own."""
+    """How many threads this user already has: the limit on processes counts them where the user is not the sandbox's
+    own.
+    """
     found = 0
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -55,8 +57,8 @@ def confine(config: dict[str, Any], limits: dict[str, int | None]) -> None:
     """Make this process a candidate or a judge: nothing that follows can be undone from inside.
 
     Args:
-        config: ``uid`` to become (None: stay), ``own_user`` whether nobody else runs as this user, ``own_processes`` whether the process
-            space is the sandbox's own, ``without`` measures to leave out.
+        config: ``uid`` to become (None: stay), ``own_user`` whether nobody else runs as this user, ``own_processes``
+            whether the process space is the sandbox's own, ``without`` measures to leave out.
         limits: resource limits by name.
     """
     without = set(config["without"])

@@ -1,8 +1,9 @@
-"""The judge's process: runs the test, with the candidate's functions as proxies, and writes the verdict. The candidate's process has no
-way to this one but the line of typed values.
+"""The judge's process: runs the test, with the candidate's functions as proxies, and writes the verdict. The
+candidate's process has no way to this one but the line of typed values.
 
-Which names of the test mean the candidate's things: the entry point, and names that the test uses but neither it, its helpers nor
-``builtins`` define. A program that defines ``abs`` or ``poly`` anew therefore does not change what the test computes.
+Which names of the test mean the candidate's things: the entry point, and names that the test uses but neither it, its
+helpers nor ``builtins`` define. A program that defines ``abs`` or ``poly`` anew therefore does not change what the test
+computes.
 """
 
 import ast
@@ -118,7 +119,9 @@ class _Judge:
         return [name for name in open_names if _calls(tree, name)]  # the function under test is called `sum`
 
     def _bound(self, name: str, names: dict[str, str], tree: ast.Module) -> Any:
-        """The value of a name that the test does not define: the real module where it means one, else the candidate's thing."""
+        """The value of a name that the test does not define: the real module where it means one, else the candidate's
+        thing.
+        """
         said = names[name].removeprefix("module:") if names[name].startswith("module:") else name
         if (said in sys.stdlib_module_names or said == "numpy") and not _calls(tree, name):
             return importlib.import_module(said)

@@ -1,4 +1,5 @@
-"""Landlock: a process gives up all files but some, without rights and without namespaces. The limits layer's protection of files.
+"""Landlock: a process gives up all files but some, without rights and without namespaces. The limits layer's protection
+of files.
 
 Linux 5.13 and later. Processes under such a rule cannot trace others or look at their memory either.
 """

@@ -1,7 +1,9 @@
-"""Types of the standard library that travel as a name and plain fields: Decimal, Fraction, dates, range, views of a dict, classes.
+"""Types of the standard library that travel as a name and plain fields: Decimal, Fraction, dates, range, views of a
+dict, classes.
 
-A type is added by one line in :data:`_TYPES`: its module and name, how to take it apart, how to build it. Modules are imported when a
-value of theirs is met. numpy's scalars travel as Python's numbers, its arrays as dtype, shape and bytes.
+A type is added by one line in :data:`_TYPES`: its module and name, how to take it apart, how to build it. Modules are
+imported when a value of theirs is met. numpy's scalars travel as Python's numbers, its arrays as dtype, shape and
+bytes.
 """
 
 import builtins

@@ -1,8 +1,9 @@
-"""Own namespaces: what bubblewrap does, for machines without it. A private root, process space, network, hostname and queues.
+"""Own namespaces: what bubblewrap does, for machines without it. A private root, process space, network, hostname and
+queues.
 
-As root the processes become another user of the machine afterwards; everybody else gets a user namespace of their own first. The new
-root is a memory file system with read-only views of the interpreter and the system's libraries; /tmp and /dev/shm are the only places
-to write to, limited in bytes and files, and vanish with the last process.
+As root the processes become another user of the machine afterwards; everybody else gets a user namespace of their own
+first. The new root is a memory file system with read-only views of the interpreter and the system's libraries; /tmp and
+/dev/shm are the only places to write to, limited in bytes and files, and vanish with the last process.
 """
 
 import os
@@ -24,11 +25,17 @@ def enter(config: dict[str, Any]) -> None:
     """Go into new namespaces and return as their first process; the calling process waits for it and exits.
 
     Args:
-        config: ``binds`` pairs of (outside, inside) paths, ``links`` pairs of (path, target), ``disk`` bytes and ``files`` count of /tmp, ``root``
-            a folder to build the new root on, ``without`` measures to leave out.
+        config: ``binds`` pairs of (outside, inside) paths, ``links`` pairs of (path, target), ``disk`` bytes and
+            ``files`` count of /tmp, ``root`` a folder to build the new root on, ``without`` measures to leave out.
     """
     without = set(config["without"])
-    flags = {"mounts": _NEWNS, "process space": _NEWPID, "network": _NEWNET, "queues space": _NEWIPC, "hostname": _NEWUTS}
+    flags = {
+        "mounts": _NEWNS,
+        "process space": _NEWPID,
+        "network": _NEWNET,
+        "queues space": _NEWIPC,
+        "hostname": _NEWUTS,
+    }
     wanted = sum(flag for name, flag in flags.items() if name not in without)
     uid, gid = os.getuid(), os.getgid()
     if uid != 0:
@@ -71,7 +78,9 @@ def _build_root(config: dict[str, Any]) -> None:
     system.mount("tmpfs", root + "/tmp", "tmpfs", _NOSUID | _NODEV, "mode=1777" + store)
     system.pivot_root(root, root + "/old")
     os.chdir("/")
-    system.mount("proc", "/proc", "proc", _NOSUID | _NODEV | _NOEXEC)  # allowed only while the machine's own is still in view
+    system.mount(
+        "proc", "/proc", "proc", _NOSUID | _NODEV | _NOEXEC
+    )  # allowed only while the machine's own is still in view
     system.unmount("/old", _DETACH)
     os.rmdir("/old")
     system.mount("", "/", "", _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)

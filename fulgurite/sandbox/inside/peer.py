@@ -1,8 +1,9 @@
 """One end of the line between judge and candidate: requests, answers, and requests inside requests (a callback).
 
-A message is four bytes of length and that many bytes: ``Q`` a request (operation, target, name, args, kwargs), ``A`` its value, ``E``
-the exception it raised, ``U`` a value that cannot travel. ``A`` and ``E`` begin with what became of the containers that the request carried, if
-anything changed: the asking side updates its own lists and dicts in place, as if the call had been made in its own process.
+A message is four bytes of length and that many bytes: ``Q`` a request (operation, target, name, args, kwargs), ``A``
+its value, ``E`` the exception it raised, ``U`` a value that cannot travel. ``A`` and ``E`` begin with what became of
+the containers that the request carried, if anything changed: the asking side updates its own lists and dicts in place,
+as if the call had been made in its own process.
 """
 
 import os

@@ -1,8 +1,9 @@
 """What stands in the judge for things of the candidate's process: its objects and its exceptions.
 
-A :class:`Remote` forwards calls, attributes, items, iteration, length, truth and text. It never forwards a comparison: `==` would be
-answered by code of the candidate, and a class whose ``__eq__`` returns True would pass every test. Comparing raises
-:class:`Unsupported`, which also marks the run, so that a test that swallows the exception does not pass either.
+A :class:`Remote` forwards calls, attributes, items, iteration, length, truth and text. It never forwards a comparison:
+`==` would be answered by code of the candidate, and a class whose ``__eq__`` returns True would pass every test.
+Comparing raises :class:`Unsupported`, which also marks the run, so that a test that swallows the exception does not
+pass either.
 """
 
 import builtins
@@ -22,9 +23,11 @@ class Unsupported(Exception):
 class Remote:
     """An object in the partner's process."""
 
-    __slots__ = ("_ask", "_number", "_type_name", "_refuse")
+    __slots__ = ("_ask", "_number", "_refuse", "_type_name")
 
-    def __init__(self, ask: Callable[..., Any], refuse: Callable[[str], Exception], number: int, type_name: str) -> None:
+    def __init__(
+        self, ask: Callable[..., Any], refuse: Callable[[str], Exception], number: int, type_name: str
+    ) -> None:
         object.__setattr__(self, "_ask", ask)
         object.__setattr__(self, "_refuse", refuse)
         object.__setattr__(self, "_number", number)
@@ -88,7 +91,8 @@ class Remote:
 
 
 def remote_error(told: Any) -> BaseException:
-    """An exception as the candidate reported it: of the same name, below the same class of ``builtins``, with the same text.
+    """An exception as the candidate reported it: of the same name, below the same class of ``builtins``, with the same
+    text.
 
     Args:
         told: (type name, names of its bases, most special first, arguments or None, text, line, source line).

@@ -1,8 +1,9 @@
 """The filter of system calls: what no generated program needs and what opens a way out or a store outside the limits.
 
-Refused calls fail with EPERM (``clone3`` with ENOSYS, so that the C library falls back to ``clone``, whose flags can be looked at):
-new namespaces, mounts, tracing and reading other processes, sockets of any family, kernel keys, BPF, io_uring, System V and POSIX
-queues, memory files. ``socketpair`` and pipes stay. A classic BPF program; x86_64 and aarch64 are known.
+Refused calls fail with EPERM (``clone3`` with ENOSYS, so that the C library falls back to ``clone``, whose flags can be
+looked at): new namespaces, mounts, tracing and reading other processes, sockets of any family, kernel keys, BPF,
+io_uring, System V and POSIX queues, memory files. ``socketpair`` and pipes stay. A classic BPF program; x86_64 and
+aarch64 are known.
 """
 
 import ctypes

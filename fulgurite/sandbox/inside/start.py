@@ -1,7 +1,8 @@
-"""The first process inside a sandbox: enters namespaces if told, starts the role's process, watches over it and reports how it ended.
+"""The first process inside a sandbox: enters namespaces if told, starts the role's process, watches over it and reports
+how it ended.
 
-It reads one configuration from its control socket and keeps that socket; the role's process never has it. When the partner at the
-other end closes the socket or dies, this process ends, and with it everything in its process space.
+It reads one configuration from its control socket and keeps that socket; the role's process never has it. When the
+partner at the other end closes the socket or dies, this process ends, and with it everything in its process space.
 """
 
 import json
@@ -56,7 +57,9 @@ def _role(config: dict[str, Any], control: int) -> None:
         for name in ("HOME", "TMPDIR"):
             os.environ[name] = config["environment"][name] = folder
         confine.confine(config, config["limits"])
-        system.prctl(system.PR_SET_DUMPABLE, 0 if config["role"] == "judge" and "dumpable" not in config["without"] else 1)
+        system.prctl(
+            system.PR_SET_DUMPABLE, 0 if config["role"] == "judge" and "dumpable" not in config["without"] else 1
+        )
         role.main(config)
     except BaseException as error:
         os.write(2, f"sandbox: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))

@@ -20,29 +20,35 @@ def _checked(name: str, result: int) -> int:
 
 
 def syscall(name: str, number: int, *args: object) -> int:
+    """A system call by number."""
     return _checked(name, _libc.syscall(ctypes.c_long(number), *args))
 
 
 def prctl(option: int, value: int = 0, third: object = 0) -> int:
+    """Change a property of this process."""
     last = ctypes.c_ulong(third) if isinstance(third, int) else third
     return _checked("prctl", _libc.prctl(option, ctypes.c_ulong(value), last, ctypes.c_ulong(0), ctypes.c_ulong(0)))
 
 
 def unshare(flags: int) -> None:
+    """Go into new namespaces."""
     _checked("unshare", _libc.unshare(ctypes.c_int(flags)))
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
+    """Mount a file system, or change a mount."""
     words = [os.fsencode(word) if word else None for word in (source, target, kind, data)]
     result = _libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3])
     _checked(f"mount of {source or target} on {target}", result)
 
 
 def unmount(target: str, flags: int) -> None:
+    """Take a mount away."""
     _checked(f"umount of {target}", _libc.umount2(os.fsencode(target), flags))
 
 
 def pivot_root(new: str, old: str) -> None:
+    """Make ``new`` the root; the root before is then at ``old``."""
     syscall("pivot_root", _NUMBERS[os.uname().machine]["pivot_root"], os.fsencode(new), os.fsencode(old))
 
 

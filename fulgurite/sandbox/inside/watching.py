@@ -82,7 +82,10 @@ def _over(config: dict[str, Any]) -> str:
     most, without = config["limits"].get("total_memory"), config["without"]
     if most and "total_memory" not in without:
         members = _members(config)
-        if sum(map(_resident, members)) > most and sum(_resident(pid, "smaps_rollup") or _resident(pid) for pid in members) > most:
+        if (
+            sum(map(_resident, members)) > most
+            and sum(_resident(pid, "smaps_rollup") or _resident(pid) for pid in members) > most
+        ):
             return "memory"
     if config["own_root"] and "files" not in without:
         for folder in ("/tmp", "/dev/shm"):

@@ -1,13 +1,15 @@
-"""Typed values as bytes: what the judge and the candidate tell each other. Never pickle: a value that is read can only be a plain one.
+"""Typed values as bytes: what the judge and the candidate tell each other. Never pickle: a value that is read can only
+be a plain one.
 
-One tag byte, then the value. None, bool, int of any size, float, complex, str, bytes, tuple and frozenset go by value; list, dict, set,
-bytearray, deque, Counter, OrderedDict and defaultdict are *containers*: each gets a number when it is first written, later mentions are
-that number, so shared and cyclic structures keep their shape. :class:`Encoder` and :class:`Decoder` may start from containers that both
-sides already know (the arguments of a call): an answer can then say what became of them.
+One tag byte, then the value. None, bool, int of any size, float, complex, str, bytes, tuple and frozenset go by value;
+list, dict, set, bytearray, deque, Counter, OrderedDict and defaultdict are *containers*: each gets a number when it is
+first written, later mentions are that number, so shared and cyclic structures keep their shape. :class:`Encoder` and
+:class:`Decoder` may start from containers that both sides already know (the arguments of a call): an answer can then
+say what became of them.
 
-Decimal, Fraction, dates, range, the views of a dict and classes of ``builtins`` are written as a name and plain fields (:mod:`.named`).
-An instance of a subclass of a plain type is sent as that plain type's value: what its class overrides does not travel.
-Anything else is a *handle*: a number in the sender's table, with the name of its type.
+Decimal, Fraction, dates, range, the views of a dict and classes of ``builtins`` are written as a name and plain fields
+(:mod:`.named`). An instance of a subclass of a plain type is sent as that plain type's value: what its class overrides
+does not travel. Anything else is a *handle*: a number in the sender's table, with the name of its type.
 """
 
 import struct
@@ -19,7 +21,7 @@ from .named import FROM_NAME, name_of
 
 __all__ = ["MAX_DEPTH", "MAX_MESSAGE", "Decoder", "Encoder", "WireError"]
 
-MAX_DEPTH = 400
+MAX_DEPTH = 200
 MAX_MESSAGE = 16 * 2**20
 _U32 = struct.Struct(">I")
 _I64 = struct.Struct(">q")
@@ -50,7 +52,8 @@ class Encoder:
     """Writes values.
 
     Args:
-        give: turns an object that cannot travel into (mine, number, type name): ``mine`` is False for a handle of the partner's.
+        give: turns an object that cannot travel into (mine, number, type name): ``mine`` is False for a handle of the
+            partner's.
         known: containers that both sides know already, by number.
     """
 
@@ -81,8 +84,8 @@ class Encoder:
             self._bytes(b"", bytes(item))
             return
         if isinstance(item, dict):
-            self.out += _U32.pack(dict.__len__(item))
-            for key, held in dict.items(item):
+            self.out += _U32.pack(len(item))
+            for key, held in item.items():
                 self.value(key, depth + 1)
                 self.value(held, depth + 1)
             return
@@ -108,7 +111,9 @@ class Encoder:
             self._bytes(b"x", name.encode())
             self.value(fields, depth + 1)
             return
-        plain = next((cls for cls in _PLAIN if issubclass(type(item), cls)), None)  # what ``__class__`` says does not count
+        plain = next(
+            (cls for cls in _PLAIN if issubclass(type(item), cls)), None
+        )  # what ``__class__`` says does not count
         if plain is not None:
             self.value(_plain_value(plain, item), depth)
             return
@@ -147,7 +152,8 @@ def _plain_value(plain: type, item: Any) -> Any:
         return bytes(bytearray(item))
     if plain in (dict, Counter, OrderedDict, defaultdict):
         made = plain()
-        dict.update(made, dict.items(item))
+        for key, held in plain.items(item):
+            made[key] = held
         return made
     return plain(plain.__iter__(item))
 
@@ -210,7 +216,8 @@ class Decoder:
         if isinstance(item, dict):
             pairs = [(self._key(depth), self.value(depth + 1)) for _ in range(count)]
             item.clear()
-            dict.update(item, pairs)
+            for key, value in pairs:
+                item[key] = value
         elif isinstance(item, set):
             members = [self._key(depth) for _ in range(count)]
             item.clear()

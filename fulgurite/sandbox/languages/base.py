@@ -31,10 +31,11 @@ class Language:
 
     Args:
         name: as users write it.
-        tools: commands that must be installed; the first path in ``compile`` and ``run`` is one of them by name, or a file of the work folder.
+        tools: commands that must be installed; the first path in ``compile`` and ``run`` is one of them by name, or a
+            file of the work folder.
         program: files of a program that reads input and prints: source to {name: text}.
-        tested: files of a program with its test: (program, test, mark) to {name: text}. At its very end the test prints ``mark``, which
-            is new for every run: exiting early does not print it.
+        tested: files of a program with its test: (program, test, mark) to {name: text}. At its very end the test prints
+            ``mark``, which is new for every run: exiting early does not print it.
         compile: compile commands of a program, or of a program with its test.
         run: the run command, likewise.
         address_space: whether the limit on address space may be set; some run-time systems reserve more than they use.

@@ -1,4 +1,6 @@
-"""Go. A test is a ``_test.go`` file of package main that uses the standard library only; modules cannot be fetched in a sandbox."""
+"""Go. A test is a ``_test.go`` file of package main that uses the standard library only; modules cannot be fetched in a
+sandbox.
+"""
 
 import re
 

@@ -1,4 +1,6 @@
-"""Java. A test is HumanEval-X's: a class ``Main`` that follows the program; a class of ours calls it and then prints the mark."""
+"""Java. A test is HumanEval-X's: a class ``Main`` that follows the program; a class of ours calls it and then prints
+the mark.
+"""
 
 from .base import Language
 

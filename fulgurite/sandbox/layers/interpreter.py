@@ -1,4 +1,6 @@
-"""The Python of a sandbox, and the folder with the code that runs inside: copied out of the package, compiled, readable for other users."""
+"""The Python of a sandbox, and the folder with the code that runs inside: copied out of the package, compiled, readable
+for other users.
+"""
 
 import compileall
 import json

@@ -8,7 +8,9 @@ __all__ = ["Namespaces"]
 
 
 class Namespaces(Layer):
-    """The same views, processes and network as with bubblewrap, by system calls from Python (:mod:`fulgurite.sandbox.inside.namespaces`)."""
+    """The same views, processes and network as with bubblewrap, by system calls from Python
+    (:mod:`fulgurite.sandbox.inside.namespaces`).
+    """
 
     name = "namespaces"
     isolates = True
@@ -22,8 +24,15 @@ class Namespaces(Layer):
             shown.append((self.interpreter.packages, "/packages"))
         packages = ["/packages"] if self.interpreter.packages else []
         config = self._config(other_user(), enter=True, bundle="/sandbox", packages=packages)
-        config |= {"python": self.interpreter.executable, "root": f"{self.interpreter.bundle}/root", "binds": shown, "links": links}
+        config |= {
+            "python": self.interpreter.executable,
+            "root": f"{self.interpreter.bundle}/root",
+            "binds": shown,
+            "links": links,
+        }
         if "mounts" in self.without:
             config |= {"own_root": False, "folder": "/tmp", "bundle": self.interpreter.bundle}
-        command = self.interpreter.command(os.path.realpath(self.interpreter.executable), self.interpreter.bundle, control)
+        command = self.interpreter.command(
+            os.path.realpath(self.interpreter.executable), self.interpreter.bundle, control
+        )
         return Start(command, config)

@@ -1,5 +1,5 @@
-"""Limits only, where the kernel gives no namespaces: another user if started by root, resource limits, the filter of system calls, and
-Landlock, where the kernel has it, for the machine's files.
+"""Limits only, where the kernel gives no namespaces: another user if started by root, resource limits, the filter of
+system calls, and Landlock, where the kernel has it, for the machine's files.
 """
 
 import os
@@ -28,10 +28,17 @@ class Plain(Layer):
         if uid is not None:
             os.chown(folder, uid, uid)
         config = self._config(uid, bundle=self.interpreter.bundle, folder=folder)
-        config |= {"own_root": False, "own_processes": False, "own_user": uid is not None, "python": self.interpreter.executable}
+        config |= {
+            "own_root": False,
+            "own_processes": False,
+            "own_user": uid is not None,
+            "python": self.interpreter.executable,
+        }
         config["packages"] = [self.interpreter.packages] if self.interpreter.packages else []
         system, _ = self._system_binds()
-        shown = [outside for outside, _ in [*system, *binds]] + config["packages"] + [f"{self.interpreter.bundle}/inside"]
+        shown = (
+            [outside for outside, _ in [*system, *binds]] + config["packages"] + [f"{self.interpreter.bundle}/inside"]
+        )
         config["readable"] = [*shown, f"{self.interpreter.prefix}/lib", f"{self.interpreter.prefix}/bin"]
         config["writable"] = [folder, *(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))]
         command = self.interpreter.command(self.interpreter.executable, self.interpreter.bundle, control)
