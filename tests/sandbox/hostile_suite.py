@@ -29,7 +29,8 @@ def check(candidate):
     assert candidate(5) == {"k": 2.5}
 """
 HONEST = 'def solve(x):\n    return {3: 1000 + 9, 4: [7, "z"], 5: {"k": 2.5}}[x]\n'
-LIMITS = Limits(seconds=1.5, memory=1024 * 2**20, cpu_seconds=2)
+LIMITS = Limits(seconds=10, memory=512 * 2**20)
+LATE = Limits(seconds=1.5, memory=512 * 2**20)  # for programs that never end
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Program:
     name: str
     source: str
     right: tuple[str, ...]
+
+    def limits(self) -> Limits:
+        return LATE if "timeout" in self.right else LIMITS
 
     def held(self, result: Result) -> bool:
         kind = result.failure.type if result.failure else ""
@@ -125,13 +129,13 @@ class Machine:
 
 
 def run_programs(
-    chosen: list[Program], sandbox: Sandbox, workers: int = 4, limits: Limits = LIMITS
+    chosen: list[Program], sandbox: Sandbox, workers: int = 4
 ) -> tuple[list[tuple[Program, Result]], list[str]]:
     """Run programs; each with its result, and what was left on the machine."""
     machine = Machine()
     os.environ["FULGURITE_HOSTILE_SECRET"] = "1009"
     try:
-        jobs = [Job(machine.fill(program.source), TEST, "solve", limits=limits) for program in chosen]
+        jobs = [Job(machine.fill(program.source), TEST, "solve", limits=program.limits()) for program in chosen]
         results = run_many(jobs, workers, sandbox, retry=False)
         return list(zip(chosen, results)), machine.left()
     finally:

@@ -7,7 +7,7 @@ are given, so the test means the same.
 """
 
 import ast
-import reprlib
+from collections import deque
 from typing import Any
 
 __all__ = ["Notes", "show"]
@@ -77,13 +77,53 @@ def _call(name: str, number: int, value: ast.expr) -> ast.Call:
 
 
 def show(value: Any, most: int = 500) -> str:
-    """A value's text, shortened; never fails."""
-    writer = reprlib.Repr()
-    writer.maxstring = writer.maxother = most
-    writer.maxlong = 80
-    writer.maxlist = writer.maxtuple = writer.maxset = writer.maxfrozenset = writer.maxdict = writer.maxdeque = 50
+    """A value's text, cut after ``most`` characters; never fails, and never writes more than it shows."""
+    parts: list[str] = []
     try:
-        text = writer.repr(value)
+        _write(value, parts, [most], 0)
     except Exception as error:
-        text = f"<a {type(value).__name__} without text: {type(error).__name__}>"
+        parts = [f"<a {type(value).__name__} without text: {type(error).__name__}>"]
+    text = "".join(parts)
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _write(value: Any, parts: list[str], left: list[int], depth: int) -> None:
+    """Add a value's text to ``parts`` until ``left`` characters are used up: shared lists may hold more than any memory."""
+    cls = type(value)
+
+    def put(text: str) -> None:
+        parts.append(text)
+        left[0] -= len(text)
+
+    if depth > 50:
+        put("...")
+    elif cls is int and value.bit_length() > 5000:
+        put(f"<an int of {value.bit_length()} bits>")
+    elif cls in (str, bytes, bytearray):
+        put(repr(value[: left[0] + 10]))
+    elif isinstance(value, dict) or cls in _BRACKETS:
+        name = "" if cls in (dict, list, tuple, set) else cls.__name__
+        first, last = _BRACKETS.get(cls, ("{", "}"))
+        put(f"{name}({first}" if name else first)
+        for number, item in enumerate(value):
+            if left[0] <= 0:
+                return
+            put(", " if number else "")
+            _write(item, parts, left, depth + 1)
+            if isinstance(value, dict):
+                put(": ")
+                _write(value[item], parts, left, depth + 1)
+        if cls is tuple and len(value) == 1:
+            put(",")
+        put(f"{last})" if name else last)
+    else:
+        put(repr(value))
+
+
+_BRACKETS: dict[type, tuple[str, str]] = {
+    list: ("[", "]"),
+    tuple: ("(", ")"),
+    set: ("{", "}"),
+    frozenset: ("{", "}"),
+    deque: ("[", "]"),
+}

@@ -95,7 +95,8 @@ def _describe(error: BaseException) -> tuple[Any, ...]:
     except BaseException:
         text = ""
     plain = (str, int, float, bool, type(None))
-    args = error.args if all(type(item) in plain for item in error.args) and len(repr(error.args)) < _TEXT else None
+    small = all(type(item) in plain and not (type(item) is str and len(item) > _TEXT) for item in error.args)
+    args = error.args if small and len(error.args) < 10 else None
     line, source = _place(error)
     return type(error).__name__, tuple(names), args, text, line, source
 

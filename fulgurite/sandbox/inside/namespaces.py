@@ -50,7 +50,7 @@ def enter(config: dict[str, Any]) -> None:
     system.prctl(system.PR_SET_PDEATHSIG, 9)
     if "mounts" not in without:
         _build_root(config)
-    keep = 1 << 6 | 1 << 7 if uid == 0 else 0  # setgid and setuid: the candidate still has to become another user
+    keep = 1 << 5 | 1 << 6 | 1 << 7 if uid == 0 else 0  # kill, setgid, setuid: the candidate becomes another user
     system.set_capabilities(keep)
 
 

@@ -41,7 +41,7 @@ class Bubblewrap(Layer):
         line += [] if "network" in self.without else ["--unshare-net"]
         line += [] if "queues space" in self.without else ["--unshare-ipc"]
         if os.geteuid() == 0:
-            line += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+            line += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_KILL"]
         else:
             line += ["--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
         line += self._mounts(size, binds)
