@@ -87,7 +87,7 @@ class Box:
             part = b""
         self._heard += part
         if b"\n" in self._heard:
-            self.ended = json.loads(self._heard.partition(b"\n")[0])
+            self.ended = _report(self._heard.partition(b"\n")[0])
         elif not part:
             self.ended = {"broken": "the sandbox's first process ended without a report"}
 
@@ -101,6 +101,19 @@ class Box:
             self.process.wait()
         if self.folder and os.path.basename(self.folder).startswith("run-"):
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _report(line: bytes) -> dict[str, Any]:
+    """A report of the first process; anything else there means that the sandbox does not hold."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and (
+        found.keys() >= {"code", "reason", "cpu", "memory"} or isinstance(found.get("broken"), str)
+    ):
+        return found
+    return {"broken": "the sandbox's first process sent no report that makes sense"}
 
 
 def captured(name: str) -> int:

@@ -23,9 +23,13 @@ TEST = """
 SECRET = {3: 1009, 4: [7, "z"], 5: {"k": 2.5}}
 METADATA = {"author": "a test"}
 
+def same(a, b):
+    return a == b
+
 def check(candidate):
     assert candidate(3) == 1009
-    assert candidate(4) == SECRET[4]
+    assert same(candidate(4), SECRET[4])
+    assert len(candidate(4)) == 2
     assert candidate(5) == {"k": 2.5}
 """
 HONEST = 'def solve(x):\n    return {3: 1000 + 9, 4: [7, "z"], 5: {"k": 2.5}}[x]\n'

@@ -11,12 +11,17 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from .remote import Remote, Unsupported, remote_error
+from .remote import IDENTITY, Remote, Unsupported, remote_error
 from .wire import MAX_MESSAGE, Decoder, Encoder, WireError
 
 __all__ = ["Lost", "Peer"]
 
 _LENGTH = struct.Struct(">I")
+
+
+def _compared_by_identity(cls: type) -> bool:
+    """Whether objects of a class are equal only to themselves by Python's own rules: generators, functions, iterators, modules."""
+    return cls.__module__ == "builtins" and cls.__eq__ is object.__eq__
 
 
 class Lost(BaseException):
@@ -135,7 +140,8 @@ class Peer:
         if number is None:
             number = self._numbers[id(item)] = len(self.given)
             self.given.append(item)
-        return True, number, type(item).__name__
+        cls = type(item)
+        return True, number, f"{IDENTITY} {cls.__name__}" if _compared_by_identity(cls) else cls.__name__
 
     def _take(self, mine: bool, number: int, name: str) -> Any:
         if mine:  # as the sender sees it

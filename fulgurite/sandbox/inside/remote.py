@@ -3,14 +3,18 @@
 A :class:`Remote` forwards calls, attributes, items, iteration, length, truth and text. It never forwards a comparison:
 `==` would be answered by code of the candidate, and a class whose ``__eq__`` returns True would pass every test.
 Comparing raises :class:`Unsupported`, which also marks the run, so that a test that swallows the exception does not
-pass either.
+pass either. Only what Python itself
+compares by identity (a generator, a function) is unequal to everything else without being asked; a candidate that claims
+this falsely can only fail.
 """
 
 import builtins
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Remote", "Unsupported", "remote_error"]
+__all__ = ["IDENTITY", "Remote", "Unsupported", "remote_error"]
+
+IDENTITY = "plain"  # begins the type name of a handle to an object that equals nothing but itself
 
 # Raised inside a loop or a generator of the test these would end it early, as if there were nothing left to check.
 _ENDINGS = (StopIteration, StopAsyncIteration, GeneratorExit)
@@ -69,12 +73,12 @@ class Remote:
         return self._ask("str", self)
 
     def __repr__(self) -> str:
-        return f"<{self._type_name} of the candidate>"
+        return f"<{self._type_name.removeprefix(IDENTITY).strip()} of the candidate>"
 
     def __eq__(self, other: object) -> Any:
-        if other is self:
+        if other is self or (isinstance(other, Remote) and other._number == self._number):
             return True
-        if other is None:
+        if other is None or self._type_name.startswith(IDENTITY):
             return False
         raise self._refuse(f"comparing a {self._type_name} of the candidate: only plain values can be compared")
 

@@ -62,15 +62,13 @@ class Bubblewrap(Layer):
             shown.append((self.interpreter.prefix, "/python"))
         if self.interpreter.packages:
             shown.append((self.interpreter.packages, "/packages"))
-        line = ["--bind", "/", "/"] if "mounts" in self.without else []
-        if "mounts" not in self.without:  # bwrap makes missing folders readable for their owner alone
-            for folder in sorted({str(parent) for _, inside in shown for parent in Path(inside).parents} - {"/"}):
-                line += ["--perms", "0755", "--dir", folder]
+        line = []
+        for folder in sorted({str(parent) for _, inside in shown for parent in Path(inside).parents} - {"/"}):
+            line += ["--perms", "0755", "--dir", folder]  # bwrap makes missing folders readable for their owner alone
         for outside, inside in shown:
             line += ["--ro-bind", outside, inside]
-        if "mounts" not in self.without:
-            for path, target in links:
-                line += ["--symlink", target, path]
+        for path, target in links:
+            line += ["--symlink", target, path]
         line += [
             "--proc",
             "/proc",
@@ -85,4 +83,4 @@ class Bubblewrap(Layer):
             "/dev",
         ]
         line += ["--perms", "1777", *size, "--tmpfs", "/tmp", "--chdir", "/tmp"]
-        return line if "mounts" in self.without else [*line, "--remount-ro", "/"]
+        return [*line, "--remount-ro", "/"]
