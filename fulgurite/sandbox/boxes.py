@@ -92,7 +92,13 @@ class Box:
             self.ended = {"broken": "the sandbox's first process ended without a report"}
 
     def end(self) -> None:
-        """End the sandbox: closing the control socket makes its first process end, and all others with it."""
+        """End the sandbox: closing our side of the socket makes its first process end, and all others with it. What it
+        reports last is kept as :attr:`ended` if there was no report before."""
+        with contextlib.suppress(OSError):
+            self.control.settimeout(_GRACE)
+            self.control.shutdown(socket.SHUT_WR)
+            while self.ended is None:
+                self.hear()
         self.control.close()
         try:
             self.process.wait(_GRACE)

@@ -203,12 +203,14 @@ def _result(
     status: str, outcome: Outcome, step: dict[str, Any], layer: str, failure: Failure | None = None, detail: str = ""
 ) -> Result:
     out, err = (_text(step[name]) if name in step else "" for name in ("out", "err"))
-    code = step.get("code")
+    used = outcome.used if outcome.used and "cpu" in outcome.used else {"cpu": 0.0, "memory": 0}
     return Result(
         status,
         failure,
         outcome.seconds,
-        code=code,
+        cpu_seconds=used["cpu"],
+        memory=used["memory"],
+        code=step.get("code"),
         output=out,
         errors=err or outcome.errors,
         layer=layer,

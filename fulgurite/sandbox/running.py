@@ -25,7 +25,7 @@ class Sandbox:
         layer: "auto": the strongest of "bubblewrap", "namespaces", "limits" that works; "strict": the same, but never
             "limits"; or one by name.
         python: executable of the Python that programs and tests run on; None: this one.
-        packages: whether programs may import what is installed for it.
+        packages: names of installed packages that programs may import.
         quiet: do not print which layer is active.
         without: protective measures to switch off; only for the tests that show that each one is needed.
 
@@ -37,7 +37,7 @@ class Sandbox:
         self,
         layer: str = "auto",
         python: str | None = None,
-        packages: bool = True,
+        packages: Sequence[str] = ("numpy",),
         quiet: bool = False,
         without: Sequence[str] = (),
     ) -> None:

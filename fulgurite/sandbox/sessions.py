@@ -25,6 +25,7 @@ class Outcome:
         verdict: the judge's record, or the steps of a run of commands; None if there is none.
         ended: how the candidate's process ended, if it did by itself.
         late: whether the deadline passed.
+        used: processor time and memory of the program, as ``ended`` has them, however it ended.
         broken: why the sandbox itself did not work; the empty text if it did.
         output: the end of the program's standard output.
         errors: the end of its standard error.
@@ -33,6 +34,7 @@ class Outcome:
 
     verdict: dict[str, Any] | None = None
     ended: dict[str, Any] | None = None
+    used: dict[str, Any] | None = None
     late: bool = False
     broken: str = ""
     output: str = ""
@@ -63,6 +65,7 @@ def run_judged(layer: Layer, limits: Limits, candidate: dict[str, Any], judge: d
     finally:
         for box in boxes:
             box.end()
+        outcome.used = boxes[0].ended if boxes else None
         os.close(reading)
         outcome.output, outcome.errors = _end_of(out, limits.output), _end_of(err, limits.output)
         if outcome.broken:
@@ -91,6 +94,7 @@ def run_commands(
     finally:
         for box in boxes:
             box.end()
+        outcome.used = boxes[0].ended if boxes else None
         os.close(reading)
         outcome.errors = _end_of(err, limits.output)
         if outcome.broken:
@@ -138,6 +142,12 @@ def _wait(outcome: Outcome, boxes: list[Box], reading: int, deadline: float) -> 
                 outcome.ended = box.ended
                 if len(boxes) > 1 or outcome.verdict is None:
                     return
+            elif outcome.verdict is None and box.ended["reason"] == "memory":
+                outcome.ended = {
+                    **box.ended,
+                    "code": None,
+                }  # the values that the program sent filled the judge's memory
+                return
             elif outcome.verdict is None:
                 outcome.broken = (
                     f"the judge's process ended with {box.ended['code']} and no verdict ({box.ended['reason']})"

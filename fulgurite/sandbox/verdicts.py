@@ -25,8 +25,10 @@ def judged(outcome: Outcome, layer: str) -> Result:
         "detail": verdict.get("detail", ""),
     }
     ended = outcome.ended
+    if outcome.used is not None and "cpu" in outcome.used:
+        base |= {"cpu_seconds": outcome.used["cpu"], "memory": outcome.used["memory"]}
     if ended is not None:
-        base |= {"cpu_seconds": ended["cpu"], "memory": ended["memory"], "code": ended["code"]}
+        base["code"] = ended["code"]
     if outcome.broken:
         return Result("error", **{**base, "detail": outcome.broken})
     if ended is not None and status in ("", "lost"):

@@ -139,8 +139,10 @@ def test_users_numbers_are_new_each_time_and_fit_the_map() -> None:
     assert len(numbers) == 20 and all(number is not None and number > 1000 for number in numbers)
 
 
-def test_installed_packages_are_there_unless_refused() -> None:
+def test_only_named_packages_are_there() -> None:
     program = "import numpy\ndef f(): return int(numpy.arange(3).sum())"
     assert Sandbox(quiet=True).run_tests(program, "assert f() == 3").passed
-    refused = Sandbox(quiet=True, packages=False).run_tests(program, "assert f() == 3", limits=Limits(seconds=5))
+    refused = Sandbox(quiet=True, packages=()).run_tests(program, "assert f() == 3", limits=Limits(seconds=5))
     assert refused.failure is not None and refused.failure.type == "ModuleNotFoundError"
+    other = Sandbox(quiet=True).run_tests("import pytest\ndef f(): return 3", "assert f() == 3")
+    assert other.failure is not None and other.failure.type == "ModuleNotFoundError"

@@ -207,6 +207,7 @@ def test_output_is_kept(box: Sandbox) -> None:
     )
     assert (result.output, result.errors) == ("out\n", "err\n")
     assert result.record()["status"] == "passed"
+    assert result.cpu_seconds > 0 and result.memory > 2**20  # of a process that was ended after its last answer
 
 
 def test_a_main_guard_does_not_run(box: Sandbox) -> None:

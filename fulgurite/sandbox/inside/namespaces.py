@@ -46,7 +46,7 @@ def enter(config: dict[str, Any]) -> None:
     system.unshare(wanted)
     child = os.fork()
     if child:
-        _wait_for(child, config["control"])
+        _wait_for(child, [config["control"], *config["fds"].values()])
     system.prctl(system.PR_SET_PDEATHSIG, 9)
     if "mounts" not in without:
         _build_root(config)
@@ -54,8 +54,9 @@ def enter(config: dict[str, Any]) -> None:
     system.set_capabilities(keep)
 
 
-def _wait_for(child: int, control: int) -> None:
-    os.close(control)
+def _wait_for(child: int, fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
     _, status = os.waitpid(child, 0)
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 

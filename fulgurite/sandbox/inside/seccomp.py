@@ -33,6 +33,7 @@ _REFUSED: dict[str, tuple[int, int]] = {
 }  # fmt: skip
 _SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138)}
 _SIGNALS_BY_HANDLE = {"rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424)}
+_PRLIMIT = (302, 261)
 _CLONE, _CLONE3 = (56, 220), 435
 _NEW_NAMESPACES = 0x7E020000
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
@@ -58,6 +59,13 @@ def _program(column: int, architecture: int, only_pid: int | None, leave: frozen
     for name, numbers in _REFUSED.items():
         if numbers[column] >= 0 and name not in leave:
             lines += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, fail)]
+    lines += [
+        (_EQUAL, 0, 4, _PRLIMIT[column]),
+        (_LOAD, 0, 0, 16),
+        (_EQUAL, 0, 1, 0),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, fail),
+    ]  # of its own process only
     if only_pid is not None:  # no process space of its own: signals may go to the candidate's own process only
         for numbers in _SIGNALS_BY_HANDLE.values():
             lines += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, fail)]

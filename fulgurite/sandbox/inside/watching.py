@@ -19,9 +19,11 @@ def watch(child: int, control: int, config: dict[str, Any]) -> dict[str, Any]:
     reason = ""
     while True:
         ready, _, _ = select.select([handle, control], [], [], _EVERY)
-        if control in ready:  # nothing is ever sent there: the supervisor has closed it
-            end_all(config)
-            os._exit(0)
+        if control in ready:  # nothing is ever sent there: the supervisor has closed it, or died
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            ended, reason = -signal.SIGKILL, "told"
+            break
         ended = _reap(child)
         if ended is not None:
             break

@@ -70,6 +70,9 @@ class Layer:
     def _config(self, uid: int | None, **what: Any) -> dict[str, Any]:
         return {"enter": False, "own_root": True, "own_processes": True, "own_user": True, "uid": uid, **what}
 
+    def _package_binds(self) -> list[tuple[str, str]]:
+        return [(path, f"/packages/{os.path.basename(path)}") for path in self.interpreter.packages]
+
     def _system_binds(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """Folders of the system that programs need, and links as (path, target)."""
         binds, links = [("/usr", "/usr")], []

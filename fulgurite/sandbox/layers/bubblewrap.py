@@ -60,8 +60,7 @@ class Bubblewrap(Layer):
         shown = [*system, (self.interpreter.bundle, "/sandbox"), *binds]
         if not self.interpreter.executable.startswith("/usr/"):
             shown.append((self.interpreter.prefix, "/python"))
-        if self.interpreter.packages:
-            shown.append((self.interpreter.packages, "/packages"))
+        shown += self._package_binds()
         line = []
         for folder in sorted({str(parent) for _, inside in shown for parent in Path(inside).parents} - {"/"}):
             line += ["--perms", "0755", "--dir", folder]  # bwrap makes missing folders readable for their owner alone

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["Interpreter"]
@@ -24,13 +25,16 @@ class Interpreter:
 
     Args:
         python: its executable; None: the one that runs this.
-        packages: whether programs may import what is installed for it.
+        packages: names of installed packages that programs may import; nothing else of its site-packages is shown, since
+            task sets with their solutions are installed there too.
     """
 
-    def __init__(self, python: str | None = None, packages: bool = True) -> None:
+    def __init__(self, python: str | None = None, packages: Sequence[str] = ("numpy",)) -> None:
         told = subprocess.run([python or sys.executable, "-c", _ASK], capture_output=True, text=True, check=True)
         self.executable, self.prefix, site = json.loads(told.stdout)
-        self.packages = site if packages and os.path.isdir(site) else ""
+        self.site = site
+        shown = [f"{site}/{name}{end}" for name in packages for end in ("", ".libs", ".py")]
+        self.packages = [path for path in shown if os.path.exists(path)]
         self.bundle = tempfile.mkdtemp(prefix="fulgurite-sandbox-")
         self._remove = weakref.finalize(self, shutil.rmtree, self.bundle, ignore_errors=True)
         os.mkdir(f"{self.bundle}/root")  # an empty folder for another root to be built on

@@ -20,8 +20,7 @@ class Namespaces(Layer):
         shown = [*system, (self.interpreter.bundle, "/sandbox"), *binds]
         if not self.interpreter.executable.startswith("/usr/"):
             shown.append((self.interpreter.prefix, self.interpreter.prefix))
-        if self.interpreter.packages:
-            shown.append((self.interpreter.packages, "/packages"))
+        shown += self._package_binds()
         packages = ["/packages"] if self.interpreter.packages else []
         config = self._config(other_user(), enter=True, bundle="/sandbox", packages=packages)
         config |= {

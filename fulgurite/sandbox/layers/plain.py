@@ -34,10 +34,12 @@ class Plain(Layer):
             "own_user": uid is not None,
             "python": self.interpreter.executable,
         }
-        config["packages"] = [self.interpreter.packages] if self.interpreter.packages else []
+        config["packages"] = [self.interpreter.site] if self.interpreter.packages else []
         system, _ = self._system_binds()
         shown = (
-            [outside for outside, _ in [*system, *binds]] + config["packages"] + [f"{self.interpreter.bundle}/inside"]
+            [outside for outside, _ in [*system, *binds]]
+            + self.interpreter.packages
+            + [f"{self.interpreter.bundle}/inside"]
         )
         config["readable"] = [*shown, f"{self.interpreter.prefix}/lib", f"{self.interpreter.prefix}/bin"]
         config["writable"] = [folder, *(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))]
