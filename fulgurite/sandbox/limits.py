@@ -41,7 +41,7 @@ class Limits:
                 raise ValueError(f"Limits: {name} is {value}; it must be above 0")
 
     def of_process(self) -> dict[str, int | None]:
-        """The limits on one process, by the names that :mod:`.inside.confine` knows."""
+        """The limits on one process, by the names that :mod:`.inside.guards.confine` knows."""
         cpu = self.cpu_seconds if self.cpu_seconds is not None else int(self.seconds) + 1
         return {
             "memory": self.memory,

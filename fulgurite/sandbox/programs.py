@@ -209,7 +209,7 @@ def _result(
         failure,
         outcome.seconds,
         cpu_seconds=used["cpu"],
-        memory=used["memory"],
+        memory=int(used["memory"]),
         code=step.get("code"),
         output=out,
         errors=err or outcome.errors,

@@ -8,6 +8,7 @@ import linecache
 import os
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 from .peer import Lost, Peer
@@ -54,7 +55,7 @@ class _Candidate:
                 return True, None
         if operation == "iter":
             return _Iterator(iter(target))
-        simple = {"len": len, "bool": bool, "str": str, "load": self._load}
+        simple: dict[str, Callable[[Any], Any]] = {"len": len, "bool": bool, "str": str, "load": self._load}
         return simple[operation](target)
 
     def _load(self, _: Any) -> dict[str, str]:

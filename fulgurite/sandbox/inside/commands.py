@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from . import confine, system
+from .guards import confine, system
 
 __all__ = ["main"]
 

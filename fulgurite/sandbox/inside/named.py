@@ -50,11 +50,15 @@ _TYPES: dict[str, _Parts] = {
     "builtins.dict_items": (lambda item: list(item), lambda fields: dict(fields).items()),
     "builtins.ellipsis": (lambda item: (), lambda fields: ...),
     "builtins.type": (
-        lambda item: item.__name__ if getattr(builtins, item.__name__, None) is item else None,
+        lambda item: _name_of_class(item),
         lambda fields: _builtin_class(fields),
     ),
     "numpy.ndarray": (lambda item: _array_fields(item), lambda fields: _array(fields)),
 }
+
+
+def _name_of_class(item: type) -> str | None:
+    return item.__name__ if getattr(builtins, item.__name__, None) is item else None
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,8 @@ import struct
 import sys
 from typing import Any
 
-from . import confine, namespaces, system, watching
+from . import watching
+from .guards import confine, namespaces, system
 
 __all__ = ["main", "read_frame", "report"]
 
@@ -75,7 +76,8 @@ def main(control: int) -> None:
         if config["enter"]:
             namespaces.enter(config)
             sys.path[0] = config["bundle"]
-            sys.modules[__package__].__path__ = [f"{config['bundle']}/{__package__}"]
+            for name in (__package__, f"{__package__}.guards"):
+                sys.modules[name].__path__ = [f"{config['bundle']}/{name.replace('.', '/')}"]
         if not config["own_processes"]:
             system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
         if "dumpable" not in config["without"]:

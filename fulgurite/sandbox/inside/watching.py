@@ -22,16 +22,17 @@ def watch(child: int, control: int, config: dict[str, Any]) -> dict[str, Any]:
         if control in ready:  # nothing is ever sent there: the supervisor has closed it, or died
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            ended, reason = -signal.SIGKILL, "told"
+            code, reason = -int(signal.SIGKILL), "told"
             break
         ended = _reap(child)
         if ended is not None:
+            code = ended
             break
         reason = reason or _over(config)
         if reason:
             os.kill(child, signal.SIGKILL)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"code": ended, "reason": reason, "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss * 1024}
+    return {"code": code, "reason": reason, "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss * 1024}
 
 
 def _reap(child: int) -> int | None:
@@ -61,7 +62,8 @@ def _members(config: dict[str, Any]) -> list[int]:
                 parents[pid] = int(file.read().rpartition(b")")[2].split()[1])
         except (OSError, ValueError, IndexError):
             continue
-    found, layer = [], {me}
+    found: list[int] = []
+    layer = {me}
     while layer:
         layer = {pid for pid, parent in parents.items() if parent in layer}
         found += layer

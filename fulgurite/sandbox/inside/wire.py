@@ -151,11 +151,11 @@ def _plain_value(plain: type, item: Any) -> Any:
     if plain is bytes:
         return bytes(bytearray(item))
     if plain in (dict, Counter, OrderedDict, defaultdict):
-        made = plain()
+        made: Any = plain()
         for key, held in plain.items(item):
             made[key] = held
         return made
-    return plain(plain.__iter__(item))
+    return plain(plain.__iter__(item))  # type: ignore[attr-defined]
 
 
 _BY_TYPE: dict[type, Callable[[Encoder, Any, int], None]] = {

@@ -41,8 +41,10 @@ class Interpreter:
         os.chmod(self.bundle, 0o755)
         inside = f"{self.bundle}/inside"
         shutil.copytree(_INSIDE, inside, ignore=shutil.ignore_patterns("__pycache__"))
-        for path in [inside, *(entry.path for entry in os.scandir(inside))]:
-            os.chmod(path, 0o755 if os.path.isdir(path) else 0o644)
+        for folder, _, names in os.walk(inside):
+            os.chmod(folder, 0o755)
+            for name in names:
+                os.chmod(os.path.join(folder, name), 0o644)
         if python is None:
             compileall.compile_dir(inside, quiet=2)
         else:

@@ -9,7 +9,7 @@ __all__ = ["Namespaces"]
 
 class Namespaces(Layer):
     """The same views, processes and network as with bubblewrap, by system calls from Python
-    (:mod:`fulgurite.sandbox.inside.namespaces`).
+    (:mod:`fulgurite.sandbox.inside.guards.namespaces`).
     """
 
     name = "namespaces"

@@ -5,7 +5,7 @@ system calls, and Landlock, where the kernel has it, for the machine's files.
 import os
 import tempfile
 
-from ..inside import landlock
+from ..inside.guards import landlock
 from .base import Layer, Start, other_user
 
 __all__ = ["Plain"]
