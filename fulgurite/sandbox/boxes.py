@@ -91,12 +91,16 @@ class Box:
         elif not part:
             self.ended = {"broken": "the sandbox's first process ended without a report"}
 
+    def hang_up(self) -> None:
+        """Close our side of the socket, which makes the sandbox's first process end, and all others with it."""
+        with contextlib.suppress(OSError):
+            self.control.shutdown(socket.SHUT_WR)
+
     def end(self) -> None:
-        """End the sandbox: closing our side of the socket makes its first process end, and all others with it. What it
-        reports last is kept as :attr:`ended` if there was no report before."""
+        """End the sandbox and wait for its end. What it reports last is kept as :attr:`ended` if it had not ended before."""
+        self.hang_up()
         with contextlib.suppress(OSError):
             self.control.settimeout(_GRACE)
-            self.control.shutdown(socket.SHUT_WR)
             while self.ended is None:
                 self.hear()
         self.control.close()

@@ -63,6 +63,8 @@ def run_judged(layer: Layer, limits: Limits, candidate: dict[str, Any], judge: d
             theirs.close()
         _wait(outcome, boxes, reading, begun + limits.seconds)
     finally:
+        for box in boxes:  # all at once, then wait for each
+            box.hang_up()
         for box in boxes:
             box.end()
         outcome.used = boxes[0].ended if boxes else None
@@ -92,6 +94,8 @@ def run_commands(
             os.close(writing)
         _wait(outcome, boxes, reading, begun + seconds)
     finally:
+        for box in boxes:  # all at once, then wait for each
+            box.hang_up()
         for box in boxes:
             box.end()
         outcome.used = boxes[0].ended if boxes else None
