@@ -49,6 +49,7 @@ _KNOWN: list[tuple[str, str, str, str]] = [
     ),
     ("humaneval-x-js", _TEST, "JavaScript", "112 155"),
     ("humaneval-x-js", _PACKAGE, "JavaScript", "162"),
+    ("humaneval-x-cpp", _PACKAGE, "CPP", "22 137"),
 ]
 KNOWN: dict[tuple[str, str], str] = {
     (name, f"{prefix}/{row}"): why for name, why, prefix, rows in _KNOWN for row in rows.split()

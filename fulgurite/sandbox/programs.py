@@ -30,7 +30,7 @@ def run_cases(layer: Layer, program: str, cases: Sequence[tuple[str, str]], lang
     inputs = [given for given, _ in cases]
     if not inputs:
         raise ValueError("run_cases: no case is given; at least one (input, expected output) is needed")
-    outcome = _run(layer, chosen, chosen.program(program), inputs, False, limits)
+    outcome = _run(layer, chosen, program, chosen.program(program), inputs, False, limits)
     early = _early(outcome, chosen, layer.name, separate=True)
     if early is not None:
         return early
@@ -61,7 +61,7 @@ def run_with_test(layer: Layer, program: str, test: str, language: str, limits: 
     if chosen.tested is None:
         raise ValueError(f"run_with_test: tests of {language} run in the judge's process")
     mark = f"m{secrets.token_hex(12)}"
-    outcome = _run(layer, chosen, chosen.tested(program, test, mark), [""], True, limits)
+    outcome = _run(layer, chosen, program, chosen.tested(program, test, mark), [""], True, limits)
     early = _early(outcome, chosen, layer.name, separate=False)
     if early is not None:
         return early
@@ -85,7 +85,13 @@ def _language(name: str) -> Language:
 
 
 def _run(
-    layer: Layer, language: Language, sources: dict[str, str], inputs: list[str], tested: bool, limits: Limits
+    layer: Layer,
+    language: Language,
+    program: str,
+    sources: dict[str, str],
+    inputs: list[str],
+    tested: bool,
+    limits: Limits,
 ) -> Outcome:
     tools = {name: tool for name in language.tools if (tool := find_tool(name)) is not None}
     process = limits.of_process()
@@ -103,7 +109,7 @@ def _run(
             "limits": compiling,
             "seconds": limits.compile_seconds,
         }
-        for line in language.compile(tested)
+        for line in language.compile(tested, program)
     ]
     command = _real(language.run(tested), tools, layer)
     for given in inputs:
@@ -113,8 +119,8 @@ def _run(
     # The commands' own process sets no limit that a step may not lower further.
     outer = {**compiling, "memory": None, "cpu": None, "total_memory": max(limits.memory, 4 * 2**30)}
     role = {"sources": sources, "steps": steps, "limits": outer}
-    disk = replace(limits, disk=max(limits.disk, 256 * 2**20)) if language.compile(tested) else limits
-    seconds = limits.compile_seconds * len(language.compile(tested)) + limits.seconds * len(inputs) + 5
+    disk = replace(limits, disk=max(limits.disk, 256 * 2**20)) if language.compile(tested, "") else limits
+    seconds = limits.compile_seconds * len(language.compile(tested, "")) + limits.seconds * len(inputs) + 5
     binds = [bind for tool in tools.values() for bind in tool.binds]
     return run_commands(layer, disk, role, binds, seconds)
 
@@ -139,7 +145,7 @@ def _early(outcome: Outcome, language: Language, layer: str, separate: bool) -> 
         failure = Failure("Timeout", f"no end after {outcome.seconds:.1f} s", stage="running")
         return replace(_result("timeout", outcome, {}, layer, failure), separate=separate)
     steps = outcome.verdict["steps"]
-    for step in steps[: len(language.compile(True))]:
+    for step in steps[: len(language.compile(True, ""))]:
         text = "\n".join((_text(step["err"]) or _text(step["out"])).splitlines()[:20])[:_TEXT]
         if step["timeout"]:
             return replace(
@@ -155,7 +161,7 @@ def _early(outcome: Outcome, language: Language, layer: str, separate: bool) -> 
 
 
 def _runs(outcome: Outcome, language: Language, tested: bool) -> list[dict[str, Any]]:
-    return (outcome.verdict or {"steps": []})["steps"][len(language.compile(tested)) :]
+    return (outcome.verdict or {"steps": []})["steps"][len(language.compile(tested, "")) :]
 
 
 def _ended(step: dict[str, Any], outcome: Outcome, layer: str, what: str, separate: bool) -> Result | None:

@@ -79,7 +79,7 @@ def test_a_right_program_passes_and_others_do_not(box: Sandbox, language: str) -
     assert early.status != "passed"
     broken = box.run_tests(program + "\n{{{\n", test, language=language)
     assert broken.status == "failed" and broken.failure is not None
-    if LANGUAGES[language].compile(True):
+    if LANGUAGES[language].compile(True, ""):
         assert broken.failure.type == "CompilationError" and broken.failure.stage == "compiling"
 
 

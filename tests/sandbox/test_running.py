@@ -6,7 +6,7 @@ import pytest
 
 from fulgurite.sandbox import Limits, Result, Sandbox, SandboxError, run_tests
 
-LIMITS = Limits(seconds=3)
+LIMITS = Limits(seconds=15)
 
 
 @pytest.fixture(scope="module")

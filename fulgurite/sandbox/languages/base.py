@@ -36,8 +36,8 @@ class Language:
         program: files of a program that reads input and prints: source to {name: text}.
         tested: files of a program with its test: (program, test, mark) to {name: text}. At its very end the test prints
             ``mark``, which is new for every run: exiting early does not print it.
-        compile: compile commands of a program, or of a program with its test.
-        run: the run command, likewise.
+        compile: compile commands: (with a test?, the program's source) to command lines.
+        run: the run command: (with a test?) to command line.
         address_space: whether the limit on address space may be set; some run-time systems reserve more than they use.
         processes: threads that its tools need, added to the limit.
         passed: whether the output of a test that exited with 0 shows that it ran to its end: (output, mark) to bool.
@@ -47,7 +47,7 @@ class Language:
     tools: tuple[str, ...]
     program: Callable[[str], dict[str, str]]
     tested: Callable[[str, str, str], dict[str, str]] | None
-    compile: Callable[[bool], list[list[str]]]
+    compile: Callable[[bool, str], list[list[str]]]
     run: Callable[[bool], list[str]]
     address_space: bool = True
     processes: int = 0

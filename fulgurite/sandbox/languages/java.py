@@ -23,7 +23,9 @@ JAVA = Language(
     tools=("javac", "java"),
     program=lambda program: {"Main.java": program},
     tested=_tested,
-    compile=lambda tested: [["javac", *_COMPILER, "-nowarn", "Main.java", *(["Called.java"] if tested else [])]],
+    compile=lambda tested, program: [
+        ["javac", *_COMPILER, "-nowarn", "Main.java", *(["Called.java"] if tested else [])]
+    ],
     run=lambda tested: ["java", *_SMALL, "-ea", "-cp", ".", "Called" if tested else "Main"],
     address_space=False,
     processes=48,

@@ -20,7 +20,7 @@ JAVASCRIPT = Language(
     tools=("node",),
     program=lambda program: {"main.js": program},
     tested=_tested,
-    compile=lambda tested: [],
+    compile=lambda tested, program: [],
     run=lambda tested: ["node", "--max-old-space-size=512", "main.js"],
     address_space=False,
     processes=32,

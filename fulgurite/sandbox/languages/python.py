@@ -9,6 +9,6 @@ PYTHON = Language(
     tools=("python",),
     program=lambda program: {"main.py": program},
     tested=None,
-    compile=lambda tested: [],
+    compile=lambda tested, program: [],
     run=lambda tested: ["python", "-s", "-S", "main.py"],
 )

@@ -29,7 +29,7 @@ RUST = Language(
     tools=("rustc",),
     program=lambda program: {"main.rs": program},
     tested=_tested,
-    compile=lambda tested: [
+    compile=lambda tested, program: [
         ["rustc", "-A", "warnings", "--edition=2021", *(["--test"] if tested else ["-O"]), "main.rs", "-o", "main"]
     ],
     run=lambda tested: ["./main", *(["--test-threads=1"] if tested else [])],
