@@ -35,10 +35,12 @@ class Interpreter:
         self.site = site
         shown = [f"{site}/{name}{end}" for name in packages for end in ("", ".libs", ".py")]
         self.packages = [path for path in shown if os.path.exists(path)]
-        self.bundle = tempfile.mkdtemp(prefix="fulgurite-sandbox-")
-        self._remove = weakref.finalize(self, shutil.rmtree, self.bundle, ignore_errors=True)
-        os.mkdir(f"{self.bundle}/root")  # an empty folder for another root to be built on
-        os.chmod(self.bundle, 0o755)
+        folder = tempfile.mkdtemp(prefix="fulgurite-sandbox-")
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.bundle, self.root = f"{folder}/code", f"{folder}/root"  # the root: empty, for a private one to be built on
+        for path in (folder, self.bundle, self.root):
+            os.makedirs(path, exist_ok=True)
+            os.chmod(path, 0o755)
         inside = f"{self.bundle}/inside"
         shutil.copytree(_INSIDE, inside, ignore=shutil.ignore_patterns("__pycache__"))
         for folder, _, names in os.walk(inside):

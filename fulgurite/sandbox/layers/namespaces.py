@@ -25,7 +25,7 @@ class Namespaces(Layer):
         config = self._config(other_user(), enter=True, bundle="/sandbox", packages=packages)
         config |= {
             "python": self.interpreter.executable,
-            "root": f"{self.interpreter.bundle}/root",
+            "root": self.interpreter.root,
             "binds": shown,
             "links": links,
         }
