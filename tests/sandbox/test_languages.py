@@ -62,7 +62,14 @@ def box() -> Sandbox:
     return Sandbox(quiet=True)
 
 
-@pytest.fixture(params=[name for name in LANGUAGES if name != "python"])
+SLOW = ("cpp", "java")  # their compilers take seconds
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in LANGUAGES if name != "python"
+    ]
+)
 def language(request: pytest.FixtureRequest) -> str:
     if request.param not in available():
         pytest.skip(f"{', '.join(LANGUAGES[request.param].tools)} is not installed")
