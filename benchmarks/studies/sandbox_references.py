@@ -30,7 +30,8 @@ LIMITS = Limits(seconds=10)
 _WRAPPED = "the row's test wraps a function called `check` in a function of that name"
 _METHOD = "the row's entry point is the method `__init__`"
 _RAISES = "the bug raises this exception where the row says that the output is incorrect"
-_LOOPS = "the bug loops where the row says that the output is incorrect"
+_LOOPS = "the bug loops where the row names another symptom"
+_STOPS = "the bug gives a wrong value where the row says that it loops"
 _VERSION = "one interpreter of Python 3.11 gives this result too"
 _TEST = "the row's own test contradicts its reference: plain node reports failed assertions too"
 _NO_TEST = "the row's test is commented out: a public harness counts it as passed"
@@ -41,7 +42,8 @@ _KNOWN: list[tuple[str, str, str, str]] = [
     ("codeerror", _WRAPPED, "CodeError", "85"),
     ("codeerror", _METHOD, "CodeError", "240 255"),
     ("humanevalpack-buggy", _RAISES, "Python", "25 47 48 75 137 162"),
-    ("humanevalpack-buggy", _LOOPS, "Python", "160"),
+    ("humanevalpack-buggy", _LOOPS, "Python", "10 160"),
+    ("humanevalpack-buggy", _STOPS, "Python", "44 76"),
     (
         "codeerror-buggy",
         _VERSION,
