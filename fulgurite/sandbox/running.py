@@ -41,6 +41,8 @@ class Sandbox:
         quiet: bool = False,
         without: Sequence[str] = (),
     ) -> None:
+        if sys.platform != "linux":
+            raise SandboxError(f"Sandbox: this is {sys.platform}; programs can be run on Linux only")
         choices = {"auto": list(LAYERS), "strict": [name for name, cls in LAYERS.items() if cls.isolates]}
         if layer not in choices and layer not in LAYERS:
             raise SandboxError(f"Sandbox: layer is {layer!r}; allowed are auto, strict, {', '.join(LAYERS)}")

@@ -60,12 +60,13 @@ def _sleeping(marker: str) -> list[str]:
     return found
 
 
-def test_a_caller_that_is_killed_leaves_no_process() -> None:
+def test_a_caller_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     marker = str(7_000_000 + os.getpid())
     program = f"import subprocess\nsubprocess.Popen(['sleep', '{marker}'])\nwhile True: pass\n"
     script = f"from fulgurite.sandbox import Limits, Sandbox\nSandbox().run_tests({program!r}, 'f()', limits=Limits(seconds=60))\n"
     caller = subprocess.Popen(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path)},
     )
     deadline = time.monotonic() + 15
     while not _sleeping(marker) and time.monotonic() < deadline:

@@ -150,6 +150,19 @@ def test_functions_of_the_test_can_be_given_to_the_program(box: Sandbox) -> None
     assert failure is not None and failure.type == "KeyError"
 
 
+def test_what_a_program_gives_back_to_a_function_of_the_test_is_never_compared(box: Sandbox) -> None:
+    program = (
+        "class A:\n    def __eq__(self, o): return True\n"
+        "def f(g):\n    try:\n        return g(A())\n    except Exception:\n        return True\n"
+    )
+    assert run(box, program, "assert f(lambda a: a == 1) == True").status == "unsupported"
+
+
+def test_an_iterations_end_does_not_end_a_loop_of_the_test(box: Sandbox) -> None:
+    result = run(box, "def f(i):\n    raise StopIteration\n", "for i in map(f, [1, 2]):\n    assert i == 1\n")
+    assert result.status == "failed" and result.failure is not None and result.failure.type == "StopIteration"
+
+
 def test_an_object_of_the_test_cannot_be_given(box: Sandbox) -> None:
     result = run(box, "def f(x): return 1", "class A: pass\ntry:\n    f(A())\nexcept Exception:\n    pass\n")
     assert result.status == "unsupported" and "A of the test" in result.detail

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from .remote import IDENTITY, Remote, Unsupported, remote_error
+from .remote import IDENTITY, Remote, remote_error
 from .wire import MAX_MESSAGE, Decoder, Encoder, WireError
 
 __all__ = ["Lost", "Peer"]
@@ -88,7 +88,7 @@ class Peer:
         before = self._states(known).out
         try:
             tag, value = b"A", self.perform(operation, target, name, args, kwargs)
-        except (Lost, Unsupported):
+        except Lost:
             raise
         except BaseException as error:
             tag, value = b"E", self.describe(error)

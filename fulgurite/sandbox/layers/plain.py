@@ -5,7 +5,6 @@ system calls, and Landlock, where the kernel has it, for the machine's files.
 import os
 import tempfile
 
-from ..inside.guards import landlock
 from .base import Layer, Start, other_user
 
 __all__ = ["Plain"]
@@ -47,6 +46,8 @@ class Plain(Layer):
         return Start(command, config)
 
     def warning(self) -> str:
+        from ..inside.guards import landlock
+
         files = "Landlock keeps them from its files" if landlock.version() else "they can read its files"
         return (
             f"sandbox: no namespaces here: programs see this machine's processes and network settings, {files}. "
