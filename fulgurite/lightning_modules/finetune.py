@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from fulgurite.adapters import Adapter, AdapterConfig, attach
@@ -30,6 +29,7 @@ from fulgurite.lightning_modules.metrics.answering import Answers, answer
 from fulgurite.lightning_modules.metrics.by_name import MeanLoss
 from fulgurite.lightning_modules.metrics.measures import Measures, NamedMeasures
 from fulgurite.lightning_modules.objectives.by_task import make_objective
+from fulgurite.lightning_modules.objectives.on_host import read_on_host
 from fulgurite.lightning_modules.objectives.step import Batch, Objective, StepScale, forward_inputs
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.models.dropout import switch_dropout_off
@@ -37,8 +37,6 @@ from fulgurite.models.padding import name_padding
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 
 __all__ = ["FinetuneModule"]
-
-_LATER_HOOKS = (
     "transfer_batch_to_device",
     "on_after_batch_transfer",
 )  # of a module or datamodule, behind which a batch may differ
@@ -226,17 +224,9 @@ class FinetuneModule(LightningModule):
         """The network's output for a batch without its labels."""
         return self._network()(**forward_inputs(batch))
 
-    def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
-        """What the objective has to know of a batch on the host is read before the batch moves to a GPU.
-
-        Not in the public hook ``on_before_batch_transfer``: Lightning warns of a module that has it beside a datamodule. Where a
-        hook of the user's comes later, which may change labels, nothing is read.
-        """
-        owners = [self, getattr(self._trainer, "datamodule", None)]
-        theirs = any(is_overridden(name, owner) for owner in owners if owner is not None for name in _LATER_HOOKS)
-        if isinstance(batch, dict) and not theirs:
-            batch = self.objective.on_host(batch)
-        return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+    def _apply_batch_transfer_handler(self, batch: Any, *where: Any, **options: Any) -> Any:
+        batch = read_on_host(self, getattr(self._trainer, "datamodule", None), self.objective, batch)
+        return super()._apply_batch_transfer_handler(batch, *where, **options)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one micro-batch, scaled as the module docstring says."""
