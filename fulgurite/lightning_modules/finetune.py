@@ -37,9 +37,6 @@ from fulgurite.models.padding import name_padding
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 
 __all__ = ["FinetuneModule"]
-    "transfer_batch_to_device",
-    "on_after_batch_transfer",
-)  # of a module or datamodule, behind which a batch may differ
 
 
 class FinetuneModule(LightningModule):
@@ -206,12 +203,8 @@ class FinetuneModule(LightningModule):
         Args:
             name: hub id or folder of another model, which is loaded in the base's place.
         """
-        loaded = load_backbone(
-            resolve_backbone(name or self.backbone),
-            self.task,
-            dtype=self.dtype_name,
-            trust_remote_code=self.trust_remote_code,
-        )
+        options: dict[str, Any] = {"dtype": self.dtype_name, "trust_remote_code": self.trust_remote_code}
+        loaded = load_backbone(resolve_backbone(name or self.backbone), self.task, **options)
         if name is None:
             self._prepare_base(loaded.model)
         switch_dropout_off(loaded.model)
@@ -225,7 +218,7 @@ class FinetuneModule(LightningModule):
         return self._network()(**forward_inputs(batch))
 
     def _apply_batch_transfer_handler(self, batch: Any, *where: Any, **options: Any) -> Any:
-        batch = read_on_host(self, getattr(self._trainer, "datamodule", None), self.objective, batch)
+        batch = read_on_host(self, self._data(), self.objective, batch)
         return super()._apply_batch_transfer_handler(batch, *where, **options)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
@@ -345,16 +338,13 @@ class FinetuneModule(LightningModule):
             )
         params = [p for p in self._network().parameters() if p.requires_grad]
         matrices, rest = [p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]
-        return [
-            {"name": "matrices", "params": matrices, "lr": self.learning_rate, "weight_decay": self.weight_decay},
-            {"name": "no_decay", "params": rest, "lr": self.learning_rate, "weight_decay": 0.0},
-        ]
+        groups = (("matrices", matrices, self.weight_decay), ("no_decay", rest, 0.0))
+        return [{"name": n, "params": p, "lr": self.learning_rate, "weight_decay": w} for n, p, w in groups]
 
     def _schedule(self) -> StagedSchedule:
         steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            return StagedSchedule([1], self.warmup_ratio, "constant")
-        return StagedSchedule([max(1, int(steps))], self.warmup_ratio, self.lr_schedule)
+        shape, steps = ("constant", 1) if steps == float("inf") else (self.lr_schedule, max(1, int(steps)))
+        return StagedSchedule([int(steps)], self.warmup_ratio, shape)
 
     def _network(self) -> nn.Module:
         if self.network is None:
@@ -384,8 +374,7 @@ class FinetuneModule(LightningModule):
         loss.update(step.loss_sum, step.targets)
         measures.take(step, batch)
         if (found := self._answer(batch)) is not None:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            measures.take_answers(found, batch, data, prefix.rstrip("_"))
+            measures.take_answers(found, batch, self._data(), prefix.rstrip("_"))
         named = measures.named()
         self._note(f"{prefix}loss", loss, on_step=False, on_epoch=True, prog_bar=not named)
         for name, metric in named.items():
@@ -397,8 +386,10 @@ class FinetuneModule(LightningModule):
             self._note(prefix + name, value, prog_bar=shown, on_step=False, on_epoch=True)
 
     def _answer(self, batch: Batch) -> Answers | None:
-        data = getattr(self._trainer, "datamodule", None)
-        return answer(self._network(), self.objective, batch, data, self.task == "seq2seq")
+        return answer(self._network(), self.objective, batch, self._data(), self.task == "seq2seq")
+
+    def _data(self) -> Any:
+        return getattr(self._trainer, "datamodule", None)
 
     def _note(
         self, name: str, value: Any, *, prog_bar: bool = False, on_step: bool = True, on_epoch: bool = False
