@@ -29,7 +29,8 @@ from fulgurite.lightning_modules.metrics.answering import Answers, answer
 from fulgurite.lightning_modules.metrics.by_name import MeanLoss
 from fulgurite.lightning_modules.metrics.measures import Measures, NamedMeasures
 from fulgurite.lightning_modules.objectives.by_task import make_objective
-from fulgurite.lightning_modules.objectives.step import Batch, Objective, StepScale, forward_inputs, read_on_host
+from fulgurite.lightning_modules.objectives.on_host import read_on_host
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, StepScale, forward_inputs
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.models.padding import name_padding
@@ -193,12 +194,8 @@ class FinetuneModule(LightningModule):
         Args:
             name: hub id or folder of another model, which is loaded in the base's place.
         """
-        loaded = load_backbone(
-            resolve_backbone(name or self.backbone),
-            self.task,
-            dtype=self.dtype_name,
-            trust_remote_code=self.trust_remote_code,
-        )
+        options: dict[str, Any] = {"dtype": self.dtype_name, "trust_remote_code": self.trust_remote_code}
+        loaded = load_backbone(resolve_backbone(name or self.backbone), self.task, **options)
         if name is None:
             self._prepare_base(loaded.model)
         switch_dropout_off(loaded.model)
@@ -211,10 +208,9 @@ class FinetuneModule(LightningModule):
         """The network's output for a batch without its labels."""
         return self._network()(**forward_inputs(batch))
 
-    def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
-        """What the objective has to know of a batch on the host is read before the batch moves to a GPU."""
-        batch = read_on_host(self.objective, batch, self, getattr(self._trainer, "datamodule", None))
-        return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+    def _apply_batch_transfer_handler(self, batch: Any, *where: Any, **options: Any) -> Any:
+        batch = read_on_host(self, self._data(), self.objective, batch)
+        return super()._apply_batch_transfer_handler(batch, *where, **options)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one micro-batch, scaled as the module docstring says."""
@@ -333,16 +329,13 @@ class FinetuneModule(LightningModule):
             )
         params = [p for p in self._network().parameters() if p.requires_grad]
         matrices, rest = [p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]
-        return [
-            {"name": "matrices", "params": matrices, "lr": self.learning_rate, "weight_decay": self.weight_decay},
-            {"name": "no_decay", "params": rest, "lr": self.learning_rate, "weight_decay": 0.0},
-        ]
+        groups = (("matrices", matrices, self.weight_decay), ("no_decay", rest, 0.0))
+        return [{"name": n, "params": p, "lr": self.learning_rate, "weight_decay": w} for n, p, w in groups]
 
     def _schedule(self) -> StagedSchedule:
         steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            return StagedSchedule([1], self.warmup_ratio, "constant")
-        return StagedSchedule([max(1, int(steps))], self.warmup_ratio, self.lr_schedule)
+        shape, steps = ("constant", 1) if steps == float("inf") else (self.lr_schedule, max(1, int(steps)))
+        return StagedSchedule([int(steps)], self.warmup_ratio, shape)
 
     def _network(self) -> nn.Module:
         if self.network is None:
@@ -372,8 +365,7 @@ class FinetuneModule(LightningModule):
         loss.update(step.loss_sum, step.targets)
         measures.take(step, batch)
         if (found := self._answer(batch)) is not None:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            measures.take_answers(found, batch, data, prefix.rstrip("_"))
+            measures.take_answers(found, batch, self._data(), prefix.rstrip("_"))
         named = measures.named()
         self._note(f"{prefix}loss", loss, on_step=False, on_epoch=True, prog_bar=not named)
         for name, metric in named.items():
@@ -385,8 +377,10 @@ class FinetuneModule(LightningModule):
             self._note(prefix + name, value, prog_bar=shown, on_step=False, on_epoch=True)
 
     def _answer(self, batch: Batch) -> Answers | None:
-        data = getattr(self._trainer, "datamodule", None)
-        return answer(self._network(), self.objective, batch, data, self.task == "seq2seq")
+        return answer(self._network(), self.objective, batch, self._data(), self.task == "seq2seq")
+
+    def _data(self) -> Any:
+        return getattr(self._trainer, "datamodule", None)
 
     def _note(
         self, name: str, value: Any, *, prog_bar: bool = False, on_step: bool = True, on_epoch: bool = False

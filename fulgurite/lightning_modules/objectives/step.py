@@ -20,13 +20,12 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from fulgurite.losses import Mean
 from fulgurite.models import structure_of
 
-__all__ = ["Batch", "Objective", "Places", "Step", "StepScale", "forward_inputs", "read_on_host", "supervised_places"]
+__all__ = ["Batch", "Objective", "Places", "Step", "StepScale", "forward_inputs", "supervised_places"]
 
 Batch = dict[str, torch.Tensor]
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "decoder_input_ids")
@@ -191,20 +190,3 @@ def supervised_places(batch: Batch, supervised: torch.Tensor) -> Places:
 def forward_inputs(batch: Batch) -> Batch:
     """The entries of a batch that the network takes."""
     return {key: batch[key] for key in _INPUTS if key in batch}
-
-
-_LATER_HOOKS = ("transfer_batch_to_device", "on_after_batch_transfer")  # of a module or datamodule
-
-
-def read_on_host(objective: Objective, batch: Any, *owners: object) -> Any:
-    """The batch with what the objective has to know of it, read while it lies on the CPU; see :meth:`Objective.on_host`.
-
-    Not in Lightning's public hook ``on_before_batch_transfer``: Lightning warns of a module that has it beside a datamodule.
-
-    Args:
-        objective: of the module.
-        batch: as the loader gives it.
-        owners: module and datamodule. Where a user's has a hook that comes later, which may change labels, nothing is read.
-    """
-    theirs = any(is_overridden(name, owner) for owner in owners if owner is not None for name in _LATER_HOOKS)  # type: ignore[arg-type]
-    return objective.on_host(batch) if isinstance(batch, dict) and not theirs else batch
