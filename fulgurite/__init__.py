@@ -17,6 +17,7 @@ _SUBPACKAGES = (
     "data",
     "datamodules",
     "evaluation",
+    "generation",
     "kernels",
     "lightning_modules",
     "losses",

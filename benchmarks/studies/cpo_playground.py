@@ -110,7 +110,8 @@ def _asked(module: Any, controllable: bool) -> dict[str, Any]:
     from fulgurite.data.conditions.objectives import OBJECTIVES, Objectives
     from fulgurite.data.encoding.tokenizers import load_tokenizer
     from fulgurite.data.playground import builtin_rows, rate
-    from fulgurite.evaluation import ControlReport, GenerationSettings, ask, conditions_to_ask, generate_text
+    from fulgurite.evaluation import ControlReport, ask, conditions_to_ask
+    from fulgurite.generation import GenerationSettings, generate_text
 
     tokenizer, settings = load_tokenizer("playground"), GenerationSettings(max_new_tokens=56, batch_size=128)
     objectives = Objectives(OBJECTIVES)

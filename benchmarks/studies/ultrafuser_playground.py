@@ -169,7 +169,8 @@ def _whole(name: str) -> Any:
 def _measure(model: Any, tokenizer: Any, tasks: dict[str, list[Any]]) -> tuple[Any, dict[str, list[str]]]:
     """(accuracies, losses) by domain of one model, and what it wrote."""
     from fulgurite.data.playground import check
-    from fulgurite.evaluation import GenerationSettings, answer_log_probs, generate_text
+    from fulgurite.evaluation import answer_log_probs
+    from fulgurite.generation import GenerationSettings, generate_text
 
     right, losses, written = {}, {}, {}
     for d in DOMAINS:
@@ -192,7 +193,7 @@ def _measure_fused(module: Any, tasks: dict[str, list[Any]]) -> tuple[Any, dict[
     from fulgurite.data.playground import check
     from fulgurite.data.records.conversation import Conversation, Turn
     from fulgurite.data.rows.fused import FusedCollator
-    from fulgurite.evaluation import GenerationSettings, generate_fused
+    from fulgurite.generation import GenerationSettings, generate_fused
 
     tokenizers, network = _tokenizers(), module.network.eval()
     network.chat_templates = [tokenizer.chat_template for tokenizer in tokenizers]

@@ -1,13 +1,22 @@
-"""Evaluation of a model by its own text: generation, rewards of answers, RewardBench, controllability. No Lightning in here."""
+"""Evaluation of a model by its own text: rewards of answers, RewardBench, controllability. No Lightning in here.
+
+What writes text stands in fulgurite.generation; its names can be imported from here too.
+"""
 
 from fulgurite.evaluation.answers import exact_match, rouge_l, token_f1
 from fulgurite.evaluation.controllability import ControlReport, ask, conditions_to_ask, pareto_front, spearman
-from fulgurite.evaluation.fused_generation import FusedAnswer, generate_fused
-from fulgurite.evaluation.generation import LoadedModel, generate_from_ids, generate_text, load_for_generation
 from fulgurite.evaluation.reward_bench import BenchmarkItem, BenchmarkResult, benchmark_items, score_benchmark
 from fulgurite.evaluation.reward_scoring import RewardScorer
 from fulgurite.evaluation.selection import answer_log_probs, select_answers
-from fulgurite.evaluation.writers import GenerationSettings
+from fulgurite.generation import (
+    FusedAnswer,
+    GenerationSettings,
+    LoadedModel,
+    generate_from_ids,
+    generate_fused,
+    generate_text,
+    load_for_generation,
+)
 
 __all__ = [
     "BenchmarkItem",

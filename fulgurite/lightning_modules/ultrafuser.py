@@ -26,8 +26,8 @@ from fulgurite.adapters.counting import scalars_in
 from fulgurite.data.encoding.specialists import same_vocabulary
 from fulgurite.data.inherited_options import inherits_options
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.evaluation import GenerationSettings
-from fulgurite.evaluation.fused_generation import FusedWriter
+from fulgurite.generation import GenerationSettings
+from fulgurite.generation.fused import FusedWriter
 from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.checks.sharing import averages_weights, holds_parameters_alone

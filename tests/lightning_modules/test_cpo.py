@@ -79,7 +79,7 @@ def _saved(module, tmp_path):
 
 def test_an_adapter_on_merged_weights_leaves_as_the_sum_of_both_or_merged(make_trainer, tmp_path, capsys):
     from fulgurite.commands.export.command import export
-    from fulgurite.evaluation import load_for_generation
+    from fulgurite.generation import load_for_generation
 
     _, start = first_stage(make_trainer, tmp_path)
     second = module("cdpo", init_adapter=start)

@@ -24,8 +24,8 @@ from fulgurite.console import say, shortest
 from fulgurite.data.sources.formats import ending_of
 from fulgurite.data.sources.tables import read_lines, read_table
 from fulgurite.evaluation.controllability import ControlReport, ask, conditions_to_ask
-from fulgurite.evaluation.generation import generate_text
-from fulgurite.evaluation.writers import GenerationSettings
+from fulgurite.generation.texts import generate_text
+from fulgurite.generation.writers import GenerationSettings
 from fulgurite.whole_files import write_text
 
 __all__ = ["control", "control_tables"]

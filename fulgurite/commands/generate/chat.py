@@ -9,8 +9,8 @@ import sys
 
 from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.data.records.conversation import Turn
-from fulgurite.evaluation.generation import LoadedModel, generate_text
-from fulgurite.evaluation.writers import GenerationSettings
+from fulgurite.generation.texts import LoadedModel, generate_text
+from fulgurite.generation.writers import GenerationSettings
 
 __all__ = ["run_chat"]
 

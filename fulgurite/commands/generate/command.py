@@ -20,8 +20,8 @@ from fulgurite.console import shortest
 from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.records.conversation import Turn
-from fulgurite.evaluation.generation import LoadedModel, generate_text, load_for_generation
-from fulgurite.evaluation.writers import GenerationSettings
+from fulgurite.generation.texts import LoadedModel, generate_text, load_for_generation
+from fulgurite.generation.writers import GenerationSettings
 from fulgurite.models import FusedNetwork
 
 __all__ = ["generate", "load_model"]

@@ -18,8 +18,8 @@ from fulgurite.console import say, shortest
 from fulgurite.data.records.conversation import CHAT_ROLES, Turn
 from fulgurite.data.sources.formats import ending_of
 from fulgurite.data.sources.tables import read_lines, read_table
-from fulgurite.evaluation.generation import LoadedModel, check_prompts, generate_text
-from fulgurite.evaluation.writers import GenerationSettings
+from fulgurite.generation.texts import LoadedModel, check_prompts, generate_text
+from fulgurite.generation.writers import GenerationSettings
 from fulgurite.whole_files import whole_file
 
 __all__ = ["run_file"]

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from fulgurite.evaluation.answers import ANSWER_METRICS
-from fulgurite.evaluation.generation import generate_from_ids
-from fulgurite.evaluation.writers import GenerationSettings
+from fulgurite.generation.texts import generate_from_ids
+from fulgurite.generation.writers import GenerationSettings
 from fulgurite.lightning_modules.objectives.step import Batch, Objective
 
 __all__ = ["AnswerMetrics", "Answers", "answer", "choose", "prompt_ids"]

@@ -14,7 +14,7 @@ from fulgurite.cli import main
 from fulgurite.commands.generate.command import generate
 from fulgurite.data.encoding.prompts import encode_prompt
 from fulgurite.data.records.conversation import Turn
-from fulgurite.evaluation import GenerationSettings, generate_text, load_for_generation
+from fulgurite.generation import GenerationSettings, generate_text, load_for_generation
 
 ASKED = ["What is 2 + 3?", "What is 4 + 4?", "film", "What is 2 + 3?", "Write a word."]
 

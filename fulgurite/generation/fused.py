@@ -16,7 +16,7 @@ from fulgurite.data.encoding.answer_spans import AnswerFinder, end_tokens
 from fulgurite.data.encoding.fused import FusedEncoder
 from fulgurite.data.encoding.prompts import encode_prompt, is_chat
 from fulgurite.data.records.conversation import Turn
-from fulgurite.evaluation.writers import GenerationSettings, Writer, in_batches, prompt_name
+from fulgurite.generation.writers import GenerationSettings, Writer, in_batches, prompt_name
 from fulgurite.models import FusedNetwork
 from fulgurite.models.fusion.decoding import as_list
 
@@ -110,6 +110,11 @@ class FusedWriter(Writer):
         for ids in rows:
             self.check(ids, prompt_name(turns))
         return rows
+
+    def given(self, ids: Sequence[int]) -> list[list[int]]:
+        """The same ids for each specialist."""
+        self.check(ids, f"of {len(ids)} ids")
+        return [list(ids) for _ in self.tokenizers]
 
     def length(self, ids: Any) -> int:
         """Tokens of the longest specialist's prompt."""

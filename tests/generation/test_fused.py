@@ -11,7 +11,7 @@ import torch
 
 from fulgurite.data.encoding.specialists import specialist_tokenizers
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.evaluation import GenerationSettings, generate_fused, generate_text
+from fulgurite.generation import GenerationSettings, generate_fused, generate_text
 from fulgurite.models import FusedNetwork
 from fulgurite.models.fusion.specialists import load_specialists
 

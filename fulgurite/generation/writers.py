@@ -21,7 +21,7 @@ from fulgurite.models.modes import evaluation_mode
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["GenerationSettings", "Writer", "in_batches", "prompt_name"]
+__all__ = ["GenerationSettings", "Writer", "check_drawing", "in_batches", "prompt_name", "undisturbed"]
 
 Answer = TypeVar("Answer")
 
@@ -51,27 +51,46 @@ class GenerationSettings:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        rules = (
-            ("max_new_tokens", self.max_new_tokens >= 1, "1 and more"),
-            (
-                "temperature",
-                self.temperature == 0 or 1e-6 <= self.temperature < float("inf"),
-                "0 (always the likeliest token), or 1e-6 and more",
-            ),
-            ("top_p", 0 < self.top_p <= 1, "above 0, up to 1"),
-            ("top_k", self.top_k >= 0, "0 (all tokens) and more"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0; 1 changes nothing"),
+        more = (
             ("num_samples", self.num_samples >= 1, "1 and more"),
             ("batch_size", self.batch_size >= 1, "1 and more"),
-            ("seed", self.seed is None or abs(self.seed) < 2**63, "whole numbers of at most 63 bits"),
         )
-        for name, fine, allowed in rules:
-            if not fine:
-                raise ValueError(f"GenerationSettings: {name}={getattr(self, name)}; allowed is {allowed}; correct it")
+        check_drawing(self, more)
         if self.num_samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"GenerationSettings: num_samples={self.num_samples} with temperature 0 would give the same answer each time; "
                 "set temperature above 0, such as 0.8"
+            )
+
+
+def check_drawing(settings: Any, more: Sequence[tuple[str, bool, str]] = ()) -> None:
+    """Refuses settings of how tokens are drawn that mean nothing.
+
+    Args:
+        settings: with max_new_tokens, temperature, top_p, top_k, repetition_penalty and seed.
+        more: further rules: name of the value, whether it is fine, what is allowed.
+
+    Raises:
+        ValueError: the first value that is out of its range.
+    """
+    cold, seed = settings.temperature == 0, settings.seed
+    rules = (
+        ("max_new_tokens", settings.max_new_tokens >= 1, "1 and more"),
+        (
+            "temperature",
+            cold or 1e-6 <= settings.temperature < float("inf"),
+            "0 (always the likeliest token), or 1e-6 and more",
+        ),
+        ("top_p", 0 < settings.top_p <= 1, "above 0, up to 1"),
+        ("top_k", settings.top_k >= 0, "0 (all tokens) and more"),
+        ("repetition_penalty", settings.repetition_penalty > 0, "above 0; 1 changes nothing"),
+        *more,
+        ("seed", seed is None or abs(seed) < 2**63, "whole numbers of at most 63 bits"),
+    )
+    for name, fine, allowed in rules:
+        if not fine:
+            raise ValueError(
+                f"{type(settings).__name__}: {name}={getattr(settings, name)}; allowed is {allowed}; correct it"
             )
 
 
@@ -93,7 +112,7 @@ def in_batches(
     found: list[list[Answer]] = [[] for _ in ids]
     order = sorted(range(len(ids)), key=lambda i: (-writer.length(ids[i]), i))
     step = max(1, settings.batch_size // settings.num_samples)
-    with _undisturbed(model, settings.seed):
+    with undisturbed(model, settings.seed):
         for _, alike in groupby(order, key=lambda i: writer.room(ids[i])):
             places = list(alike)
             for batch in (places[at : at + step] for at in range(0, len(places), step)):
@@ -108,7 +127,7 @@ def prompt_name(turns: Sequence[Turn]) -> str:
 
 
 @contextlib.contextmanager
-def _undisturbed(model: nn.Module, seed: int | None) -> Iterator[None]:
+def undisturbed(model: nn.Module, seed: int | None) -> Iterator[None]:
     """Evaluation mode without gradients; modes of all modules, generation settings and seeded random numbers come back."""
     kept = getattr(model, "generation_config", None)
     device = next(model.parameters()).device
@@ -163,6 +182,11 @@ class Writer:
         """The prompt's ids; refused where they do not fit."""
         ids = (encode_source if self.encoder_decoder else encode_prompt)(self.tokenizer, turns)
         self.check(ids, prompt_name(turns))
+        return ids
+
+    def given(self, ids: Sequence[int]) -> Any:
+        """A prompt that is token ids already; refused where it does not fit."""
+        self.check(ids, f"of {len(ids)} ids")
         return ids
 
     def check(self, ids: Sequence[int], name: str) -> None:

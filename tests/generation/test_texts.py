@@ -11,7 +11,7 @@ from torch import nn
 from fulgurite.adapters import LoRA, attach
 from fulgurite.data.encoding.prompts import encode_prompt
 from fulgurite.data.records.conversation import Turn
-from fulgurite.evaluation import GenerationSettings, LoadedModel, generate_text, load_for_generation
+from fulgurite.generation import GenerationSettings, LoadedModel, generate_text, load_for_generation
 
 PROMPTS = [
     "What is 2 + 3?",

@@ -16,8 +16,8 @@ from torch import nn
 
 from fulgurite.data.encoding.prompts import is_chat
 from fulgurite.data.records.conversation import Turn
-from fulgurite.evaluation.loading import LoadedModel, load_for_generation
-from fulgurite.evaluation.writers import GenerationSettings, Writer, in_batches
+from fulgurite.generation.loading import LoadedModel, load_for_generation
+from fulgurite.generation.writers import GenerationSettings, Writer, in_batches
 from fulgurite.models import FusedNetwork
 
 if TYPE_CHECKING:
@@ -116,9 +116,8 @@ def generate_from_ids(
     """
     _refuse_silent(model)
     writer = Writer(model, tokenizer, settings or GenerationSettings())
-    for ids in prompts:
-        writer.check(ids, f"of {len(ids)} ids")
-    return in_batches(writer, model, prompts, partial(writer.answers, write=None))
+    given = [writer.given(ids) for ids in prompts]
+    return in_batches(writer, model, given, partial(writer.answers, write=None))
 
 
 def _refuse_silent(model: nn.Module) -> None:
@@ -129,7 +128,7 @@ def _refuse_silent(model: nn.Module) -> None:
 
 
 def _writer(model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: GenerationSettings) -> Writer:
-    from fulgurite.evaluation.fused_generation import FusedWriter
+    from fulgurite.generation.fused import FusedWriter
 
     if isinstance(model, FusedNetwork):
         return FusedWriter(model, tokenizer, settings)

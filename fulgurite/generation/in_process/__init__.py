@@ -1,0 +1,1 @@
+"""Answers from a model in this process: the draws, the refilled batch, whole batches."""
