@@ -1,0 +1,41 @@
+"""The hostile programs: all held, none passes that should not, nothing is left. The quick part takes those that end by
+themselves.
+"""
+
+import pytest
+
+from fulgurite.sandbox import Sandbox, SandboxError
+from tests.sandbox.hostile_suite import Program, programs, report, run_programs
+
+QUICK = ("equality", "forging", "reading", "kernel", "network")
+
+
+def check(chosen: list[Program], sandbox: Sandbox, workers: int = 4) -> None:
+    done, left = run_programs(chosen, sandbox, workers)
+    assert [report(program, result) for program, result in done if not program.held(result)] == []
+    assert left == []
+
+
+def test_there_are_at_least_150_programs_and_names_are_unique() -> None:
+    names = [(program.kind, program.name) for program in programs()]
+    assert len(names) == len(set(names)) >= 150
+    assert all(program.right for program in programs())
+
+
+def test_programs_that_forge_read_and_reach_out() -> None:
+    check(programs(QUICK), Sandbox(quiet=True))
+
+
+@pytest.mark.slow
+def test_programs_that_loop_fill_exit_and_stay() -> None:
+    check([program for program in programs() if program.kind not in QUICK], Sandbox(quiet=True))
+
+
+@pytest.mark.slow
+def test_own_namespaces_hold_too() -> None:
+    try:
+        box = Sandbox("namespaces", quiet=True)
+    except SandboxError as error:
+        pytest.skip(str(error))
+    kinds = ("equality", "exits", "files", "forging", "kernel", "leftovers", "memory", "network", "reading")
+    check([program for program in programs(kinds) if "timeout" not in program.right], box)
