@@ -1,7 +1,7 @@
 """Log-likelihoods of given continuations, as lm-evaluation-harness computes them for causal models.
 
-Context and continuation are encoded together and split where the context's own tokens end; blanks at the end of the context count to
-the continuation. What is longer than the model's window loses its beginning. The log-probabilities come from
+Context and continuation are encoded together and split where the context's own tokens end; blanks at the end of the context count
+to the continuation. What is longer than the model's window loses its beginning. The log-probabilities come from
 `fulgurite.kernels.linear_log_probs`, at the continuation's positions only.
 """
 

@@ -1,7 +1,7 @@
 """`fulgurite evaluate`: benchmarks of a model with its adapter, or of a server's model.
 
-Two phases: `generate` appends samples to OUT/TASK/samples.jsonl, `score` appends verdicts to OUT/TASK/scores.jsonl. Both go on where
-they were stopped, and both can run alone: samples can be judged again, or elsewhere, without a model.
+Two phases: `generate` appends samples to OUT/TASK/samples.jsonl, `score` appends verdicts to OUT/TASK/scores.jsonl. Both go on
+where they were stopped, and both can run alone: samples can be judged again, or elsewhere, without a model.
 """
 
 import time
@@ -95,7 +95,7 @@ def evaluate(
         sandbox: how generated programs are held: auto (the strongest layer that works), strict (never plain limits), limits.
         time_limit: seconds of a generated program's test.
         workers: programs that run at a time; none takes as many as there are processors.
-        on_bad_row: rows that are no item are left out and counted up to a tenth of all (few), always (skip), or end the run (error).
+        on_bad_row: rows that are no item are left out and counted up to a tenth of all (few), always (skip), or are an error.
         dry_run: show the first three prompts of each task as the model would get them, and end.
         list: show the tasks, and end.
         overwrite: replace samples and scores that are there; with --phase score the scores only.

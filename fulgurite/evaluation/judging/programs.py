@@ -38,7 +38,7 @@ class ProgramJudge:
         self._box(how)
         if self.language not in available():
             raise SandboxError(
-                f"sandbox: {self.language} is not installed here; install its tools, or take tasks in one of {', '.join(available())}"
+                f"sandbox: {self.language} is not installed here; install it, or take tasks in one of {', '.join(available())}"
             )
 
     def judge(self, pairs: Sequence[tuple[Any, str]], done: Callable[[int, Verdict], None], how: How) -> None:

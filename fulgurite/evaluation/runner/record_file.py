@@ -1,8 +1,8 @@
 """A file of JSON lines that only grows: a header that says what its lines belong to, then one line a record, each on the disk
 before the next one begins.
 
-A process may be killed at any byte. A last line without its end is cut off at the next opening; anything else that is not whole is
-an error, because then somebody else has written. One process writes at a time.
+A process may be killed at any byte. A last line without its end is cut off at the next opening; anything else that is not whole
+is an error, because then somebody else has written. One process writes at a time.
 """
 
 from __future__ import annotations

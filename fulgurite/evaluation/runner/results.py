@@ -23,6 +23,7 @@ class TaskResult:
 
     Attributes:
         task: its name.
+        source: where its rows come from.
         version: of the task.
         shots: examples in front of each prompt.
         samples: of each item.
@@ -34,6 +35,7 @@ class TaskResult:
     """
 
     task: str
+    source: str
     version: int
     shots: int
     samples: int
@@ -82,11 +84,20 @@ def result_of(plan: Plan, scored: Scored, ks: Sequence[int] | None = None) -> Ta
     else:
         numbers = _of_answers(scored, ks)
         by_status = Counter(score["status"] for score in scored.scores if score is not None)
-        counts.update({status: count for status, count in sorted(by_status.items())})
+        counts.update(sorted(by_status.items()))
         warnings += _about_answers(plan, scored, counts)
     hashes = {"samples": text_hash(scored.identity), "requests": text_hash([plan.request(item) for item in plan.items])}
     return TaskResult(
-        plan.task.name, plan.task.version, plan.shots, plan.n, numbers, counts, warnings, scored.identity, hashes
+        plan.task.name,
+        plan.found.source,
+        plan.task.version,
+        plan.shots,
+        plan.n,
+        numbers,
+        counts,
+        warnings,
+        scored.identity,
+        hashes,
     )
 
 
@@ -134,22 +145,23 @@ def _about_answers(plan: Plan, scored: Scored, counts: dict[str, int]) -> list[s
     empty = counts.get("empty", 0)
     if truncated > _MANY * total:
         found.append(
-            f"{truncated} of {total} answers were cut off at {plan.settings.max_new_tokens} tokens or the window's end; their score "
-            "may be too low: raise max_new_tokens"
+            f"{truncated} of {total} answers were cut off at {plan.settings.max_new_tokens} tokens or the window's end; their "
+            "score may be too low: raise max_new_tokens"
         )
     if empty > _MANY * total:
         found.append(f"in {empty} of {total} texts no answer was found; look at some of {plan.samples_file}")
     judged = [score for score in scored.scores if score is not None]
     if judged and all(score["correct"] == 0 for score in judged):
         found.append(
-            f"not one of {len(judged)} answers is right: prompt, template or stop texts may not suit this model; see --dry_run true "
-            f"and {plan.scores_file}"
+            f"not one of {len(judged)} answers is right: prompt, template or stop texts may not suit this model; see --dry_run "
+            f"true and {plan.scores_file}"
         )
     if not plan.chat and plan.settings.stop and truncated == total:
         found.append("not one answer ended by itself or at a stop text: the model does not know the form of the answer")
     if counts.get("unsupported"):
         found.append(
-            f"{counts['unsupported']} tests needed a value that cannot travel between the sandbox's processes; they count as not passed"
+            f"{counts['unsupported']} tests needed a value that cannot travel between the sandbox's processes; they count as "
+            "not passed"
         )
     stopped = sum(counts.get(status, 0) for status in ("comparison timeout", "comparison crash"))
     if stopped:

@@ -110,8 +110,8 @@ def _check(plan: Plan, identity: Mapping[str, Any]) -> None:
     if apart:
         name = apart[0]
         raise IdentityError(
-            f"{plan.samples_file} holds samples of another identity ({name}: {identity.get(name)!r} there, {here[name]!r} now); give "
-            "another --out, the same options as then, or --overwrite true to make them anew"
+            f"{plan.samples_file} holds samples of another identity ({name}: {identity.get(name)!r} there, {here[name]!r} now); "
+            "give another --out, the same options as then, or --overwrite true to make them anew"
         )
 
 

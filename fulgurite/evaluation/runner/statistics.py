@@ -1,11 +1,12 @@
 """Numbers with their uncertainty: pass@k, maj@k, means with standard errors and intervals.
 
-pass@k (arXiv 2107.03374), of n samples with c right ones: 1 − C(n−c, k)/C(n, k), the unbiased estimate; 1 − (1 − c/n)^k is biased.
-maj@k (arXiv 2203.11171): the share of items whose most frequent answer among k samples is right, over subsets without replacement.
+pass@k (arXiv 2107.03374), of n samples with c right ones: 1 − C(n−c, k)/C(n, k), the unbiased estimate; 1 − (1 − c/n)^k is
+biased. maj@k (arXiv 2203.11171): the share of items whose most frequent answer among k samples is right, over subsets without
+replacement.
 
-The standard error is the spread over items, sd/√items: how much the number would move with other items of the same kind. The interval
-of a mean of zeros and ones is Wilson's (1927), which is right for few items and at 0 and 1 too; that of other means is mean ± 1.96
-standard errors within 0 and 1.
+The standard error is the spread over items, sd/√items: how much the number would move with other items of the same kind. The
+interval of a mean of zeros and ones is Wilson's (1927), which is right for few items and at 0 and 1 too; that of other means is
+mean ± 1.96 standard errors within 0 and 1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Word problems whose answer is one number: GSM8K, GSM-Plus, SVAMP, ASDiv, MGSM.
 
-Prompt as in lm-evaluation-harness, ``Question: …\\nAnswer:``; examples, where wanted, are the first rows of another file with their
-worked solutions. The answer is what follows ``####``, else ``\\boxed{}``, else "answer is", else the last number; numbers are
-compared exactly, after thousands' commas and currency signs are removed.
+Prompt as in lm-evaluation-harness, ``Question: …\\nAnswer:``; examples, where wanted, are the first rows of another file with
+their worked solutions. The answer is what follows ``####``, else ``\\boxed{}``, else "answer is", else the last number; numbers
+are compared exactly, after thousands' commas and currency signs are removed.
 """
 
 from __future__ import annotations
