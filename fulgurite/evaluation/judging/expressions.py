@@ -94,7 +94,7 @@ def canonical_expression(text: str) -> str:
         text: LaTeX or plain.
     """
     plain = text.strip().strip("$").strip()
-    plain = plain.replace("\\left", "").replace("\\right", "").replace("\\!", "")
+    plain = plain.replace("{,}", "").replace("\\left", "").replace("\\right", "").replace("\\!", "")
     plain = (
         plain.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("^\\circ", "").replace("^{\\circ}", "")
     )

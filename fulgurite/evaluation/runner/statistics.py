@@ -11,6 +11,7 @@ mean ± 1.96 standard errors within 0 and 1.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import Counter
@@ -79,7 +80,7 @@ def majority(groups: Sequence[str | None]) -> int | None:
 
 
 def majority_at_k(groups: Sequence[str | None], correct: Sequence[float], k: int, seed: str = "") -> float:
-    """How often the majority of k of the samples is right, over all samples (k = n) or 200 random subsets (k < n).
+    """How often the majority of k of the samples is right, over all subsets, or 200 random ones where there are more.
 
     Args:
         groups: as `majority` takes them.
@@ -95,10 +96,12 @@ def majority_at_k(groups: Sequence[str | None], correct: Sequence[float], k: int
         winner = majority([groups[place] for place in places])
         return 0.0 if winner is None else correct[places[winner]]
 
-    if k == n:
-        return right(range(n))
-    draws = random.Random(f"maj|{seed}|{n}|{k}")
-    return sum(right(draws.sample(range(n), k)) for _ in range(_SUBSETS)) / _SUBSETS
+    if math.comb(n, k) <= _SUBSETS:
+        subsets: list[Sequence[int]] = list(itertools.combinations(range(n), k))
+    else:
+        draws = random.Random(f"maj|{seed}|{n}|{k}")
+        subsets = [sorted(draws.sample(range(n), k)) for _ in range(_SUBSETS)]
+    return math.fsum(map(right, subsets)) / len(subsets)
 
 
 def mean_of(values: Sequence[float]) -> Number:
