@@ -132,16 +132,12 @@ class Comparer:
             target: the right one.
             answer: the other.
         """
-        if self._process is None:
-            self._start()
-        process = self._process
-        assert process is not None and process.stdin is not None
+        line = json.dumps([target, answer]).encode() + b"\n"
         try:
-            process.stdin.write(json.dumps([target, answer]).encode() + b"\n")
-            process.stdin.flush()
-        except OSError:
+            process = self._asked(line)
+        except OSError:  # it died between two comparisons, for which this one is not to blame
             self.close()
-            return False, "crash"
+            process = self._asked(line)
         said = self._line(self.seconds + 0.5)
         if said is None:
             ended = process.poll()
@@ -149,6 +145,13 @@ class Comparer:
             return False, "timeout" if ended in (None, -24) else "crash"
         found: dict[str, Any] = json.loads(said)
         return bool(found["equal"]), "crash" if found.get("error") in ("MemoryError", "RecursionError") else ""
+
+    def _asked(self, line: bytes) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self._start()
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(line)
+        return self._process
 
     def close(self) -> None:
         """Ends the child; the next comparison starts another one."""
@@ -169,6 +172,7 @@ class Comparer:
             stderr=subprocess.DEVNULL,
             env={**{name: os.environ[name] for name in names if name in os.environ}, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
+            bufsize=0,
         )
         if self._line(_START) != b"ready":
             self.close()
