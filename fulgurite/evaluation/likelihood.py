@@ -116,22 +116,37 @@ class ModelScorer(ChoiceScorer):
         Raises:
             ValueError: a continuation without a token, or one that is longer than the window.
         """
-        window = self._window()
         rows = [
-            self._row(place, number, context, text, window)
+            self._row(place, number, *encode_pair(self.tokenizer, context, text))
             for place, (context, texts) in enumerate(asked)
             for number, text in enumerate(texts)
         ]
-        missing = {place: len(texts) for place, (_, texts) in enumerate(asked)}
+        return self._scored(rows, greedy)
+
+    def score_tokens(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation, and whether it is what greedy decoding writes.
+
+        Args:
+            pairs: the tokens of contexts, each with those of its continuation.
+
+        Raises:
+            ValueError: as of `score`.
+        """
+        rows = [self._row(place, 0, list(before), list(after)) for place, (before, after) in enumerate(pairs)]
+        found = dict(self._scored(rows, True))
+        return [(found[place].sums[0], bool((found[place].greedy or [False])[0])) for place in range(len(pairs))]
+
+    def _scored(self, rows: list[_Row], greedy: bool) -> Iterator[tuple[int, ChoiceLikelihoods]]:
+        missing: dict[int, int] = defaultdict(int)
         found: dict[int, dict[int, tuple[float, bool]]] = defaultdict(dict)
-        tokens = {(row.place, row.number): row.count for row in rows}
         cut: dict[int, int] = defaultdict(int)
+        longest: dict[int, int] = defaultdict(int)
+        tokens = {(row.place, row.number): row.count for row in rows}
         for row in rows:
+            missing[row.place] += 1
             cut[row.place] += row.cut
-        # Items stay together in about one batch, so that they are finished, and written down, one after the other.
-        longest = {row.place: 0 for row in rows}
-        for row in rows:
             longest[row.place] = max(longest[row.place], len(row.ids))
+        # Items stay together in about one batch, so that they are finished, and written down, one after the other.
         rows.sort(key=lambda row: (-longest[row.place], row.place, -len(row.ids)))
         for at in range(0, len(rows), self.batch_size):
             part = rows[at : at + self.batch_size]
@@ -151,18 +166,23 @@ class ModelScorer(ChoiceScorer):
                     )
                     del found[row.place]
 
-    def _row(self, place: int, number: int, context: str, text: str, window: int) -> _Row:
-        before, after = encode_pair(self.tokenizer, context, text)
+    def _row(self, place: int, number: int, before: list[int], after: list[int]) -> _Row:
+        window = self.window
         if not after or not before:
-            raise ValueError(f"ModelScorer: {(context[-40:], text[:40])!r} has no token on one side; give texts")
+            raise ValueError(
+                f"ModelScorer: context or continuation {number + 1} of item {place + 1} has no token; give texts on both sides"
+            )
         if len(after) > window:
             raise ValueError(
-                f"ModelScorer: a continuation of {len(after)} tokens does not fit the model's window of {window}: {text[:60]!r}"
+                f"ModelScorer: continuation {number + 1} of item {place + 1} has {len(after)} tokens and does not fit the model's "
+                f"window of {window}"
             )
         whole = [*before, *after]
         return _Row(place, number, whole[-(window + 1) :], len(after), len(whole) > window + 1)
 
-    def _window(self) -> int:
+    @property
+    def window(self) -> int:
+        """How many tokens the model reads at once."""
         config = self.model.config.get_text_config()  # type: ignore[union-attr,operator]
         for name in ("n_positions", "max_position_embeddings", "n_ctx"):
             if getattr(config, name, None):
