@@ -27,8 +27,8 @@ class ProgramJudge:
         self.job, self.language = job, language
 
     def identity(self, how: How) -> dict[str, Any]:
-        """Name, version, and the limit on time."""
-        return {"judge": "sandbox", "version": _VERSION, "seconds": how.seconds}
+        """Name, version, the sandbox's layer, and the limit on time."""
+        return {"judge": "sandbox", "version": _VERSION, "layer": self._box(how).layer.name, "seconds": how.seconds}
 
     def check(self, how: How) -> None:
         """Refuses a sandbox that cannot be had here, and a language whose tools are not installed."""

@@ -67,7 +67,11 @@ class RecordFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes it; what was added is on the disk already."""
+        """Closes it."""
+        self.close()
+
+    def close(self) -> None:
+        """Ends the writing; what was added is on the disk already."""
         os.close(self._handle)
 
     def add(self, record: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ class TaskResult:
         counts: samples by status, and other counts.
         warnings: whole sentences.
         identity: what the samples depend on.
+        judge: what the verdicts depend on, such as the layer of the sandbox.
         hashes: of the samples' identity, and of all that was asked.
     """
 
@@ -43,6 +44,7 @@ class TaskResult:
     counts: dict[str, int]
     warnings: list[str]
     identity: dict[str, Any]
+    judge: dict[str, Any] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,16 +90,17 @@ def result_of(plan: Plan, scored: Scored, ks: Sequence[int] | None = None) -> Ta
         warnings += _about_answers(plan, scored, counts)
     hashes = {"samples": text_hash(scored.identity), "requests": text_hash([plan.request(item) for item in plan.items])}
     return TaskResult(
-        plan.task.name,
-        plan.found.source,
-        plan.task.version,
-        plan.shots,
-        plan.n,
-        numbers,
-        counts,
-        warnings,
-        scored.identity,
-        hashes,
+        task=plan.task.name,
+        source=plan.found.source,
+        version=plan.task.version,
+        shots=plan.shots,
+        samples=plan.n,
+        numbers=numbers,
+        counts=counts,
+        warnings=warnings,
+        identity=scored.identity,
+        judge=scored.judge,
+        hashes=hashes,
     )
 
 

@@ -31,6 +31,7 @@ class Scored:
         missing: samples that the run wants and that are not there.
         broken: what went wrong with judging, and how often.
         identity: of the samples.
+        judge: what the verdicts depend on.
     """
 
     samples: list[dict[str, Any]]
@@ -38,6 +39,7 @@ class Scored:
     missing: int
     broken: Mapping[str, int]
     identity: dict[str, Any]
+    judge: dict[str, Any]
 
 
 def rate(plan: Plan, how: How = _DEFAULT, overwrite: bool = False, silent: bool = False) -> Scored:
@@ -62,33 +64,35 @@ def rate(plan: Plan, how: How = _DEFAULT, overwrite: bool = False, silent: bool 
     items = [wanted[key] for key in wanted if key in there]
     judge = None if plan.task.judge is None else plan.task.judge.identity(how)
     own = {"task": plan.task.name, "version": plan.task.version, "judge": judge, "samples": text_hash(identity)}
-    try:
-        file = RecordFile(plan.scores_file, "scores", own, SAMPLE_KEY, overwrite)
-    except IdentityError:  # scores are made of samples: those of another version or of other samples are made anew
-        file = RecordFile(plan.scores_file, "scores", own, SAMPLE_KEY, replace=True)
-    with file:
+    marks = [_mark(sample) for sample in samples]
+    with _scores(plan, own, samples, marks, overwrite) as file:
         known = {(record["item"], record["index"]): record for record in file.records}
-        marks = [_mark(sample) for sample in samples]
-        if any(
-            known[sample["item"], sample["index"]]["sample"] != mark
-            for sample, mark in zip(samples, marks, strict=True)
-            if (sample["item"], sample["index"]) in known
-        ):
-            file.__exit__(None, None, None)
-            file = RecordFile(plan.scores_file, "scores", own, SAMPLE_KEY, replace=True)
-            known = {}
         todo = [i for i, sample in enumerate(samples) if (sample["item"], sample["index"]) not in known]
         broken: Counter[str] = Counter()
         if _choices(plan):
-            found = {i: _choice(plan, items[i], samples[i]) for i in todo}
-            for i, score in found.items():
-                score = {**_start(samples[i], marks[i]), **score}
+            for i in todo:
+                score = {**_start(samples[i], marks[i]), **_choice(plan, items[i], samples[i])}
                 file.add(score)
                 known[samples[i]["item"], samples[i]["index"]] = score
         else:
             _judge(plan, file, [(items[i], samples[i], marks[i]) for i in todo], known, broken, how, silent)
     scores = [known.get((sample["item"], sample["index"])) for sample in samples]
-    return Scored(samples, scores, len(wanted) - len(samples), broken, identity)
+    return Scored(samples, scores, len(wanted) - len(samples), broken, identity, judge or {})
+
+
+def _scores(
+    plan: Plan, own: dict[str, Any], samples: list[dict[str, Any]], marks: list[str], overwrite: bool
+) -> RecordFile:
+    """The file of scores. It is made of samples: scores of other samples, or by another judge, are made anew."""
+    try:
+        file = RecordFile(plan.scores_file, "scores", own, SAMPLE_KEY, overwrite)
+    except IdentityError:
+        return RecordFile(plan.scores_file, "scores", own, SAMPLE_KEY, replace=True)
+    there = {(record["item"], record["index"]): record["sample"] for record in file.records}
+    if all(there.get((s["item"], s["index"]), mark) == mark for s, mark in zip(samples, marks, strict=True)):
+        return file
+    file.close()
+    return RecordFile(plan.scores_file, "scores", own, SAMPLE_KEY, replace=True)
 
 
 def _choices(plan: Plan) -> bool:

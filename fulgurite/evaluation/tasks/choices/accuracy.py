@@ -33,7 +33,7 @@ def accuracy(item: Item, sums: Sequence[float], greedy: Sequence[bool] | None) -
         sums: log-likelihood of each choice.
         greedy: not needed.
     """
-    by_length = [value / len(choice[1:]) for value, choice in zip(sums, item.choices, strict=True)]
+    by_length = [value / max(1, len(choice) - 1) for value, choice in zip(sums, item.choices, strict=True)]
     return {"acc": float(chosen(sums) == item.target), "acc_norm": float(chosen(by_length) == item.target)}
 
 
