@@ -52,7 +52,7 @@ class ProgramJudge:
 
 
 def _verdict(result: Result) -> Verdict:
-    detail = result.failure.describe() if result.failure is not None else result.detail
+    described = result.failure.describe() if result.failure is not None else ""
     if result.status == "error":
-        return Verdict(None, "sandbox", detail or "no reason was given")
-    return Verdict(float(result.passed), result.status, detail[:500])
+        return Verdict(None, "sandbox", result.detail or described or "no reason was given")
+    return Verdict(float(result.passed), result.status, (described or result.detail)[:500])

@@ -30,10 +30,12 @@ def check_job(item: Item, program: str) -> Job:
     """HumanEval's way of testing.
 
     Args:
-        item: its data hold prompt, test and entry_point.
+        item: its data hold prompt, test and entry_point, and `helpers` where the prompt alone is no valid program.
         program: a whole program.
     """
-    return Job(program, item.data["test"], item.data["entry_point"], helpers=item.data["prompt"])
+    return Job(
+        program, item.data["test"], item.data["entry_point"], helpers=item.data.get("helpers", item.data["prompt"])
+    )
 
 
 def _item(row: Row, number: int) -> Item:

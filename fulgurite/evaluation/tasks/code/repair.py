@@ -20,6 +20,7 @@ def _pack(row: Row, number: int) -> Item:
     buggy = f"{start}{field_of(row, 'buggy_solution')}"
     lead = f"{buggy}\n{test.strip()}\n\nFix bugs in {name}.\n"
     data = {"prompt": start, "test": test, "entry_point": name, "buggy": buggy, "bug": str(row.get("bug_type") or "")}
+    data["helpers"] = str(row.get("prompt") or f"{start}    pass\n")  # the declaration alone has no body
     question = f"{lead}\nAnswer with the whole corrected function, its imports included, in one block of code."
     return Item(
         str(field_of(row, "task_id", (str, int))),
