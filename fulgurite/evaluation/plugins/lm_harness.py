@@ -70,7 +70,9 @@ def as_lm(model: nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int 
             pairs, owners = [], []
             for number, (text,) in enumerate(request.args for request in requests):
                 windows = utils.get_rolling_token_windows(
-                    token_list=given.encode(text, add_special_tokens=False),
+                    token_list=given.encode(
+                        text
+                    ),  # a first token that the tokenizer adds counts, as in the harness's own
                     prefix_token=first,
                     max_seq_len=scorer.window,
                     context_len=1,

@@ -53,8 +53,9 @@ def collect(plan: Plan, backend: Backend | ChoiceScorer, overwrite: bool = False
         check_requests(plan, file.records)
         plan.write_requests()
         there = {(record["item"], record["index"]) for record in file.records}
+        failed: list[str] = []
         if isinstance(backend, ChoiceScorer):
-            new, failed = _choose(plan, backend, file, there, silent), []
+            new = _choose(plan, backend, file, there, silent)
         else:
             new, failed = _write(plan, backend, file, there, silent)
         return Sampled(len(there), new, failed, file.repaired)
