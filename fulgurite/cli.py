@@ -55,6 +55,10 @@ VERBS = {
     "score": Verb(
         "rewards of a file's answers, or RewardBench, by a reward model", "fulgurite.commands.score.command:score"
     ),
+    "evaluate": Verb(
+        "benchmarks of a model or a server: maths, code in a sandbox, multiple choice",
+        "fulgurite.commands.evaluate.command:evaluate",
+    ),
     "control": Verb(
         "measure how closely answers follow the levels of objectives that are asked for",
         "fulgurite.commands.control.command:control",

@@ -1,0 +1,1 @@
+"""`fulgurite evaluate`: benchmarks by generation, by the sandbox and by log-likelihood."""

@@ -1,0 +1,216 @@
+"""`fulgurite evaluate`: benchmarks of a model with its adapter, or of a server's model.
+
+Two phases: `generate` appends samples to OUT/TASK/samples.jsonl, `score` appends verdicts to OUT/TASK/scores.jsonl. Both go on
+where they were stopped, and both can run alone: samples can be judged again, or elsewhere, without a model.
+"""
+
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from fulgurite.commands.evaluate.report import draw, prompts_shown, results_table, tasks_table, write_results
+from fulgurite.commands.evaluate.writers import in_process, served
+from fulgurite.commands.generate.command import load_model
+from fulgurite.console import say, shortest
+from fulgurite.evaluation.judging.verdicts import How
+from fulgurite.evaluation.runner.plan import Plan
+from fulgurite.evaluation.runner.results import result_of
+from fulgurite.evaluation.runner.sampling import collect
+from fulgurite.evaluation.runner.scoring import rate
+from fulgurite.evaluation.tasks import TASKS, Task, find_tasks
+from fulgurite.evaluation.tasks.rows import examples_of, items_of
+from fulgurite.generation.protocol import SamplingSettings
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    tasks: str | None = None,
+    path: str | None = None,
+    out: str | None = None,
+    model: str | None = None,
+    adapter: str | None = None,
+    server: str | None = None,
+    served_model: str | None = None,
+    phase: Literal["all", "generate", "score"] = "all",
+    n: int = 1,
+    k: str | None = None,
+    limit: int | None = None,
+    shots: int | None = None,
+    shots_path: str | None = None,
+    chat: bool = False,
+    template: str | None = None,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 8,
+    concurrency: int = 8,
+    max_requests: int | None = None,
+    max_tokens: int | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    device: str | None = None,
+    sandbox: Literal["auto", "strict", "limits"] = "auto",
+    time_limit: float = 10.0,
+    workers: int | None = None,
+    on_bad_row: Literal["few", "skip", "error"] = "few",
+    dry_run: bool = False,
+    list: bool = False,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> None:
+    """Evaluates a model on tasks.
+
+    Args:
+        tasks: names with commas between them, such as "gsm8k,humaneval,arc_easy"; --list true shows them.
+        path: where the rows are: a file, a folder of data, hub (fetches the pinned data set), or builtin; several tasks may have a
+            path each, as in "gsm8k=FILE,piqa=FILE".
+        out: the folder for samples, scores, results.json and results.png.
+        model: hub id, folder, playground, or a .ckpt file of `fulgurite fit`.
+        adapter: folder of adapter.save() or of PEFT, or a .ckpt file, which knows its model.
+        server: address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1, in place of --model.
+        served_model: the name by which the server knows the model.
+        phase: all, or generate (samples only), or score (verdicts on samples that are there; takes no model).
+        n: samples of each item; above 1 they are drawn, and pass@k and maj@k are reported.
+        k: of pass@k and maj@k, with commas between; none takes 1, 10, 100 and n.
+        limit: the first so many items of each task.
+        shots: examples in front of each prompt; none takes what the task is defined with.
+        shots_path: a file of training rows, from whose beginning the examples are taken; "gsm8k=FILE,…" for several tasks.
+        chat: ask as a chat's user, with the chat template, in place of a text that is continued.
+        template: auto, a template's name or a Jinja file; none takes the stored one.
+        max_new_tokens: tokens of an answer at most; none takes the task's.
+        temperature: 0 takes the likeliest token each time; none takes 0 for one sample and 0.8 for several.
+        top_p: draw from the likeliest tokens that together have this probability.
+        top_k: draw from that many tokens; 0 for all.
+        repetition_penalty: above 1, tokens that stand there already become less likely.
+        seed: of the draws.
+        batch_size: answers or choices that are computed at once.
+        concurrency: requests at a time to the server.
+        max_requests: HTTP requests to the server at most, for each task.
+        max_tokens: tokens that the server may use at most, prompts included, for each task.
+        dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
+        device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
+        sandbox: how generated programs are held: auto (the strongest layer that works), strict (never plain limits), limits.
+        time_limit: seconds of a generated program's test.
+        workers: programs that run at a time; none takes as many as there are processors.
+        on_bad_row: rows that are no item are left out and counted up to a tenth of all (few), always (skip), or are an error.
+        dry_run: show the first three prompts of each task as the model would get them, and end.
+        list: show the tasks, and end.
+        overwrite: replace samples and scores that are there; with --phase score the scores only.
+        trust_remote_code: run code that came with a checkpoint's backbone; only as it is typed here.
+    """
+    if list:
+        say(tasks_table())
+        return
+    if not tasks:
+        raise ValueError(
+            "evaluate: no tasks were given; give --tasks with names such as gsm8k,arc_easy; --list true shows all"
+        )
+    chosen = find_tasks([name.strip() for name in tasks.split(",") if name.strip()])
+    if out is None and not dry_run:
+        raise ValueError("evaluate: no --out was given; give a folder for samples and results")
+    for name, value, least in (("n", n, 1), ("limit", limit, 1), ("shots", shots, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"evaluate: {name}={value}; give {least} or more")
+    ks = _numbers(k, n)
+    temperature = (0.0 if n == 1 else 0.8) if temperature is None else temperature
+    if n > 1 and temperature == 0:
+        raise ValueError(
+            f"evaluate: n={n} with temperature 0 would give the same answer {n} times; set temperature above 0, such as 0.8, or n=1"
+        )
+    begun = time.monotonic()
+    paths, shot_paths = _each(path, chosen), _each(shots_path, chosen)
+    how = How(sandbox, time_limit, workers)
+    plans = []
+    for task in chosen:
+        if phase != "generate" and not dry_run and task.judge is not None:
+            task.judge.check(how)
+        count = (len(task.fixed) if task.kind == "answers" else 0) if shots is None else shots
+        settings = SamplingSettings(
+            max_new_tokens or task.max_new_tokens,
+            temperature,
+            top_p,
+            top_k,
+            repetition_penalty,
+            () if chat else task.stop,
+            seed=seed,
+        )
+        if chat and not task.chat:
+            raise ValueError(f"evaluate: {task.name} is not asked in a chat; leave out --chat")
+        examples = examples_of(task, shot_paths[task.name], count)
+        found = items_of(task, paths[task.name], limit, on_bad_row)
+        plans.append(Plan(task, found, Path(out or ".") / task.name, settings, n, chat, examples, count))
+    if phase != "score":
+        if server is None and served_model is not None:
+            raise ValueError(f"evaluate: --served_model {served_model} without --server; give the server's address")
+        if server is not None:
+            if model is not None or adapter is not None:
+                raise ValueError(
+                    "evaluate: --server and --model were given; a server knows its model; give one of them"
+                )
+            writers = served(server, served_model, concurrency, max_requests, max_tokens)
+        else:
+            loaded = load_model("evaluate", model, adapter, template, dtype, device, trust_remote_code)
+            writers = in_process(loaded, batch_size, chat)
+        if dry_run:
+            for plan in plans:
+                say(prompts_shown(plan, writers.tokenizer))
+            return
+        for plan, writer in [(plan, writers.of(plan.task)) for plan in plans]:
+            _say_sampled(plan, collect(plan, writer, overwrite))
+    elif dry_run:
+        for plan in plans:
+            say(prompts_shown(plan, None))
+        return
+    if phase == "generate":
+        return
+    results = [result_of(plan, rate(plan, how, overwrite and phase == "score"), ks) for plan in plans]
+    folder = Path(out or ".")
+    given = {
+        name: value
+        for name, value in locals().items()
+        if name
+        in ("tasks", "path", "model", "adapter", "server", "served_model", "n", "limit", "shots", "chat", "seed")
+    }
+    write_results(folder, results, given, time.monotonic() - begun)
+    draw(results, folder / "results.png")
+    say(results_table(results))
+    for result in results:
+        for warning in result.warnings:
+            say(f"{result.task}: {warning}")
+    say(f"results: {shortest(folder / 'results.json')}   picture: {shortest(folder / 'results.png')}")
+
+
+def _say_sampled(plan: Plan, done: Any) -> None:
+    if done.repaired:
+        say(f"{plan.task.name}: the last line of {shortest(plan.samples_file)} was torn and is made again")
+    if done.known:
+        say(f"{plan.task.name}: {done.known} samples were there already, {done.new} are new")
+    if done.failed:
+        say(f"{plan.task.name}: {len(done.failed)} samples could not be had, the first: {done.failed[0]}")
+
+
+def _numbers(text: str | None, n: int) -> "list[int] | None":
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdigit() and 1 <= int(word) <= n for word in words):
+        raise ValueError(f"evaluate: k={text!r}; give whole numbers from 1 to n={n} with commas between, such as 1,{n}")
+    return [int(word) for word in words]
+
+
+def _each(given: str | None, tasks: "list[Task]") -> "dict[str, str | None]":
+    """A path for each task, from one for all or from NAME=PATH with commas between."""
+    if given is None or given.partition("=")[0] not in TASKS:
+        return {task.name: given for task in tasks}
+    found: dict[str, str | None] = {task.name: None for task in tasks}
+    for part in given.split(","):
+        name, sign, path = part.partition("=")
+        if not sign or name not in found:
+            raise ValueError(
+                f"evaluate: path {part!r}; with NAME=PATH each part names one of the tasks {', '.join(found)}; correct it"
+            )
+        found[name] = path
+    return found

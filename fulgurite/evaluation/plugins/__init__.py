@@ -1,0 +1,1 @@
+"""Our models, adapters included, in other people's harnesses."""

@@ -1,0 +1,1 @@
+"""Tasks whose answer is a number or an expression."""

@@ -1,0 +1,1 @@
+"""Tasks whose answer is a short text that is compared with the right ones."""
