@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from typing import Protocol
@@ -52,7 +54,15 @@ def write_conversations(
         progress: wraps the conversations, to show how far it is.
     """
     omitted = Tally()
-    items = iter(progress(conversations))
+    with _quick_collections():
+        _write_chunks(writer, iter(progress(conversations)), encode, omitted)
+    total = tally()
+    total.merge(omitted)
+    total.kept = writer.rows
+    return total
+
+
+def _write_chunks(writer: TokenWriter, items: Iterator[Conversation], encode: Encode, omitted: Tally) -> None:
     while chunk := list(islice(items, _CHUNK)):
         rows: list[tuple[EncodedRow, str | None]] = []
         records: list[int] = []
@@ -67,10 +77,20 @@ def write_conversations(
                 if row[3]:
                     omitted.add(conversation.where, row[3], lost=False)
         writer.add(rows, records)
-    total = tally()
-    total.merge(omitted)
-    total.kept = writer.rows
-    return total
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Within the block the garbage collector leaves out what was there before, such as half a million objects of libraries: going
+    through them again and again took a tenth of the time."""
+    ours = gc.get_freeze_count() == 0  # else somebody has frozen objects, who may want them to stay frozen
+    if ours:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if ours:
+            gc.unfreeze()
 
 
 def key_hash(key: str) -> int:
