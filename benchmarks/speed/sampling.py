@@ -179,9 +179,9 @@ def _different(computed: Mapping[str, torch.Tensor], expected: Mapping[str, torc
 
 def _workloads(settings: Settings) -> list[Workload]:
     everyone: dict[str, Any] = {
-        OURS: _ours,
         _BATCHED: partial(_theirs, _BATCHED),
         _LOOP: partial(_theirs, _LOOP),
+        OURS: _ours,
     }
     facts = {"samples_per_prompt": _SAMPLES, "rows": _ROWS}
     llama = everyone if settings.full else {**everyone, _LOOP: "takes half a minute a run; measured with --full"}
