@@ -16,7 +16,12 @@ from torch import nn
 from fulgurite.adapters import Adapter, AdapterConfig, attach
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
-from fulgurite.lightning_modules.checks.before_training import refuse_float16, refuse_rate_finder, say_what_is_left_out
+from fulgurite.lightning_modules.checks.before_training import (
+    refuse_float16,
+    refuse_rate_finder,
+    say_what_is_left_out,
+    warn_of_small_rate,
+)
 from fulgurite.lightning_modules.checks.checkpoint_keys import check_keys
 from fulgurite.lightning_modules.checks.classes import agreed_labels, agreed_names, check_task, name_classes
 from fulgurite.lightning_modules.checks.hyperparameters import check_rates, described
@@ -257,6 +262,7 @@ class FinetuneModule(LightningModule):
         """Have ready what the objective needs before the first step."""
         refuse_float16(type(self).__name__, self._network(), self._to_train(), self.trainer)
         say_what_is_left_out(type(self).__name__, self._network(), self.objective.balances_experts)
+        warn_of_small_rate(type(self).__name__, self._network(), self.learning_rate)
         self.objective.prepare(self._network(), self.trainer)
 
     def on_train_epoch_end(self) -> None:

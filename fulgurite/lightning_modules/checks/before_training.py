@@ -12,7 +12,9 @@ from torch import nn
 
 from fulgurite.models.routing import asks_for_balance
 
-__all__ = ["refuse_float16", "refuse_rate_finder", "say_what_is_left_out"]
+__all__ = ["refuse_float16", "refuse_rate_finder", "say_what_is_left_out", "warn_of_small_rate"]
+
+_SMALL_RATE = 2e-6  # of bfloat16 weights: DPO at 5e-7 fell behind float32, SFT and rewards at 1e-5 did not (docs/half_precision.md)
 
 
 def refuse_rate_finder(owner: str, trainer: Any) -> None:
@@ -76,4 +78,21 @@ def say_what_is_left_out(owner: str, network: nn.Module, balances_experts: bool)
         rank_zero_warn(
             f"{owner}: the configuration asks for the auxiliary loss that balances experts (output_router_logits); this objective "
             "leaves it out. Language modelling of causal models adds it (SFTModule, SoRAModule, APETModule, CPOModule in cpsft)."
+        )
+
+
+def warn_of_small_rate(owner: str, network: nn.Module, learning_rate: float) -> None:
+    """Warn where steps are so small that the bfloat16 copies of trained weights, which the model computes with, hardly follow.
+
+    Args:
+        owner: class name of the module, for the message.
+        network: what is about to be trained.
+        learning_rate: peak learning rate.
+    """
+    half = sum(p.numel() for p in network.parameters() if p.requires_grad and p.dtype == torch.bfloat16)
+    if half and learning_rate <= _SMALL_RATE:
+        rank_zero_warn(
+            f"{owner}: {half:,} trained weights are bfloat16 and learning_rate is {learning_rate:g}: their float32 masters move, but "
+            "the rounded weights that the model computes with hardly follow, and the loss falls behind (docs/half_precision.md). Use "
+            "dtype float32 with --trainer.precision bf16-mixed, an adapter, or a higher rate."
         )

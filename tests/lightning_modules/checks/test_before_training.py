@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -11,7 +13,7 @@ from lightning.pytorch.tuner import Tuner
 from fulgurite.adapters import LoRA, SoRA
 from fulgurite.datamodules import GLUEDataModule, SFTDataModule
 from fulgurite.lightning_modules import ClassificationModule, SFTModule, SoRAModule
-from fulgurite.lightning_modules.checks.before_training import refuse_float16
+from fulgurite.lightning_modules.checks.before_training import refuse_float16, warn_of_small_rate
 
 
 def chats(folder, **options):
@@ -90,3 +92,14 @@ def test_the_tuners_rate_is_used_in_every_step_of_the_next_fit(make_trainer, tmp
     rates = Rates()
     make_trainer(rates, max_steps=3, limit_val_batches=0).fit(module, data)
     assert rates.seen and rates.seen == pytest.approx([rate] * len(rates.seen))
+
+
+def test_rates_that_rounded_weights_do_not_follow_are_named():
+    half = torch.nn.Linear(4, 2).bfloat16()
+    with pytest.warns(UserWarning, match="10 trained weights are bfloat16 and learning_rate is 5e-07.*bf16-mixed"):
+        warn_of_small_rate("PreferenceModule", half, 5e-7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_small_rate("SFTModule", half, 1e-5)
+        warn_of_small_rate("PreferenceModule", torch.nn.Linear(4, 2), 5e-7)
+        warn_of_small_rate("PreferenceModule", half.requires_grad_(False), 5e-7)  # an adapter's base
