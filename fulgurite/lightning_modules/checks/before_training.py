@@ -92,7 +92,7 @@ def warn_of_small_rate(owner: str, network: nn.Module, learning_rate: float) -> 
     half = sum(p.numel() for p in network.parameters() if p.requires_grad and p.dtype == torch.bfloat16)
     if half and learning_rate <= _SMALL_RATE:
         rank_zero_warn(
-            f"{owner}: {half:,} trained weights are bfloat16 and learning_rate is {learning_rate:g}: their float32 masters move, but "
-            "the rounded weights that the model computes with hardly follow, and the loss falls behind (docs/half_precision.md). Use "
-            "dtype float32 with --trainer.precision bf16-mixed, an adapter, or a higher rate."
+            f"{owner}: {half:,} trained weights are bfloat16 and learning_rate is {learning_rate:g}: their float32 masters move, "
+            "but the rounded weights that the model computes with hardly follow, and the loss falls behind; use dtype float32 with "
+            "--trainer.precision bf16-mixed, an adapter, or a higher rate (docs/half_precision.md)."
         )

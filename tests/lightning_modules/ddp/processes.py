@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 
 def alone(out: Path) -> dict[str, str]:
@@ -22,14 +20,9 @@ def alone(out: Path) -> dict[str, str]:
 
 def run_script(name: str, devices: int, out: Path, *words: str) -> list[dict[str, Any]]:
     """Runs ``name DEVICES [WORDS] OUT`` beside this file; what each rank wrote."""
-    words = (str(Path(__file__).with_name(name)), str(devices), *words, str(out))
-    if devices == 1:  # in this process: starting another one takes as long as the script itself
-        with patch.dict(os.environ, alone(out), clear=True), patch.object(sys, "argv", list(words)):
-            runpy.run_path(words[0], run_name="__main__")
-    else:
-        command = [sys.executable, *words]
-        done = subprocess.run(command, env=alone(out), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, str(Path(__file__).with_name(name)), str(devices), *words, str(out)]
+    done = subprocess.run(command, env=alone(out), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads((out / f"{devices}-{rank}.json").read_text()) for rank in range(devices)]
 
 
