@@ -32,6 +32,7 @@ def test_programs_that_loop_fill_exit_reach_out_and_stay() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_own_namespaces_hold_too() -> None:
     try:
         box = Sandbox("namespaces", quiet=True)

@@ -18,7 +18,7 @@ from fulgurite.sandbox.layers.bubblewrap import find_bwrap
 from tests.sandbox.hostile_suite import LIMITS, TEST, Machine, Program, programs, run_programs
 from tests.sandbox.other_user import SYSTEM_PYTHON, run_as_other_user, why_not
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 LEFT_OUT: list[tuple[str, str, str]] = [  # layer, measure, the program that notices
     ("bubblewrap", "uid", "not the machine's root"),

@@ -96,6 +96,7 @@ _ran: dict[str, int | None] = {}
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_whole_campaign_runs_at_toy_sizes(tmp_path, monkeypatch):
     _ran.clear()
     monkeypatch.setenv("FULGURITE_CACHE", str(tmp_path / "cache"))

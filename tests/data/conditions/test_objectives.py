@@ -71,7 +71,7 @@ def test_what_cannot_be_asked_for_is_one_clear_error(typed, message):
 @pytest.mark.parametrize(
     ("scales", "spelling", "message"),
     [
-        ({}, "canonical", "give one at least"),
+        ({}, "canonical", "give at least one"),
         ({"a b": [1, 5]}, "canonical", "a name is a word"),
         ({"none": [1, 5]}, "canonical", "other than 'any' and 'none'"),
         ({"a": [5, 1]}, "canonical", "lowest and highest"),
