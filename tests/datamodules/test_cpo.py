@@ -111,7 +111,7 @@ def test_a_scale_that_is_wrong_says_what_was_found(tmp_path):
         ({"stage": "dpo"}, "allowed are stage 'cpsft' or 'cdpo'"),
         ({"control": "some"}, "control 'random', 'all', 'none'"),
         ({"conditions_per_row": 0}, "conditions_per_row from 1"),
-        ({"stage": "cpsft", "buckets": {"none": 3}}, "leave them out there"),
+        ({"stage": "cpsft", "buckets": {"none": 3}}, "leave them out"),
         ({"buckets": {}}, "a number of pairs from 1"),
         ({"buckets": {"honesty=5": 0}}, "a number of pairs from 1"),
         ({"buckets": {"humour=5": 10}}, "'humour' is no objective"),
