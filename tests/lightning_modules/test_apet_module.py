@@ -183,6 +183,7 @@ def test_a_gradient_checkpoint_loads_alone(make_trainer, tiny_bert, tmp_path):
 
 @compiles
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_compiled_network_trains_to_the_same_losses(make_trainer, plain_bert):
     def run(compiled: bool) -> list[float]:
         seed_everything(0)
