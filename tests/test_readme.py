@@ -116,7 +116,7 @@ def test_files_functions_and_benchmarks_that_a_page_names_exist(page):
         assert (ROOT / path).exists(), path
     for name in re.findall(r"`(fulgurite(?:\.\w+)+)", text):
         pkgutil.resolve_name(name)
-    for module, word in re.findall(r"(?:python -m |… ?)(benchmarks\.\w+)(?: (\w+))?", text):
+    for module, word in re.findall(r"(?:python -m |… ?)(benchmarks(?:\.\w+)+)(?: (\w+))?", text):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
         known = {"benchmarks.run": all_benchmarks(), "benchmarks.science": STUDIES}.get(module, {word: None})

@@ -89,7 +89,7 @@ def test_structure_is_read_back_from_the_mask_alone():
 
 @pytest.mark.parametrize("parents", [[-1, 1], [-1, 2], [-2, 0], [-1], [-1, 0, 0], [0, 0]])
 def test_parents_that_do_not_fit_are_refused(parents):
-    with pytest.raises(ValueError, match="needs one, -1 if it is a root"):
+    with pytest.raises(ValueError, match="needs a parent before it, or -1 where it is a root"):
         Segments(torch.tensor([0, 3, 5]), torch.tensor(parents))
 
 
