@@ -8,9 +8,10 @@ far as an adapter there needs it, and nothing is trained.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -22,12 +23,14 @@ __all__ = [
     "ModelCase",
     "gradients",
     "make_base",
+    "on_random_factors",
     "place",
+    "random_factors",
     "reference_gradients",
     "short",
-    "with_random_factors",
 ]
 
+Found = TypeVar("Found")
 VOCABULARY = 2000
 _LLAMA = r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 _DEBERTA = (
@@ -157,14 +160,25 @@ def reference_gradients(
     return gradients(Placed(model, [Factors(m.lora_a, m.gate, m.lora_b, m.scaling) for m in modules]), batch)
 
 
-def with_random_factors(placed: Placed) -> Callable[[], None]:
-    """Fill in random factors for the check; returns what puts the old ones back."""
+@contextmanager
+def random_factors(placed: Placed) -> Iterator[None]:
+    """Random factors for a check; afterwards the old ones are back."""
     before = [(p, p.detach().clone()) for p in placed.parameters()]
     fill(placed, size=0.1)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in before:
+                p.copy_(value)
 
-    @torch.no_grad()
-    def restore() -> None:
-        for p, value in before:
-            p.copy_(value)
 
-    return restore
+def on_random_factors(placed: Placed, compute: Callable[[], Found]) -> Found:
+    """What is computed with random factors.
+
+    Args:
+        placed: whose factors.
+        compute: called once.
+    """
+    with random_factors(placed):
+        return compute()

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.contenders.low_rank import PLACERS, Placed, why_not
-from benchmarks.contenders.models import Base, ModelCase, make_base, place, with_random_factors
+from benchmarks.contenders.models import Base, ModelCase, make_base, on_random_factors, place
 from benchmarks.contenders.trl import make_trainer, trl_missing
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
 from benchmarks.speed.steps import make_optimizer
@@ -224,13 +224,6 @@ def prepare(contender: str, make: Callable[..., Pairs], case: ModelCase, base: B
     def expected() -> dict[str, torch.Tensor]:
         return plain_loss_and_gradients(case, placed, short, made_up_reference(short))
 
-    def on_random_factors(compute: Callable[[], Any]) -> Any:
-        restore = with_random_factors(placed)
-        try:
-            return compute()
-        finally:
-            restore()
-
     facts = {
         "tokens": int(batches[id(long)]["input_ids"].numel())
         if ours
@@ -238,8 +231,8 @@ def prepare(contender: str, make: Callable[..., Pairs], case: ModelCase, base: B
     }
     return Step(
         run,
-        partial(on_random_factors, results),
-        partial(on_random_factors, expected),
+        partial(on_random_factors, placed, results),
+        partial(on_random_factors, placed, expected),
         slack=2e-5 if case.dtype == torch.float32 else 3e-2,
         facts=lambda: facts,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.contenders.models import Base, ModelCase, make_base, place, with_random_factors
+from benchmarks.contenders.models import Base, ModelCase, make_base, on_random_factors, place
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
 from benchmarks.speed.preference import (
     Pairs,
@@ -54,18 +54,11 @@ def prepare(cached: bool, make: Any, case: ModelCase, base: Base) -> Step:
         optimizer.step()
         optimizer.zero_grad()
 
-    def on_random_factors(compute: Any) -> Any:
-        restore = with_random_factors(placed)
-        try:
-            return compute()
-        finally:
-            restore()
-
     known = made_up_reference(short) if cached else None
     return Step(
         run,
-        partial(on_random_factors, lambda: gradients(placed, loss_of(short))),
-        partial(on_random_factors, lambda: plain_loss_and_gradients(case, placed, short, known)),
+        partial(on_random_factors, placed, lambda: gradients(placed, loss_of(short))),
+        partial(on_random_factors, placed, lambda: plain_loss_and_gradients(case, placed, short, known)),
         slack=2e-5 if case.dtype == torch.float32 else 3e-2,
     )
 

@@ -9,7 +9,7 @@ Results are compared on the same structure at a twentieth of the lengths: loss, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.contenders.low_rank import PLACERS, Placed, why_not
-from benchmarks.contenders.models import Base, ModelCase, make_base, place, with_random_factors
+from benchmarks.contenders.models import Base, ModelCase, make_base, on_random_factors, place
 from benchmarks.contenders.trl import make_trainer, trl_missing
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
 from benchmarks.speed.preference import Pairs, as_new, four_answers, model_case, on_device, shapes, tree_batch
@@ -122,17 +122,10 @@ def _step(
             each.step()
             each.zero_grad()
 
-    def on_random_factors(compute: Callable[[], Mapping[str, torch.Tensor]]) -> Mapping[str, torch.Tensor]:
-        restore = with_random_factors(placed)
-        try:
-            return compute()
-        finally:
-            restore()
-
     return Step(
         run,
-        partial(on_random_factors, lambda: _gradients(placed, head, loss_of(True))),
-        partial(on_random_factors, lambda: _plain(case, placed, head, make(_SHORT))),
+        partial(on_random_factors, placed, lambda: _gradients(placed, head, loss_of(True))),
+        partial(on_random_factors, placed, lambda: _plain(case, placed, head, make(_SHORT))),
         slack=2e-5 if case.dtype == torch.float32 else 3e-2,
         facts=lambda: {"tokens": tokens},
     )

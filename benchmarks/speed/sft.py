@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.contenders.low_rank import PLACERS, Placed, why_not
-from benchmarks.contenders.models import Base, ModelCase, make_base, place, with_random_factors
+from benchmarks.contenders.models import Base, ModelCase, make_base, on_random_factors, place
 from benchmarks.contenders.trl import make_trainer, trl_missing
 from benchmarks.harness.floors import H200, Model, step_flops
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
@@ -70,20 +70,13 @@ def prepare(contender: str, lengths: Sequence[int], case: ModelCase, base: Base)
         optimizer.step()
         optimizer.zero_grad()
 
-    def on_random_factors(compute: Callable[[], Mapping[str, torch.Tensor]]) -> Mapping[str, torch.Tensor]:
-        restore = with_random_factors(placed)
-        try:
-            return compute()
-        finally:
-            restore()
-
     def results() -> Mapping[str, torch.Tensor]:
         return gradients(placed, loss_of(True)) if placed.factors else {"loss": loss_of(True).detach()}
 
     return Step(
         run,
-        partial(on_random_factors, results),
-        partial(on_random_factors, lambda: _plain(case, placed, packs[True])),
+        partial(on_random_factors, placed, results),
+        partial(on_random_factors, placed, lambda: _plain(case, placed, packs[True])),
         slack=2e-5 if case.dtype == torch.float32 else 3e-2,
         facts=lambda: {"tokens": sum(lengths)},
     )

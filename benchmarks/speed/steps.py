@@ -21,9 +21,9 @@ from benchmarks.contenders.models import (
     gradients,
     make_base,
     place,
+    random_factors,
     reference_gradients,
     short,
-    with_random_factors,
 )
 from benchmarks.contenders.optim import ReleasedRule
 from benchmarks.harness.registry import OURS, Benchmark, Settings, Step, Workload, norm_error
@@ -113,15 +113,14 @@ def checked(step: Step, case: ModelCase, placed: Placed, gated: bool, base: Base
         return reference_gradients(case, placed, gated, base.batch, dtype)
 
     def on_random_factors(compute: Callable[[], Any]) -> Any:
-        restore = with_random_factors(placed)
         config = placed.handle.peft_config["default"] if placed.between is not None else None
         weight = None if config is None else config.orth_reg_weight
         if config is not None:
             config.orth_reg_weight = 1e-12
         try:
-            return compute()
+            with random_factors(placed):
+                return compute()
         finally:
-            restore()
             if config is not None:
                 config.orth_reg_weight = weight
 

@@ -16,7 +16,6 @@ from fulgurite.kernels.low_rank import gated_lora
 from fulgurite.kernels.low_rank.gated_lora import draw_seed, dropout_scale
 from fulgurite.kernels.signatures import taking, twin_of
 from fulgurite.kernels.sparse import delta as sparse
-from fulgurite.kernels.sparse.plan import SparsePlan
 from fulgurite.kernels.steps import proximal
 
 __all__ = [
@@ -186,17 +185,9 @@ def live_values(tensor: torch.Tensor, delta: torch.Tensor, index: torch.Tensor) 
 
 
 @twin_of(sparse.sparse_delta_linear)
-def sparse_delta_linear(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    delta: torch.Tensor,
-    index: torch.Tensor,
-    *,
-    transposed: bool = False,
-    plan: SparsePlan | None = None,
-    recompute: bool = True,
-) -> torch.Tensor:
+def sparse_delta_linear(  # type: ignore[no-untyped-def]
+    x, weight, bias, delta, index, *, transposed=False, plan=None, recompute=True
+):
     """Twin of :func:`fulgurite.kernels.sparse_delta_linear`, whatever ``recompute``: clones the weight, computes its
     gradient whole.
     """

@@ -63,11 +63,7 @@ def run_judged(layer: Layer, limits: Limits, candidate: dict[str, Any], judge: d
             theirs.close()
         _wait(outcome, boxes, reading, begun + limits.seconds)
     finally:
-        for box in boxes:  # all at once, then wait for each
-            box.hang_up()
-        for box in boxes:
-            box.end()
-        outcome.used = boxes[0].ended if boxes else None
+        _end(outcome, boxes)
         os.close(reading)
         outcome.output, outcome.errors = _end_of(out, limits.output), _end_of(err, limits.output)
         if outcome.broken:
@@ -94,11 +90,7 @@ def run_commands(
             os.close(writing)
         _wait(outcome, boxes, reading, begun + seconds)
     finally:
-        for box in boxes:  # all at once, then wait for each
-            box.hang_up()
-        for box in boxes:
-            box.end()
-        outcome.used = boxes[0].ended if boxes else None
+        _end(outcome, boxes)
         os.close(reading)
         outcome.errors = _end_of(err, limits.output)
         if outcome.broken:
@@ -107,6 +99,15 @@ def run_commands(
             os.close(fd)
         outcome.seconds = time.monotonic() - begun
     return outcome
+
+
+def _end(outcome: Outcome, boxes: list[Box]) -> None:
+    """End all boxes at once, then wait for each."""
+    for box in boxes:
+        box.hang_up()
+    for box in boxes:
+        box.end()
+    outcome.used = boxes[0].ended if boxes else None
 
 
 def _wait(outcome: Outcome, boxes: list[Box], reading: int, deadline: float) -> None:

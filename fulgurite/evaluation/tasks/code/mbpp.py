@@ -80,35 +80,24 @@ def _within(key: object) -> bool:
 
 _JUDGE = ProgramJudge(mbpp_job)
 
-register(
-    Task(
-        "mbpp",
-        "500 small Python programs by a sentence and three asserts (task ids 11 to 510)",
-        1,
-        _item,
-        _JUDGE,
-        Hub("google-research-datasets/mbpp", "full", "test", _REVISION),
-        ("code/mbpp/mbpp.jsonl", "mbpp/mbpp.jsonl", "mbpp.jsonl"),
-        read=_test_split,
-        stop=("[DONE]",),
-        max_new_tokens=512,
-        answer=_program,
-        example=_example,
-    )
+_SETS = (
+    ("mbpp", "500 small Python programs by a sentence and three asserts (task ids 11 to 510)", "full", "mbpp.jsonl"),
+    ("mbpp_sanitized", "the 257 hand-checked ones of MBPP's test split", "sanitized", "sanitized-mbpp.json"),
 )
-register(
-    Task(
-        "mbpp_sanitized",
-        "the 257 hand-checked ones of MBPP's test split",
-        1,
-        _item,
-        _JUDGE,
-        Hub("google-research-datasets/mbpp", "sanitized", "test", _REVISION),
-        ("code/mbpp/sanitized-mbpp.json", "mbpp/sanitized-mbpp.json", "sanitized-mbpp.json"),
-        read=_test_split,
-        stop=("[DONE]",),
-        max_new_tokens=512,
-        answer=_program,
-        example=_example,
+for _name, _about, _config, _file in _SETS:
+    register(
+        Task(
+            _name,
+            _about,
+            1,
+            _item,
+            _JUDGE,
+            Hub("google-research-datasets/mbpp", _config, "test", _REVISION),
+            (f"code/mbpp/{_file}", f"mbpp/{_file}", _file),
+            read=_test_split,
+            stop=("[DONE]",),
+            max_new_tokens=512,
+            answer=_program,
+            example=_example,
+        )
     )
-)
