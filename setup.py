@@ -44,7 +44,7 @@ setup(
         "safetensors>=0.4.3",
         "einops>=0.7",
         "filelock>=3.12",
-        "xxhash>=3.0",
+        "xxhash>=3.2",
         "regex>=2024.4.16",
         "numpy>=2.0",
         "jsonargparse[signatures]>=4.48,<5",

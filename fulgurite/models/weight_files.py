@@ -103,8 +103,8 @@ def check_values(model: nn.Module, name: str, new: tuple[str, ...] = ()) -> None
     if getattr(model.config, "quantization_config", None) is None:
         for file, types in stored.types.items():
             for key, kind in types.items():
-                named = key.endswith((".weight", ".bias")) or any(_same(key, own) for own in mine)
-                if kind in _WHOLE_NUMBERS and named:
+                # Not every ".bias" is a parameter: GPT-2, GPT-NeoX and their kin stored causal masks as attn.bias.
+                if kind in _WHOLE_NUMBERS and (key.endswith(".weight") or any(_same(key, own) for own in mine)):
                     raise _no_numbers(file, key, kind)
     for own, p in mine.items():
         if _finite(p):

@@ -68,6 +68,24 @@ def test_whole_numbers_in_the_place_of_weights_are_refused(folder: Path, dtype: 
         load_backbone(str(folder), "causal_lm")
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_stored_causal_masks_are_no_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+    """GPT-2, GPT-NeoX (Pythia) and their kin have them as attn.bias in published files."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=32))
+    model.save_pretrained(tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    masks = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 32, 32).tril().to(dtype) for i in range(2)}
+    save_file({**load_file(file), **masks}, file, {"format": "pt"})
+    loaded = load_backbone(str(tmp_path / "m"), "causal_lm").model
+    assert torch.equal(loaded.state_dict()["transformer.h.1.mlp.c_fc.weight"], model.transformer.h[1].mlp.c_fc.weight)
+    change(tmp_path / "m", transformer__h__1__mlp__c_fc__bias=lambda tensor: tensor.to(torch.int32))
+    with pytest.raises(ValueError, match=r"h\.1\.mlp\.c_fc\.bias is of type I32"):
+        load_backbone(str(tmp_path / "m"), "causal_lm")
+
+
 def test_what_only_the_dtype_makes_infinite_is_told_apart(folder: Path) -> None:
     change(folder, **{_Q.replace(".", "__"): lambda tensor: tensor + 1e6})
     with pytest.raises(ValueError, match=rf"{_Q} of .* does not fit into float16 and became infinite.*bfloat16"):
