@@ -1,9 +1,12 @@
 """Study: does training in bfloat16 move the weights and the loss as float32 does? On the playground's base, full tuning, 50 steps.
 
 SFT at 1e-5, DPO at 5e-7 and a reward model at 1e-5, each with dtype=bfloat16, with Lightning's bf16-true, with bf16-mixed and in
-float32, over three seeds (of the rows' order, and of the reward head). So small a rate moves a bfloat16 weight now and then
-only; what adds up is the optimizer's float32 master. The share of moved weights is therefore that of what the optimizer steps (the
-master, or the weight itself), beside it that of the weights that the model computes with. The loss is that of the last eight steps.
+float32, over three seeds (of the rows' order, and of the reward head). The base's weights are numbers that bfloat16 holds, as in
+most published models. So small a rate moves a bfloat16 weight by a part of the distance to its neighbour only; what adds up is
+the optimizer's float32 master, and the weight that the model computes with is the master rounded up from a point of its own
+(fulgurite/optim/masters.py). The share of moved weights is that of what the optimizer steps (the master, or the weight itself),
+beside it that of the weights that the model computes with: under bf16-mixed autocast rounds them to the nearest, so that they
+stand still until they have moved half of that distance. The loss is that of the last eight steps.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ def run(real_data: Path) -> dict[str, Any]:
     warnings.filterwarnings("ignore")
     runs = []
     with tempfile.TemporaryDirectory() as scratch:
+        _publish(scratch)
         for kind in KINDS:
             for form, options in FORMS.items():
                 for seed in SEEDS:
@@ -36,6 +40,18 @@ def run(real_data: Path) -> dict[str, Any]:
                     print(found, flush=True)
                     runs.append(found)
     return {"steps": STEPS, "runs": runs}
+
+
+def _publish(scratch: str) -> None:
+    """The playground's base in bfloat16 and its tokenizer, into ``scratch``/base."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from fulgurite.data.playground.registry import BACKBONES
+
+    source = BACKBONES["playground"]
+    AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(f"{scratch}/base")
+    AutoTokenizer.from_pretrained(source).save_pretrained(f"{scratch}/base")
 
 
 def _one(kind: str, options: dict[str, Any], seed: int, scratch: str) -> dict[str, float]:
@@ -65,15 +81,15 @@ def _one(kind: str, options: dict[str, Any], seed: int, scratch: str) -> dict[st
     data: Any
     module: Any
     if kind.startswith("SFT"):
-        module = SFTModule("playground", learning_rate=1e-5, dtype=dtype, warmup_ratio=0.0, lr_schedule="constant")
+        module = SFTModule(f"{scratch}/base", learning_rate=1e-5, dtype=dtype, warmup_ratio=0.0, lr_schedule="constant")
         data = SFTDataModule("builtin", limit_train=400, **rows)
     else:
         data = PreferenceDataModule("builtin", limit_train=400, **rows)
         shared: dict[str, Any] = {"dtype": dtype, "warmup_ratio": 0.0, "lr_schedule": "constant"}
         if kind.startswith("DPO"):
-            module = PreferenceModule("playground", learning_rate=5e-7, **shared)
+            module = PreferenceModule(f"{scratch}/base", learning_rate=5e-7, **shared)
         else:
-            module = RewardModule("playground", learning_rate=1e-5, **shared)
+            module = RewardModule(f"{scratch}/base", learning_rate=1e-5, **shared)
     watch = Watch()
     trainer = pl.Trainer(
         max_steps=STEPS, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -86,9 +102,11 @@ def _one(kind: str, options: dict[str, Any], seed: int, scratch: str) -> dict[st
     for name, p in module.network.named_parameters():
         if name.startswith("regression_head") or not kind.startswith("reward"):
             master = state[p].get("master", p.detach()) if p in state else p.detach()
+            mixed = options.get("precision") == "bf16-mixed"
+            used = p.detach().bfloat16() if mixed else p.detach()
             total += p.numel()
             stepped += int((master != watch.before[name]).sum())
-            moved += int((p.detach() != watch.before[name]).sum())
+            moved += int((used != watch.before[name]).sum())
     assert torch.isfinite(torch.tensor(watch.losses)).all()
     return {
         "stepped": stepped / total,

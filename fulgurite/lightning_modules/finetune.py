@@ -262,7 +262,7 @@ class FinetuneModule(LightningModule):
         """Have ready what the objective needs before the first step."""
         refuse_float16(type(self).__name__, self._network(), self._to_train(), self.trainer)
         say_what_is_left_out(type(self).__name__, self._network(), self.objective.balances_experts)
-        warn_of_small_rate(type(self).__name__, self._network(), self.learning_rate)
+        warn_of_small_rate(type(self).__name__, self._network(), self.learning_rate, str(self.trainer.precision))
         self.objective.prepare(self._network(), self.trainer)
 
     def on_train_epoch_end(self) -> None:

@@ -5,19 +5,30 @@ update (seen: full tuning moved 5.9 % of the weights in 20 steps). The optimizer
 its moments, in float32, steps there, and writes the rounded result into the model, whose weight is a working copy. Memory: 12
 bytes a parameter in the optimizer instead of 4, and for the time of a step 4 more for the gradients.
 
+Rounding to the nearest would leave the working copy behind: a weight that came in bfloat16 and moves by a tenth of the distance
+to its neighbour is rounded back, and so are all others, so that the model computes with the old ones (DPO at 5e-7: 9 % had moved
+after 50 steps, loss 0.687 for float32's 0.656). Each element of a bfloat16 weight is therefore rounded up from a point of its
+own, evenly spread between its neighbours: after a tenth of the distance a tenth of the weights has changed, and their mean is the
+masters'. The points are a fixed table, not drawn anew at each step as in stochastic rounding: copies do not flicker between
+steps, a resumed run needs no generator, and a master that bfloat16 can hold is written as it is. float16 is rounded to the
+nearest.
+
 Whatever writes into the model's weight between two steps (a loaded checkpoint, an average that is swapped in) is noticed: where
 the weight is not the rounded master, the master takes the weight's value.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
-__all__ = ["keep_master", "needs_master", "restore_masters", "to_masters", "write_back"]
+__all__ = ["keep_master", "needs_master", "restore_masters", "rounded", "to_masters", "write_back"]
 
 _WIDE = ("master", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+_PERIOD = 65521  # points in the table: a prime, so that no two rows of a weight begin at the same one
+_LOW = 0xFFFF  # the bits of a float32 that bfloat16 lacks
 
 
 def needs_master(parameter: torch.Tensor) -> bool:
@@ -43,7 +54,7 @@ def keep_master(parameter: torch.Tensor, state: dict[str, Any], *, step: torch.T
     if master is None:  # the first step, or a state that was saved without one
         state["master"] = parameter.detach().float()
     else:
-        master.copy_(torch.where(master.to(parameter.dtype) == parameter, master, parameter.float()))
+        master.copy_(torch.where(rounded(master, parameter.dtype) == parameter, master, parameter.float()))
     for name in _WIDE:
         if name in state and state[name].dtype != torch.float32:
             state[name] = state[name].float()
@@ -66,7 +77,41 @@ def to_masters(
 def write_back(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Round the masters into the model's parameters."""
     for parameter, master in pairs:
-        parameter.copy_(master)
+        parameter.copy_(rounded(master, parameter.dtype))
+
+
+def rounded(master: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A master in the dtype of its weight: to bfloat16 each element from a point of its own, to others to the nearest.
+
+    Args:
+        master: float32, any shape.
+        dtype: of the weight.
+
+    Returns:
+        A new tensor of ``master``'s shape in ``dtype``. Values that ``dtype`` holds, infinities and NaN stay what they are.
+    """
+    if dtype != torch.bfloat16:
+        return master.to(dtype)
+    values = master.contiguous().view(-1)
+    points = _points(master.device)
+    found = torch.empty(values.shape, dtype=dtype, device=master.device)
+    # The CPU's cache holds four periods and what they become; a GPU would rather have few launches.
+    most = _PERIOD * (4 if master.device.type == "cpu" else 1024)
+    for part, out in zip(values.split(most), found.split(most), strict=True):
+        bits = part.view(torch.int32)
+        whole = len(bits) // _PERIOD * _PERIOD
+        moved = torch.empty_like(bits)
+        torch.add(bits[:whole].view(-1, _PERIOD), points, out=moved[:whole].view(-1, _PERIOD))
+        torch.add(bits[whole:], points[: len(bits) - whole], out=moved[whole:])
+        out.copy_(torch.where(part.isnan(), part, moved.bitwise_and_(~_LOW).view(torch.float32)))
+    return found.view(master.shape)
+
+
+@functools.lru_cache(maxsize=16)
+def _points(device: torch.device) -> torch.Tensor:
+    """(65521,) int32: every value below 65521 once, in an order that is the same everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(_PERIOD, generator=generator, dtype=torch.int32).to(device)
 
 
 def restore_masters(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fulgurite.optim import ProximalAdamW
+from fulgurite.optim.masters import rounded
 
 OPTIONS = [{}, {"fused": True}, {"foreach": True}, {"fused": False, "foreach": False}]
 
@@ -33,7 +34,7 @@ def test_small_steps_add_up_as_in_float32(dtype: torch.dtype, options: dict[str,
         exact.step()
     master = ours.state[narrow]["master"]
     torch.testing.assert_close(master, wide.detach(), rtol=1e-6, atol=1e-9)
-    assert torch.equal(narrow.detach(), master.to(dtype))
+    assert torch.equal(narrow.detach(), rounded(master, dtype))
     assert bool((master != start).all())  # every weight has moved, though few of the rounded ones have
 
 
@@ -96,3 +97,30 @@ def test_float32_and_half_precision_stand_in_one_group() -> None:
         ours.step()
     assert "master" not in ours.state[wide] and wide.dtype == torch.float32
     torch.testing.assert_close(ours.state[narrow]["master"], wide.detach())
+
+
+def test_the_working_copy_follows_steps_far_below_its_precision() -> None:
+    """A third of the distance to the neighbour: a third of the weights has changed, their mean is the masters', and nobody
+    would have changed by rounding to the nearest."""
+    start = torch.linspace(0.5, 1.0, 129)[:-1].repeat(3000).reshape(640, 600)  # neighbours are 1/256 apart
+    for sign in (1.0, -1.0):
+        master = sign * (start + 1 / 768)
+        assert torch.equal(master.bfloat16().float(), sign * start)
+        copy = rounded(master, torch.bfloat16).float()
+        assert set((copy - sign * start).unique().tolist()) == {0.0, sign / 256}
+        assert abs(float((copy != sign * start).float().mean()) - 1 / 3) < 2e-3
+        assert abs(float((copy - master).mean())) < 1e-5
+        assert torch.equal(copy, rounded(master, torch.bfloat16).float())  # fixed points, nothing is drawn
+
+
+def test_rounding_keeps_what_bfloat16_holds_and_what_is_not_finite() -> None:
+    torch.manual_seed(0)
+    held = torch.randn(70_000).bfloat16()
+    assert torch.equal(rounded(held.float(), torch.bfloat16), held)
+    assert torch.equal(rounded(held.float()[None, :6].T, torch.bfloat16), held[:6, None])
+    odd = torch.tensor([0x7FFFFFFF, -1, 0x7F800001], dtype=torch.int32).view(torch.float32)  # NaNs, a GPU's own first
+    assert bool(rounded(odd, torch.bfloat16).isnan().all())
+    edges = torch.tensor([float("inf"), float("-inf"), 0.0, -0.0])
+    assert rounded(edges, torch.bfloat16).tolist() == edges.tolist()
+    assert torch.equal(rounded(held.float() * 1.001, torch.float16), (held.float() * 1.001).half())
+    assert rounded(torch.empty(0, 3), torch.bfloat16).shape == (0, 3)

@@ -58,7 +58,7 @@ def run_as_other_user(
     edit: tuple[str, str, str] | None = None,
 ) -> dict[str, Any]:
     """Run programs in a layer as a user without rights; the results as records, or ``refused`` with the reason."""
-    folder = tempfile.mkdtemp(prefix="other-user-")
+    folder = tempfile.mkdtemp(prefix="other-user-", dir="/tmp")  # $TMPDIR may be closed to other users
     try:
         package = Path(folder, "fulgurite")
         shutil.copytree(

@@ -14,7 +14,7 @@ from fulgurite.models.routing import asks_for_balance
 
 __all__ = ["refuse_float16", "refuse_rate_finder", "say_what_is_left_out", "warn_of_small_rate"]
 
-_SMALL_RATE = 2e-6  # of bfloat16 weights: DPO at 5e-7 fell behind float32, SFT and rewards at 1e-5 did not (docs/half_precision.md)
+_SMALL_RATE = 2e-6  # under bf16-mixed: DPO at 5e-7 fell behind float32, SFT and rewards at 1e-5 did not (docs/half_precision.md)
 
 
 def refuse_rate_finder(owner: str, trainer: Any) -> None:
@@ -81,18 +81,22 @@ def say_what_is_left_out(owner: str, network: nn.Module, balances_experts: bool)
         )
 
 
-def warn_of_small_rate(owner: str, network: nn.Module, learning_rate: float) -> None:
-    """Warn where steps are so small that the bfloat16 copies of trained weights, which the model computes with, hardly follow.
+def warn_of_small_rate(owner: str, network: nn.Module, learning_rate: float, precision: str) -> None:
+    """Warn where autocast rounds away what small steps change: float32 weights that came in bfloat16, under bf16-mixed.
 
     Args:
         owner: class name of the module, for the message.
         network: what is about to be trained.
         learning_rate: peak learning rate.
+        precision: the trainer's.
     """
-    half = sum(p.numel() for p in network.parameters() if p.requires_grad and p.dtype == torch.bfloat16)
-    if half and learning_rate <= _SMALL_RATE:
+    if precision != "bf16-mixed" or learning_rate > _SMALL_RATE:
+        return
+    wide = [p.detach() for p in network.parameters() if p.requires_grad and p.dtype == torch.float32]
+    count = sum(p.numel() for p in wide)
+    if count and sum(int((p.bfloat16() == p).sum()) for p in wide) > count / 2:
         rank_zero_warn(
-            f"{owner}: {half:,} trained weights are bfloat16 and learning_rate is {learning_rate:g}: their float32 masters move, "
-            "but the rounded weights that the model computes with hardly follow, and the loss falls behind; use dtype float32 with "
-            "--trainer.precision bf16-mixed, an adapter, or a higher rate (docs/half_precision.md)."
+            f"{owner}: most of the {count:,} trained weights are numbers that bfloat16 holds, learning_rate is {learning_rate:g} and "
+            "precision is bf16-mixed: autocast rounds so small steps away, and the loss falls behind; use model.dtype bfloat16, whose "
+            "rounded weights follow their float32 masters, or precision 32-true (docs/half_precision.md)."
         )

@@ -117,6 +117,14 @@ def _place(error: BaseException) -> tuple[int | None, str]:
     return line, source[:_TEXT]
 
 
+def _hang_up(channel: int) -> None:
+    """In a forked child: the line stays its parent's, so that no child answers in the place of a parent that has exited."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    os.dup2(reading, channel, inheritable=False)  # ends at once; the number is not free for a file of the program's
+    os.close(reading)
+
+
 def main(config: dict[str, Any]) -> None:
     """Serve the judge until it hangs up."""
     candidate = _Candidate(config)
@@ -125,7 +133,9 @@ def main(config: dict[str, Any]) -> None:
     def refuse(text: str) -> Exception:
         return Unsupported(text)
 
-    peer = Peer(config["fds"]["channel"], candidate.perform, _describe, refuse, lambda item: True)
+    channel = config["fds"]["channel"]
+    os.register_at_fork(after_in_child=lambda: _hang_up(channel))
+    peer = Peer(channel, candidate.perform, _describe, refuse, lambda item: True)
     try:
         while True:
             peer.serve(peer.receive())

@@ -94,12 +94,14 @@ def test_the_tuners_rate_is_used_in_every_step_of_the_next_fit(make_trainer, tmp
     assert rates.seen and rates.seen == pytest.approx([rate] * len(rates.seen))
 
 
-def test_rates_that_rounded_weights_do_not_follow_are_named():
-    half = torch.nn.Linear(4, 2).bfloat16()
-    with pytest.warns(UserWarning, match="10 trained weights are bfloat16 and learning_rate is 5e-07.*bf16-mixed"):
-        warn_of_small_rate("PreferenceModule", half, 5e-7)
+def test_rates_that_autocast_rounds_away_are_named():
+    published = torch.nn.Linear(4, 2).bfloat16().float()  # as a model that came in bfloat16 and is trained in float32
+    with pytest.warns(UserWarning, match="most of the 10 trained weights.*5e-07 and precision is bf16-mixed.*dtype bfloat16"):
+        warn_of_small_rate("PreferenceModule", published, 5e-7, "bf16-mixed")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_small_rate("SFTModule", half, 1e-5)
-        warn_of_small_rate("PreferenceModule", torch.nn.Linear(4, 2), 5e-7)
-        warn_of_small_rate("PreferenceModule", half.requires_grad_(False), 5e-7)  # an adapter's base
+        warn_of_small_rate("SFTModule", published, 1e-5, "bf16-mixed")
+        warn_of_small_rate("PreferenceModule", published, 5e-7, "32-true")
+        warn_of_small_rate("PreferenceModule", torch.nn.Linear(4, 2), 5e-7, "bf16-mixed")  # off bfloat16's numbers
+        warn_of_small_rate("PreferenceModule", torch.nn.Linear(4, 2).bfloat16(), 5e-7, "bf16-mixed")  # has masters
+        warn_of_small_rate("PreferenceModule", published.requires_grad_(False), 5e-7, "bf16-mixed")  # an adapter's base
