@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forking
+
 HERE = Path(__file__).resolve().parent
 pytest.importorskip("triton", reason="pip install triton: the interpreter runs its kernels on the CPU")
 
@@ -50,7 +52,8 @@ FILES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_every_kernel_under_the_interpreter(file):
-    result = run(["-c", PYTEST, str(HERE / file)], TRITON_INTERPRET="1")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
+    result = forking.run(["-c", PYTEST, str(HERE / file)], environment, HERE.parent.parent, timeout=900)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
     passed = re.search(r"(\d+) passed", result.stdout)
     assert passed and int(passed.group(1)) >= 20 and "skipped" not in result.stdout, result.stdout[-2000:]

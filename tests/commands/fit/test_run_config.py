@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 import yaml
 
 from fulgurite.cli import main
+from tests import forking
 from tests.commands.fit.runs import QUICK
 
 FIT = ["fit", *QUICK, "--trainer.default_root_dir", "run", "--trainer.max_steps"]
@@ -137,7 +137,7 @@ def test_a_signal_ends_with_its_code_and_says_how_to_go_on(
     words = [*FIT, "-1", "--trainer.max_epochs", "1000", "--data.limit_train", "8", "--data.batch_size", "8"]
     words += ["--trainer.default_root_dir", "a run"]
     with open("err", "w") as err:
-        fit = subprocess.Popen([sys.executable, "-m", "fulgurite", *words], stdout=subprocess.DEVNULL, stderr=err)
+        fit = forking.popen(["-m", "fulgurite", *words], stdout=subprocess.DEVNULL, stderr=err)
     last = here / "a run" / "checkpoints" / "last.ckpt"
     while not last.exists() and fit.poll() is None:
         time.sleep(0.1)

@@ -1,8 +1,6 @@
 """Checkpoints: whole on the disk, or an error; never Lightning's silence."""
 
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 
 from fulgurite.cli import main
+from tests import forking
 from tests.commands.fit.runs import QUICK
 
 FIT = ["fit", *QUICK, "--trainer.default_root_dir", "run", "--trainer.max_steps"]
@@ -83,8 +82,8 @@ def test_a_kill_while_last_is_written_leaves_a_whole_one(here: Path) -> None:
         "sys.exit(main(sys.argv[1:]))\n"
     )
     words = [*FIT, "2", "--ckpt_path", "last"]
-    result = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, timeout=120)
-    assert result.returncode == -9, result.stderr.decode()
+    result = forking.run(["-c", program, *words], timeout=120)
+    assert result.returncode == -9, result.stderr
     assert torch.load(last, weights_only=True)["global_step"] == 1
     assert [file for file in last.parent.iterdir() if file.name.endswith(".part")], "killed while it was written"
     assert main([*FIT, "2", "--ckpt_path", "last"]) == 0

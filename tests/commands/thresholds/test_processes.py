@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 
 from fulgurite.commands.thresholds.processes import run_all
 from fulgurite.commands.thresholds.runs import Run, Settings
+from tests import forking
 from tests.commands.thresholds.test_command import settings
 
 
@@ -49,13 +48,12 @@ def _running(pid: int) -> bool:
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def sweep(tmp_path: Path) -> Iterator[forking.Forked]:
     """A sweep of two runs that never end."""
     (tmp_path / "sweep.py").write_text(_SWEEP)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-    sweep = subprocess.Popen(
-        [sys.executable, str(tmp_path / "sweep.py"), str(tmp_path)], env=environment, stderr=subprocess.PIPE
-    )
+    with (tmp_path / "told").open("w") as told:
+        sweep = forking.popen([str(tmp_path / "sweep.py"), str(tmp_path)], environment, stderr=told)
     try:
         _wait(lambda: len([p for p in tmp_path.glob("*.pid") if p.read_text()]) == 2, 120)
         yield sweep
@@ -66,14 +64,14 @@ def sweep(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     _wait(lambda: not any(map(_running, pids)), 30)
 
 
-def test_a_killed_sweep_takes_its_processes_along(sweep: subprocess.Popen[bytes]) -> None:
+def test_a_killed_sweep_takes_its_processes_along(sweep: forking.Forked) -> None:
     sweep.kill()
 
 
-def test_an_interrupted_sweep_ends_at_once(sweep: subprocess.Popen[bytes]) -> None:
+def test_an_interrupted_sweep_ends_at_once(sweep: forking.Forked, tmp_path: Path) -> None:
     sweep.send_signal(signal.SIGINT)
-    _, told = sweep.communicate(timeout=15)  # it took the rest of the runs before
-    assert told.decode().strip().endswith("KeyboardInterrupt")
+    sweep.wait(timeout=15)  # it took the rest of the runs before
+    assert (tmp_path / "told").read_text().strip().endswith("KeyboardInterrupt")
 
 
 def test_a_killed_process_is_one_sentence(tmp_path: Path) -> None:

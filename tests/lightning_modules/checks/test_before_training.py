@@ -96,7 +96,9 @@ def test_the_tuners_rate_is_used_in_every_step_of_the_next_fit(make_trainer, tmp
 
 def test_rates_that_autocast_rounds_away_are_named():
     published = torch.nn.Linear(4, 2).bfloat16().float()  # as a model that came in bfloat16 and is trained in float32
-    with pytest.warns(UserWarning, match="most of the 10 trained weights.*5e-07 and precision is bf16-mixed.*dtype bfloat16"):
+    with pytest.warns(
+        UserWarning, match="most of the 10 trained weights.*5e-07 and precision is bf16-mixed.*dtype bfloat16"
+    ):
         warn_of_small_rate("PreferenceModule", published, 5e-7, "bf16-mixed")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import socket
+import time
 from pathlib import Path
 from typing import Any
+
+from tests.forking import Forked, popen
 
 
 def alone(out: Path) -> dict[str, str]:
@@ -19,11 +21,43 @@ def alone(out: Path) -> dict[str, str]:
 
 
 def run_script(name: str, devices: int, out: Path, *words: str) -> list[dict[str, Any]]:
-    """Runs ``name DEVICES [WORDS] OUT`` beside this file; what each rank wrote."""
-    command = [sys.executable, str(Path(__file__).with_name(name)), str(devices), *words, str(out)]
-    done = subprocess.run(command, env=alone(out), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """Runs ``name DEVICES [WORDS] OUT`` beside this file on so many processes; what each rank wrote.
+
+    The processes are forked with Lightning's variables, as torchrun or SLURM would start them; that Lightning starts the second
+    one itself is tried by test_a_process_that_is_only_stopped_ends_the_run_with_a_message.
+    """
+    command = [str(Path(__file__).with_name(name)), str(devices), *words, str(out)]
+    said = [out / f"said-{devices}-{rank}.txt" for rank in range(devices)]
+    running = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for rank, file in enumerate(said):
+        ranks = {
+            "LOCAL_RANK": rank,
+            "NODE_RANK": 0,
+            "WORLD_SIZE": devices,
+            "MASTER_PORT": port,
+            "MASTER_ADDR": "127.0.0.1",
+        }
+        several = {key: str(value) for key, value in ranks.items()} if devices > 1 else {}
+        with file.open("w") as stream:
+            running.append(popen(command, {**alone(out), **several}, stdout=stream, stderr=stream))
+    codes = _wait(running, 300)
+    assert codes == [0] * devices, "\n".join(file.read_text() for file in said)
     return [json.loads((out / f"{devices}-{rank}.json").read_text()) for rank in range(devices)]
+
+
+def _wait(running: list[Forked], seconds: float) -> list[int | None]:
+    """Exit codes of all; once one has failed the others have 30 seconds."""
+    deadline = time.monotonic() + seconds
+    while None in (codes := [each.poll() for each in running]) and time.monotonic() < deadline:
+        if any(codes):
+            deadline = min(deadline, time.monotonic() + 30)
+        time.sleep(0.05)
+    for each in running:
+        each.kill()
+    return codes
 
 
 def fit(module: Any, data: Any, devices: int, out: Path, **options: Any) -> tuple[Any, list[float]]:
