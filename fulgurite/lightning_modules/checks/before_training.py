@@ -96,7 +96,8 @@ def warn_of_small_rate(owner: str, network: nn.Module, learning_rate: float, pre
     count = sum(p.numel() for p in wide)
     if count and sum(int((p.bfloat16() == p).sum()) for p in wide) > count / 2:
         rank_zero_warn(
-            f"{owner}: most of the {count:,} trained weights are numbers that bfloat16 holds, learning_rate is {learning_rate:g} and "
-            "precision is bf16-mixed: autocast rounds so small steps away, and the loss falls behind; use model.dtype bfloat16, whose "
-            "rounded weights follow their float32 masters, or precision 32-true (docs/half_precision.md)."
+            f"{owner}: most of the {count:,} trained weights are numbers that bfloat16 holds, learning_rate is "
+            f"{learning_rate:g} and precision is bf16-mixed: autocast rounds so small steps away, and the loss falls behind; use "
+            "model.dtype bfloat16, whose rounded weights follow their float32 masters, or precision 32-true "
+            "(docs/half_precision.md)."
         )
