@@ -14,7 +14,8 @@ from fulgurite.models.routing import asks_for_balance
 
 __all__ = ["refuse_float16", "refuse_rate_finder", "say_what_is_left_out", "warn_of_small_rate"]
 
-_SMALL_RATE = 2e-6  # under bf16-mixed: DPO at 5e-7 fell behind float32, SFT and rewards at 1e-5 did not (docs/half_precision.md)
+# Under bf16-mixed: DPO at 5e-7 fell behind float32, SFT and rewards at 1e-5 did not (docs/half_precision.md).
+_SMALL_RATE = 2e-6
 
 
 def refuse_rate_finder(owner: str, trainer: Any) -> None:
