@@ -154,6 +154,7 @@ PUBLIC = {
         "RewardModule",
         "SFTModule",
         "SoRAModule",
+        "TaskEvaluation",
         "UltraFuserModule",
     ],
     "fulgurite.datamodules": [

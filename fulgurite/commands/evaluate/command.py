@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fulgurite.commands.evaluate.report import draw, prompts_shown, results_table, tasks_table, write_results
-from fulgurite.commands.evaluate.writers import in_process, served
 from fulgurite.commands.generate.command import load_model
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.judging.verdicts import How
-from fulgurite.evaluation.runner.plan import Plan
+from fulgurite.evaluation.runner.plan import Plan, plan_of
 from fulgurite.evaluation.runner.results import result_of
 from fulgurite.evaluation.runner.sampling import collect
 from fulgurite.evaluation.runner.scoring import rate
+from fulgurite.evaluation.runner.writers import in_process, served
 from fulgurite.evaluation.tasks import TASKS, Task, find_tasks
-from fulgurite.evaluation.tasks.rows import examples_of, items_of
 from fulgurite.generation.protocol import SamplingSettings
 
 __all__ = ["evaluate"]
@@ -123,25 +122,26 @@ def evaluate(
     begun = time.monotonic()
     paths, shot_paths = _each(path, chosen), _each(shots_path, chosen)
     how = How(sandbox, time_limit, workers)
+    drawn = SamplingSettings(1, temperature, top_p, top_k, repetition_penalty, seed=seed)
     plans = []
     for task in chosen:
         if phase != "generate" and not dry_run and task.judge is not None:
             task.judge.check(how)
-        count = (len(task.fixed) if task.kind == "answers" else 0) if shots is None else shots
-        settings = SamplingSettings(
-            max_new_tokens or task.max_new_tokens,
-            temperature,
-            top_p,
-            top_k,
-            repetition_penalty,
-            () if chat else task.stop,
-            seed=seed,
+        plans.append(
+            plan_of(
+                task,
+                paths[task.name],
+                Path(out or ".") / task.name,
+                drawn,
+                n=n,
+                limit=limit,
+                shots=shots,
+                shots_path=shot_paths[task.name],
+                chat=chat,
+                max_new_tokens=max_new_tokens,
+                on_bad_row=on_bad_row,
+            )
         )
-        if chat and not task.chat:
-            raise ValueError(f"evaluate: {task.name} is not asked in a chat; leave out --chat")
-        examples = examples_of(task, shot_paths[task.name], count)
-        found = items_of(task, paths[task.name], limit, on_bad_row)
-        plans.append(Plan(task, found, Path(out or ".") / task.name, settings, n, chat, examples, count))
     if phase != "score":
         if server is None and served_model is not None:
             raise ValueError(f"evaluate: --served_model {served_model} without --server; give the server's address")

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fulgurite.data.records.conversation import Turn
-from fulgurite.evaluation.tasks.rows import Items
+from fulgurite.evaluation.tasks.rows import Items, examples_of, items_of
 from fulgurite.evaluation.tasks.task import Item, Task
 from fulgurite.generation.protocol import SamplingSettings
 from fulgurite.whole_files import write_text
 
-__all__ = ["Plan", "text_hash"]
+__all__ = ["Plan", "plan_of", "text_hash"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,49 @@ class Plan:
             for item in self.items
         ]
         write_text(self.folder / "requests.jsonl", "\n".join(lines) + "\n")
+
+
+def plan_of(
+    task: Task,
+    path: str | None,
+    folder: Path,
+    drawn: SamplingSettings,
+    *,
+    n: int = 1,
+    limit: int | None = None,
+    shots: int | None = None,
+    shots_path: str | None = None,
+    chat: bool = False,
+    max_new_tokens: int | None = None,
+    on_bad_row: str = "few",
+) -> Plan:
+    """The plan of a task from what a user chose; its rows are read.
+
+    Args:
+        task: the task.
+        path: where its rows are, as items_of takes it.
+        folder: where its files go.
+        drawn: how answers are drawn; stop texts and the length are the task's.
+        n: samples of each item.
+        limit: the first so many items; None for all.
+        shots: examples before each prompt; None for as many as the task is defined with.
+        shots_path: a file of training rows from which the examples come.
+        chat: ask as a chat's user.
+        max_new_tokens: of an answer; None for the task's.
+        on_bad_row: "few", "skip" or "error", as items_of takes it.
+
+    Raises:
+        ValueError, FileNotFoundError: no rows, broken rows, or a task that is not asked in a chat.
+    """
+    if chat and not task.chat:
+        raise ValueError(f"evaluate: {task.name} is not asked in a chat; leave out chat")
+    count = (len(task.fixed) if task.kind == "answers" else 0) if shots is None else shots
+    settings = replace(
+        drawn, max_new_tokens=max_new_tokens or task.max_new_tokens, stop=() if chat else tuple(task.stop)
+    )
+    examples = examples_of(task, shots_path, count)
+    found = items_of(task, path, limit, on_bad_row)
+    return Plan(task, found, folder, settings, n, chat, examples, count)
 
 
 def plain(prompt: str | Sequence[Turn]) -> Any:

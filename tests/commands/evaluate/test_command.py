@@ -9,7 +9,7 @@ import pytest
 import fulgurite.commands.evaluate.command as command
 from fulgurite.cli import main
 from fulgurite.commands.evaluate.command import evaluate
-from fulgurite.commands.evaluate.writers import Writers
+from fulgurite.evaluation.runner.writers import Writers
 from tests.evaluation.runner.fakes import FakeBackend, FakeScorer
 
 PROGRAMS = [
