@@ -31,8 +31,9 @@ class TaskEvaluation(Callback):
     """Asks the module's network the questions of benchmarks, judges the answers, and logs the numbers.
 
     Metrics are called `test_TASK_METRIC` (or `val_…`), as in `test_gsm8k_accuracy`. Samples, scores and results.json go to
-    OUT/step-N-WEIGHTS, with the trainer's step and a hash of the weights; a run that was stopped goes on there. With several processes the first one works and
-    the others wait. Rows, prompts and judges are those of `fulgurite evaluate`, and so are the numbers.
+    OUT/step-N-WEIGHTS, with the trainer's step and a hash of the weights; a run that was stopped goes on there. With several
+    processes the first one works and the others wait. Rows, prompts and judges are those of `fulgurite evaluate`, and so are the
+    numbers.
 
     Args:
         tasks: names with commas between them, or a list of names; `fulgurite evaluate --list` shows all.

@@ -252,7 +252,11 @@ def test_space_without_end_is_passed_quickly(tmp_path: Path) -> None:
         ),
         ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
-        ("a.jsonl", gzip.compress(b'{"text": "a"}\n'), r"compressed by gzip; give it a name that ends in \.jsonl\.gz"),
+        (
+            "a.jsonl",
+            gzip.compress(b'{"text": "a"}\n', mtime=0),
+            r"compressed by gzip; give it a name that ends in \.jsonl\.gz",
+        ),
         ("a.csv", b"PK\x03\x04abc", "a zip archive; unpack it"),
     ],
 )
