@@ -54,7 +54,16 @@ setup(
         'triton>=3.5; platform_system == "Linux" and platform_machine == "x86_64"',
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.8", "ruff>=0.6", "mypy>=1.11", *SANDBOX],
+        # fastapi and uvicorn are what `transformers serve` needs, which tests start as the other side of the server backend.
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.8",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "fastapi>=0.115",
+            "uvicorn>=0.30",
+            *SANDBOX,
+        ],
         "sandbox": SANDBOX,
         # Benchmarks compare with TRL's fused head, of 1.14 and later (constraints.txt pins it); 0.24 is what goes with datasets 3.
         "peers": ["peft>=0.17", "trl>=0.24", 'liger-kernel>=0.5; platform_system == "Linux"'],

@@ -1,0 +1,85 @@
+"""`transformers serve` on a loopback port as the other side: the same answers and scores as in this process, greedily."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fulgurite.cli import main
+from fulgurite.data.playground.registry import BACKBONES
+from tests import forking
+
+pytest.importorskip("openai")
+pytest.importorskip("fastapi", reason="pip install fastapi uvicorn: transformers serve needs them")
+pytest.importorskip("uvicorn")
+pytestmark = pytest.mark.slow
+_SERVE = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The playground's base with its end tokens written down, as `fulgurite export` leaves a model."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    folder = tmp_path_factory.mktemp("model") / "base"
+    shutil.copytree(BACKBONES["playground"], folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")]
+    GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def address(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server, up to /v1."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said = tmp_path_factory.mktemp("server") / "said.txt"
+    words = ["serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32", model]
+    with said.open("w") as stream:
+        server = forking.popen(["-c", _SERVE, *words], stdout=stream, stderr=stream)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health", server, said)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.kill()
+
+
+def _wait_for(url: str, server: forking.Forked, said: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert server.poll() is None, said.read_text()
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError(said.read_text())
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["continued", "chat"])
+def test_a_served_model_has_the_scores_of_the_model_in_this_process(
+    tmp_path: Path, address: str, model: str, chat: bool
+) -> None:
+    shared = ["--tasks", "gsm8k", "--path", "builtin", "--limit", "6", "--max_new_tokens", "40", "--temperature", "0"]
+    shared += ["--chat", str(chat).lower()]
+    served = ["evaluate", "--server", address, "--served_model", model, *shared, "--out", str(tmp_path / "served")]
+    assert main(served) == 0
+    own = ["evaluate", "--model", model, "--dtype", "float32", *shared, "--out", str(tmp_path / "own")]
+    assert main(own) == 0
+    texts, scores = [], []
+    for folder in (tmp_path / "served", tmp_path / "own"):
+        lines = (folder / "gsm8k" / "samples.jsonl").read_text().splitlines()[1:]
+        texts.append({record["item"]: record["text"] for record in map(json.loads, lines)})
+        scores.append(json.loads((folder / "results.json").read_text())["results"]["gsm8k"]["numbers"])
+    assert len(texts[0]) == 6 and texts[0] == texts[1]
+    assert scores[0] == scores[1]
