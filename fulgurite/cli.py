@@ -2,8 +2,8 @@
 
 This file imports nothing heavy, so that `fulgurite`, `--help` and `--version` answer at once. The four verbs of
 Lightning run in `fulgurite.commands.fit.trainer`; every other verb is a typed function of `fulgurite.commands`, whose
-signature is its parser. Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 130 stopped by Ctrl-C,
-143 stopped by SIGTERM.
+signature is its parser. Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 129 the terminal was closed,
+130 stopped by Ctrl-C, 143 stopped by SIGTERM.
 """
 
 import contextlib
@@ -25,7 +25,12 @@ from fulgurite import __version__
 __all__ = ["VERBS", "Verb", "main"]
 
 
-_INTERRUPTED, _TERMINATED = 130, 143  # 128 and the signal's number, as a shell has it
+_INTERRUPTED, _TERMINATED, _HUNG_UP = 130, 143, 129  # 128 and the signal's number, as a shell has it
+_STOPPED: dict[int, int] = {
+    int(getattr(signal, name)): code
+    for name, code in (("SIGTERM", _TERMINATED), ("SIGHUP", _HUNG_UP))
+    if hasattr(signal, name)
+}
 _REFUSALS = re.compile(r"^ +- ([A-Z]\w+: .+)", re.MULTILINE)
 
 
@@ -89,7 +94,8 @@ def _help() -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"fulgurite: error: {message}\n")
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        sys.stderr.write(f"fulgurite: error: {message}\n")
     return code
 
 
@@ -133,25 +139,34 @@ def _dispatch(verb: str, rest: list[str]) -> None:
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     flags = {f"--{name}" for name, kind in function.__annotations__.items() if kind in (bool, "bool")}
     values = parser.instantiate_classes(parser.parse_args(_with_values(rest, flags)))
-    with _ended_by_sigterm():
-        function(**values.as_dict())
+    function(**values.as_dict())
+
+
+class _Stopped(SystemExit):
+    """SIGTERM or SIGHUP: ends the program as an error does, so that temporary files are removed."""
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM ends the program as an error does, so that temporary files are removed."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield  # not ours to change
+def _ended_by_signals() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise _Stopped. Signals that somebody else handles, or that are ignored (nohup), stay
+    what they are; once Lightning has taken SIGTERM over, which ends a fit behind the current batch, ours does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
 
-    def stop(*_: object) -> None:
-        raise SystemExit(_TERMINATED)
+    def stop(number: int, _: object) -> None:
+        if signal.getsignal(number) is stop:
+            raise _Stopped(_STOPPED[number])
 
-    signal.signal(signal.SIGTERM, stop)
+    ours = [number for number in _STOPPED if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _with_values(words: list[str], flags: set[str]) -> list[str]:
@@ -175,7 +190,11 @@ def _show_all_letters() -> None:
 def _guarded(run: Callable[[], None]) -> int:
     """Runs, and turns errors that the user can mend into one line; all others keep their traceback."""
     try:
-        run()
+        with _ended_by_signals():
+            run()
+    except _Stopped as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+        return _fail("the terminal was closed" if code == _HUNG_UP else "terminated", code)
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns one into the other
             return _fail("interrupted", _INTERRUPTED)

@@ -110,6 +110,8 @@ def evaluate(
     chosen = find_tasks([name.strip() for name in tasks.split(",") if name.strip()])
     if out is None and not dry_run:
         raise ValueError("evaluate: no --out was given; give a folder for samples and results")
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"evaluate: --out {out} is a file; give a folder for samples and results")
     for name, value, least in (("n", n, 1), ("limit", limit, 1), ("shots", shots, 0)):
         if value is not None and value < least:
             raise ValueError(f"evaluate: {name}={value}; give {least} or more")

@@ -8,6 +8,7 @@ killed, a file says which configuration belongs to which checkpoint, and a comma
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import sys
@@ -30,6 +31,7 @@ __all__ = ["RunConfig", "check_same_run"]
 
 _RUN = "fulgurite_run"  # of a checkpoint: the name of its run
 _FIRST_LINE = re.compile(r"# run ([0-9a-f]{16})\n?")
+_STOPPED = (129, 143)  # exit codes of SIGHUP and SIGTERM (fulgurite.cli)
 _WAITING = re.compile(r"config\.[0-9a-f]{16}\.yaml")
 
 
@@ -91,7 +93,7 @@ class RunConfig(SaveConfigCallback):
         self._lock.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Lets go of the folder; after Ctrl-C and SIGTERM says how to go on.
+        """Lets go of the folder; after Ctrl-C, SIGTERM and SIGHUP says how to go on.
 
         Args:
             trainer: the trainer
@@ -100,9 +102,12 @@ class RunConfig(SaveConfigCallback):
         """
         self._replaces_nothing(trainer)
         self._lock.release()
-        stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException) or (
+            isinstance(exception, SystemExit) and exception.code in _STOPPED
+        )
         if stopped and trainer.state.fn == TrainerFn.FITTING and trainer.is_global_zero:
-            sys.stderr.write(f"fulgurite: stopped at step {trainer.global_step}; {self._go_on(trainer)}\n")
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                sys.stderr.write(f"fulgurite: stopped at step {trainer.global_step}; {self._go_on(trainer)}\n")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file, or has it written with the first checkpoint where it replaces that of an earlier run.

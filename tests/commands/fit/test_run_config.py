@@ -129,7 +129,12 @@ def test_another_runs_checkpoint_is_no_resumption(here: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    ("sent", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+    ("sent", "code", "word"),
+    [
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGHUP, 129, "the terminal was closed"),
+    ],
 )
 def test_a_signal_ends_with_its_code_and_says_how_to_go_on(
     here: Path, sent: signal.Signals, code: int, word: str
