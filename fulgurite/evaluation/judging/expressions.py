@@ -202,6 +202,8 @@ class Comparer:
 class ExpressionJudge:
     """Compares an answer with the right expression."""
 
+    metric = "accuracy"
+
     def identity(self, how: How) -> dict[str, Any]:
         """Name, version, math-verify's version, and the limit on time."""
         from importlib.metadata import PackageNotFoundError, version

@@ -23,6 +23,8 @@ class ProgramJudge:
         language: of the programs.
     """
 
+    metric = "pass@1"
+
     def __init__(self, job: Callable[[Any, str], Job], language: str = "python") -> None:
         self.job, self.language = job, language
 

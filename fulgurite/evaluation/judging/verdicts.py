@@ -44,7 +44,13 @@ class How:
 
 
 class Judge(Protocol):
-    """Decides about answers of one task."""
+    """Decides about answers of one task.
+
+    Attributes:
+        metric: what the share of right answers is called: accuracy, or pass@1 of programs.
+    """
+
+    metric: str
 
     def identity(self, how: How) -> dict[str, Any]:
         """What verdicts depend on beside answer and target: plain data for JSON."""
@@ -70,6 +76,8 @@ class TextJudge:
         canonical: form in which answers count for majorities.
         version: counts up with every change of either.
     """
+
+    metric = "accuracy"
 
     def __init__(self, same: Callable[[str, Any], bool], canonical: Callable[[str], str], version: int = 1) -> None:
         self.same, self.canonical, self.version = same, canonical, version

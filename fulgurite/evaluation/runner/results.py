@@ -84,7 +84,7 @@ def result_of(plan: Plan, scored: Scored, ks: Sequence[int] | None = None) -> Ta
             counts["cut"] = cut
             warnings.append(f"{cut} items are longer than the model's window and lost their beginning")
     else:
-        numbers = _of_answers(scored, ks)
+        numbers = _of_answers(scored, ks, "accuracy" if plan.task.judge is None else plan.task.judge.metric)
         by_status = Counter(score["status"] for score in scored.scores if score is not None)
         counts.update(sorted(by_status.items()))
         warnings += _about_answers(plan, scored, counts)
@@ -113,8 +113,8 @@ def _of_choices(scored: Scored) -> dict[str, Number]:
     return {name: mean_of(found) for name, found in values.items()}
 
 
-def _of_answers(scored: Scored, ks: Sequence[int] | None) -> dict[str, Number]:
-    """accuracy (of all samples), pass@k and maj@k; items of which nothing is known are left out."""
+def _of_answers(scored: Scored, ks: Sequence[int] | None, metric: str) -> dict[str, Number]:
+    """The share of right samples under its name, pass@k and maj@k; items of which nothing is known are left out."""
     items: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for score in scored.scores:
         if score is not None:
@@ -123,7 +123,7 @@ def _of_answers(scored: Scored, ks: Sequence[int] | None) -> dict[str, Number]:
         return {}
     correct = {key: [score["correct"] for score in scores] for key, scores in items.items()}
     groups = {key: [score["group"] for score in scores] for key, scores in items.items()}
-    found = {"accuracy": mean_of([sum(marks) / len(marks) for marks in correct.values()])}
+    found = {metric: mean_of([sum(marks) / len(marks) for marks in correct.values()])}
     least, most = min(map(len, correct.values())), max(map(len, correct.values()))
     if most == 1:
         return found

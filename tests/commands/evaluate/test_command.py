@@ -85,7 +85,7 @@ def test_programs_in_the_sandbox_and_phases_apart(
     assert not (tmp_path / "out" / "results.json").exists()
     evaluate(phase="score", **given)
     found = results_of(tmp_path / "out")["humaneval"]
-    assert found["numbers"]["accuracy"]["value"] == 0.5
+    assert found["numbers"]["pass@1"]["value"] == 0.5
     assert found["counts"]["passed"] == found["counts"]["failed"] == 2
     scores = [json.loads(line) for line in (tmp_path / "out/humaneval/scores.jsonl").read_text().splitlines()[1:]]
     failed = next(score for score in scores if score["item"] == "HumanEval/1")

@@ -179,6 +179,8 @@ def test_scores_are_made_of_the_samples_that_are_there(tmp_path: Path) -> None:
 class Broken:
     """A judge that is broken for some samples."""
 
+    metric = "accuracy"
+
     def __init__(self) -> None:
         self.works = False
 
