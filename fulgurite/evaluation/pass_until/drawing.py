@@ -211,7 +211,8 @@ def _next(
     plan: Plan, draws: Mapping[str, ItemDraws], until: Until, troubles: Mapping[str, str]
 ) -> list[tuple[Item, int, int]]:
     """The next batches: item, number of the first draw, draws; those with the fewest draws first."""
-    wanted, total = [], 0
+    wanted: list[tuple[Item, int, int]] = []
+    total = 0
     open_items = [item for item in plan.items if draws[item.key].open(until) and item.key not in troubles]
     for item in sorted(open_items, key=lambda item: draws[item.key].drawn):
         start = draws[item.key].drawn
