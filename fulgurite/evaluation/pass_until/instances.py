@@ -11,15 +11,16 @@ Batches of tables are fitted together: arrays are [..., instances], with any lea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fulgurite.evaluation.pass_until.counts import Counts
-from fulgurite.evaluation.pass_until.estimators import Floats, Ints, simulate
+from fulgurite.evaluation.pass_until.estimators import Floats, Ints, simulate, unbiased
 from fulgurite.evaluation.pass_until.law import Prediction
 
-__all__ = ["InstanceFit", "fit_instances", "predict_instances"]
+__all__ = ["InstanceFit", "InstancePredictions", "fit_instances", "predict_instances"]
 
 _ROUNDS, _STEPS = 60, 3
 _SETTLED = 1e-4
@@ -117,13 +118,30 @@ def fit_instances(sizes: Floats, n: Ints, c: Ints, start: InstanceFit | None = N
     return InstanceFit(middle, theta[..., 0], theta[..., 1], covariance, mean, spread, rounds)
 
 
+@dataclass(frozen=True)
+class InstancePredictions:
+    """Fitted instances and what follows from them.
+
+    Attributes:
+        fit: the fit.
+        predictions: scores of other sizes.
+        deviance: Σ over fitted models of ((mean p̂ − mean fitted p) / its s.d. in the bootstrap)².
+        p_value: the share of bootstrap repeats with at least this deviance.
+    """
+
+    fit: InstanceFit
+    predictions: list[Prediction]
+    deviance: float
+    p_value: float
+
+
 def predict_instances(
     counts: Counts,
-    targets: dict[str, float],
-    truths: dict[str, tuple[float, float]] | None = None,
+    targets: Mapping[str, float],
+    truths: Mapping[str, tuple[float, float]] | None = None,
     repeats: int = 100,
     seed: int = 0,
-) -> tuple[InstanceFit, list[Prediction]]:
+) -> InstancePredictions:
     """Fits the instances of a series and predicts the score at other sizes.
 
     Args:
@@ -136,42 +154,39 @@ def predict_instances(
     fit = fit_instances(counts.sizes, counts.n, counts.c)
     rng = np.random.default_rng(seed)
     root = np.linalg.cholesky(fit.covariance)
-    theta = np.stack([fit.gamma, fit.kappa], -1) + (
-        root @ rng.standard_normal((repeats, *fit.gamma.shape, 2))[..., None]
-    ).squeeze(-1)
-    x = (np.log(counts.sizes) - fit.middle)[:, None]
-    rates = _rate(theta[:, None, :, 0] - np.exp(np.minimum(theta[:, None, :, 1], _STEEPEST)) * x)
+    noise = rng.standard_normal((repeats, *fit.gamma.shape, 2))
+    theta = np.stack([fit.gamma, fit.kappa], -1) + (root @ noise[..., None])[..., 0]
+    alpha = np.exp(np.minimum(theta[..., 1], _STEEPEST))
+
+    def true_rates(size: float) -> Floats:
+        return _rate(theta[..., 0] - alpha * (np.log(size) - fit.middle))
+
+    rates = np.stack([true_rates(size) for size in counts.sizes], 1)
     n, c = simulate(rates, counts.cap, counts.r, rng, rates.shape)
     again = fit_instances(counts.sizes, n, c, fit)
+    misses = unbiased(n, c, counts.r).mean(-1) - np.stack([again.rates(s).mean(-1) for s in counts.sizes], 1)
+    miss = counts.rates.mean(-1) - np.array([fit.rates(size).mean() for size in counts.sizes])
+    scale = misses.std(0) + 1e-300
+    deviance = float(((miss / scale) ** 2).sum())
+    by_chance = (((misses - misses.mean(0)) / scale) ** 2).sum(1)
     found = []
     for name, size in targets.items():
         pu = float(fit.rates(size).mean())
-        true_of_repeat = _rate(
-            theta[..., 0] - np.exp(np.minimum(theta[..., 1], _STEEPEST)) * (np.log(size) - fit.middle)
-        ).mean(-1)
         # Each repeat has its own truth: the error of its prediction, on the scale of log PU, is what the real one's may be.
-        error = np.log(again.rates(size).mean(-1)) - np.log(true_of_repeat)
+        error = np.log(again.rates(size).mean(-1)) - np.log(true_rates(size).mean(-1))
         low, high = (float(min(1.0, pu * np.exp(-at))) for at in np.percentile(error, (97.5, 2.5)))
-        prediction = Prediction(name, size, "instances", len(counts.models), pu, low, high)
+        prediction = Prediction(name, float(size), "instances", len(counts.models), pu, low, high)
         if truths and name in truths:
             truth, measured = truths[name]
             difference = pu * np.exp(-error) - truth - measured * rng.standard_normal(repeats)
             least, most = np.percentile(difference, (2.5, 97.5))
-            relative = (pu - truth) / truth if truth > 0 else None
-            prediction = Prediction(
-                name,
-                size,
-                "instances",
-                len(counts.models),
-                pu,
-                low,
-                high,
-                truth=truth,
-                relative_error=relative,
-                agrees=bool(least <= 0 <= most),
+            relative = float((pu - truth) / truth) if truth > 0 else None
+            prediction = replace(
+                prediction, truth=float(truth), relative_error=relative, agrees=bool(least <= 0 <= most)
             )
         found.append(prediction)
-    return fit, found
+    p_value = float((1 + (by_chance >= deviance).sum()) / (1 + repeats))
+    return InstancePredictions(fit, found, deviance, p_value)
 
 
 def _rate(f: Floats) -> Floats:

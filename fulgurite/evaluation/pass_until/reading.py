@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def read_counts(
     sizes: Mapping[str, float] | None = None,
     by: str = "size",
     task: str | None = None,
+    models: Sequence[str] | None = None,
 ) -> list[Count]:
     """The counts of one file, or of the folder of one `fulgurite evaluate` run.
 
@@ -35,20 +37,25 @@ def read_counts(
         sizes: sizes by model; needed where the file has no column for them. The model of a folder is the folder's name.
         by: "size" or "compute", the column that the law goes by.
         task: which task of a folder; None if it has only one.
+        models: names or patterns of the models that are read; None for all.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a column or a value is missing or no number; a folder of multiple choice or of no scores.
     """
     if path.is_dir():
-        return _of_run(path, sizes or {}, task)
+        return _of_run(path, sizes or {}, task) if _chosen(path.name, models) else []
     if not path.is_file():
         raise FileNotFoundError(f"scaling: {path}: no such file; give a .csv or .jsonl of counts, or a folder of evaluate")
     named = {name: (columns or {}).get(name, name) for name in COLUMNS}
     unknown = sorted({*(columns or {})} - {*COLUMNS})
     if unknown:
         raise ValueError(f"scaling: columns {', '.join(unknown)} were given; allowed are {', '.join(COLUMNS)}; correct --columns")
-    return [_count(row, named, sizes or {}, by, where) for where, row in _rows(path, named)]
+    return [
+        _count(row, named, sizes or {}, by, where)
+        for where, row in _rows(path, named)
+        if _chosen(str(row.get(named["model"])), models)
+    ]
 
 
 def read_size(text: object) -> float:
@@ -63,6 +70,10 @@ def read_size(text: object) -> float:
     word = str(text).strip().lower().replace("_", "")
     unit = _UNITS.get(word[-1:], None)
     return float(word[:-1]) * unit if unit else float(word)
+
+
+def _chosen(model: str, patterns: Sequence[str] | None) -> bool:
+    return patterns is None or any(fnmatchcase(model, pattern) for pattern in patterns)
 
 
 def _rows(path: Path, named: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
