@@ -68,6 +68,10 @@ VERBS = {
         "measure how closely answers follow the levels of objectives that are asked for",
         "fulgurite.commands.control.command:control",
     ),
+    "scaling": Verb(
+        "pass rates over a series of model sizes, the law that they follow, and whether it holds",
+        "fulgurite.commands.scaling.command:scaling",
+    ),
 }
 
 _EPILOG = """\
