@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fulgurite.commands.evaluate.report import draw, prompts_shown, results_table, tasks_table, write_results
+from fulgurite.commands.evaluate.until_passes import UntilResult, rates_table, size_of, write_counts
+from fulgurite.commands.evaluate.until_passes import draw as draw_rates
+from fulgurite.commands.evaluate.until_passes import result_of as result_until
 from fulgurite.commands.generate.command import load_model
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.judging.verdicts import How
+from fulgurite.evaluation.pass_until.drawing import Until, draw_until
+from fulgurite.evaluation.pass_until.estimators import special_functions
 from fulgurite.evaluation.runner.plan import Plan, plan_of
 from fulgurite.evaluation.runner.results import result_of
 from fulgurite.evaluation.runner.sampling import collect
@@ -34,6 +39,8 @@ def evaluate(
     phase: Literal["all", "generate", "score"] = "all",
     n: int = 1,
     k: str | None = None,
+    until_passes: int | None = None,
+    cap: int = 100_000,
     limit: int | None = None,
     shots: int | None = None,
     shots_path: str | None = None,
@@ -74,13 +81,15 @@ def evaluate(
         phase: all, or generate (samples only), or score (verdicts on samples that are there; takes no model).
         n: samples of each item; above 1 they are drawn, and pass@k and maj@k are reported.
         k: of pass@k and maj@k, with commas between; none takes 1, 10, 100 and n.
+        until_passes: draw each item until so many answers pass (2 or more), as PassUntil does; resolves rates that no fixed n does.
+        cap: draws of an item at most, with until_passes.
         limit: the first so many items of each task.
         shots: examples in front of each prompt; none takes what the task is defined with.
         shots_path: a file of training rows, from whose beginning the examples are taken; "gsm8k=FILE,…" for several tasks.
         chat: ask as a chat's user, with the chat template, in place of a text that is continued.
         template: auto, a template's name or a Jinja file; none takes the stored one.
         max_new_tokens: tokens of an answer at most; none takes the task's.
-        temperature: 0 takes the likeliest token each time; none takes 0 for one sample and 0.8 for several.
+        temperature: 0 takes the likeliest token each time; none takes 0 for one sample, 0.8 for several, 1 with until_passes.
         top_p: draw from the likeliest tokens that together have this probability.
         top_k: draw from that many tokens; 0 for all.
         repetition_penalty: above 1, tokens that stand there already become less likely.
@@ -116,7 +125,15 @@ def evaluate(
         if value is not None and value < least:
             raise ValueError(f"evaluate: {name}={value}; give {least} or more")
     ks = _numbers(k, n)
-    temperature = (0.0 if n == 1 else 0.8) if temperature is None else temperature
+    until = None if until_passes is None else Until(until_passes, cap)
+    if until is not None:
+        special_functions()
+        if n != 1 or k is not None or phase != "all":
+            raise ValueError(
+                "evaluate: --until_passes takes no --n, --k or --phase: how many draws are made depends on what passes"
+            )
+    if temperature is None:
+        temperature = 1.0 if until is not None else 0.0 if n == 1 else 0.8
     if n > 1 and temperature == 0:
         raise ValueError(
             f"evaluate: n={n} with temperature 0 would give the same answer {n} times; set temperature above 0, such as 0.8, or n=1"
@@ -160,6 +177,15 @@ def evaluate(
             for plan in plans:
                 say(prompts_shown(plan, writers.tokenizer))
             return
+        if until is not None:
+            size = None if server is not None else size_of(loaded.model)
+            name = str(served_model or adapter or model)
+            found = [
+                result_until(plan, draw_until(plan, writers.answers, until, how, overwrite), name, size)
+                for plan in plans
+            ]
+            _report_until(Path(out or "."), found, _given(locals()), time.monotonic() - begun)
+            return
         for plan, writer in [(plan, writers.of(plan.task)) for plan in plans]:
             _say_sampled(plan, collect(plan, writer, overwrite))
     elif dry_run:
@@ -170,12 +196,7 @@ def evaluate(
         return
     results = [result_of(plan, rate(plan, how, overwrite and phase == "score"), ks) for plan in plans]
     folder = Path(out or ".")
-    given = {
-        name: value
-        for name, value in locals().items()
-        if name
-        in ("tasks", "path", "model", "adapter", "server", "served_model", "n", "limit", "shots", "chat", "seed")
-    }
+    given = _given(locals())
     write_results(folder, results, given, time.monotonic() - begun)
     draw(results, folder / "results.png")
     say(results_table(results))
@@ -183,6 +204,25 @@ def evaluate(
         for warning in result.warnings:
             say(f"{result.task}: {warning}")
     say(f"results: {shortest(folder / 'results.json')}   picture: {shortest(folder / 'results.png')}")
+
+
+def _given(values: "dict[str, Any]") -> "dict[str, Any]":
+    """The options that are kept with the results."""
+    kept = ("tasks", "path", "model", "adapter", "server", "served_model", "n", "limit", "shots", "chat", "seed")
+    return {name: value for name, value in values.items() if name in (*kept, "until_passes", "cap")}
+
+
+def _report_until(folder: Path, results: "list[UntilResult]", given: "dict[str, Any]", seconds: float) -> None:
+    """Table, results.json, counts.csv of each task, picture."""
+    write_results(folder, results, given, seconds)
+    draw_rates(results, folder / "results.png")
+    say(rates_table(results))
+    for result in results:
+        for warning in result.warnings:
+            say(f"{result.task}: {warning}")
+    files = [shortest(write_counts(result)) for result in results]
+    say(f"results: {shortest(folder / 'results.json')}   picture: {shortest(folder / 'results.png')}")
+    say(f"counts, for fulgurite scaling: {'   '.join(files)}")
 
 
 def _say_sampled(plan: Plan, done: Any) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.table import Table
 
@@ -95,7 +95,16 @@ def results_table(results: Sequence[TaskResult]) -> Table:
     return table
 
 
-def write_results(folder: Path, results: Sequence[TaskResult], options: Mapping[str, Any], seconds: float) -> None:
+class _Result(Protocol):
+    """A task's outcome."""
+
+    @property
+    def task(self) -> str: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def write_results(folder: Path, results: Sequence[_Result], options: Mapping[str, Any], seconds: float) -> None:
     """Writes results.json.
 
     Args:

@@ -1,0 +1,62 @@
+"""`evaluate --until_passes`: from the command to rates, counts that `scaling` reads, and a picture; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fulgurite.adapters import LoRA, attach
+from fulgurite.cli import main
+from fulgurite.commands.evaluate.until_passes import size_of
+from fulgurite.evaluation.pass_until.counts import table_of
+from fulgurite.evaluation.pass_until.reading import read_counts
+
+pytest.importorskip("scipy")
+RUN = "evaluate --model playground --tasks gsm8k --path builtin --limit 3 --max_new_tokens 48 --batch_size 32".split()
+
+
+def test_the_playground(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*RUN, "--chat", "--until_passes", "2", "--cap", "128", "--out", str(tmp_path)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "pass rates, draws until 2 passes or 128" in said and "results.png" in said and "counts.csv" in said
+    assert (tmp_path / "results.png").stat().st_size > 5000
+    found = json.loads((tmp_path / "results.json").read_text())["results"]["gsm8k"]
+    rows = read_counts(tmp_path / "gsm8k" / "counts.csv")
+    assert [(row.n, row.c, row.r, row.cap) for row in rows] == [(i["n"], i["c"], 2, 128) for i in found["items"]]
+    assert sum(found["states"].values()) == 3 and found["states"]["open"] == 0
+    counts = table_of(rows)
+    assert counts.rates.mean() == pytest.approx(found["score"]["pu"])
+    assert 0 < rows[0].size < 857_216, "without the embedding"
+    before = (tmp_path / "gsm8k" / "draws.jsonl").read_text()
+    assert main(words) == 0
+    assert (tmp_path / "gsm8k" / "draws.jsonl").read_text() == before, "nothing is drawn twice"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--until_passes", "1"], "until_passes=1; give 2 or more"),
+        (["--until_passes", "2", "--n", "4"], "--until_passes takes no --n, --k or --phase"),
+        (["--until_passes", "2", "--temperature", "0"], "at temperature 0 every draw is the same"),
+    ],
+)
+def test_what_makes_no_sense(tmp_path: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, *more, "--out", str(tmp_path / "out")]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_the_size_is_without_embeddings_head_and_adapters() -> None:
+    for tied in (True, False):
+        config = LlamaConfig(
+            vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+            tie_word_embeddings=tied,
+        )  # fmt: skip
+        model = LlamaForCausalLM(config)
+        expected = sum(p.numel() for p in model.model.layers.parameters()) + model.model.norm.weight.numel()
+        assert size_of(model) == expected
+        attach(model, LoRA(rank=2))
+        assert size_of(model) == expected
