@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from fulgurite.evaluation.plugins.inspect_harness.batching import Batches
+pytest.importorskip("anyio")
 
-anyio = pytest.importorskip("anyio")
+import anyio
+
+from fulgurite.evaluation.plugins.inspect_harness.batching import Batches
 
 
 def test_requests_gather_while_a_batch_runs() -> None:

@@ -17,8 +17,7 @@ from inspect_ai.util import OutputLimitExceededError, SandboxUnavailableError, S
 from inspect_ai.util._sandbox import self_check
 from inspect_ai.util._sandbox.limits import override_max_exec_output_size
 
-import fulgurite.evaluation.plugins.inspect_harness.registry
-from fulgurite.evaluation.plugins.inspect_harness.environment import FulguriteSandbox
+from fulgurite.evaluation.plugins.inspect_harness.registry import FulguriteSandbox
 
 # The checks are functions that a module takes in, each with the fixture sandbox_env.
 globals().update({name: getattr(self_check, name) for name in self_check.__all__})
@@ -51,6 +50,13 @@ async def test_a_program_that_is_none(sandbox_env: Any) -> None:
     with pytest.raises(PermissionError):
         await sandbox_env.exec(["./text"])
     assert (await sandbox_env.exec(["no-such-command"])).returncode == 127
+
+
+async def test_what_the_tools_bash_and_python_run(sandbox_env: Any) -> None:
+    shell = await sandbox_env.exec(["bash", "--login", "-c", "echo $((6 * 7)) | tee kept"])
+    assert (shell.stdout, shell.stderr) == ("42\n", "")
+    told = await sandbox_env.exec(["bash", "--login", "-c", "python3 -"], input="print(open('kept').read() * 2)")
+    assert told.stdout == "42\n42\n\n"
 
 
 async def test_limits_and_users(sandbox_env: Any) -> None:

@@ -19,9 +19,9 @@ from inspect_ai.model import (
     get_model,
 )
 
-import fulgurite.evaluation.plugins.inspect_harness.registry
 from fulgurite.adapters import LoRA, attach
 from fulgurite.data.records.conversation import Turn
+from fulgurite.evaluation.plugins.inspect_harness import registry
 from fulgurite.evaluation.plugins.inspect_harness.tasks import CONTINUED
 from fulgurite.generation import SamplingSettings, TransformersBackend, load_for_generation
 
@@ -30,6 +30,7 @@ PROMPTS = [LONG, *(f"What is {i} + {i * 3}?{' Think about it.' * (i % 4)}" for i
 
 
 def made(name: str = "playground", **options: Any) -> Any:
+    assert registry.fulgurite is not None  # importing it is what makes the model known
     return get_model(f"fulgurite/{name}", memoize=False, **options)
 
 

@@ -15,11 +15,10 @@ pytest.importorskip("inspect_ai", reason="pip install 'fulgurite[inspect]'")
 import inspect_ai
 from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
-import fulgurite.evaluation.plugins.inspect_harness.registry
 from fulgurite.commands.evaluate.command import evaluate
 from fulgurite.evaluation.judging.verdicts import Verdict
+from fulgurite.evaluation.plugins.inspect_harness.registry import INSPECT_TASKS
 from fulgurite.evaluation.plugins.inspect_harness.scoring import as_plain, from_plain, verdict
-from fulgurite.evaluation.plugins.inspect_harness.tasks import INSPECT_TASKS
 from fulgurite.evaluation.tasks import TASKS, Item
 from fulgurite.evaluation.tasks.rows import items_of
 from tests.commands.evaluate.test_command import PROGRAMS, rows_file
