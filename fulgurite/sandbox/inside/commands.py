@@ -17,7 +17,7 @@ from typing import Any
 
 from .guards import confine, system
 
-__all__ = ["main"]
+__all__ = ["clear", "main", "unnamed"]
 
 
 def main(config: dict[str, Any]) -> None:
@@ -41,20 +41,21 @@ def main(config: dict[str, Any]) -> None:
     os._exit(0)
 
 
-def _unnamed(text: bytes = b"") -> int:
+def unnamed(text: bytes = b"") -> int:
     """A file without a name; it is gone with the last process that has it open."""
     name = f"stream-{os.urandom(8).hex()}"
     fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     os.unlink(name)
-    if text:
-        os.write(fd, text)
-        os.lseek(fd, 0, os.SEEK_SET)
+    left = memoryview(text)
+    while left:  # one write may take a part only, and the next one says that there is no room
+        left = left[os.write(fd, left) :]
+    os.lseek(fd, 0, os.SEEK_SET)
     return fd
 
 
 def _run(step: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """One command with its own limits; how it ended and the ends of its outputs."""
-    streams = [_unnamed(step["input"].encode("utf-8", "surrogatepass")), _unnamed(), _unnamed()]
+    streams = [unnamed(step["input"].encode("utf-8", "surrogatepass")), unnamed(), unnamed()]
     begun = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -65,7 +66,7 @@ def _run(step: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         os.killpg(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     seconds = time.monotonic() - begun
-    _clear(child, config)
+    clear(child, config)
     os.close(handle)
     texts = [_tail(fd, step["output"]) for fd in streams[1:]]
     for fd in streams:
@@ -90,7 +91,7 @@ def _become(step: dict[str, Any], streams: list[int], config: dict[str, Any]) ->
     os._exit(126)
 
 
-def _clear(child: int, config: dict[str, Any]) -> None:
+def clear(child: int, config: dict[str, Any]) -> None:
     """Kill what the command left behind, so that one run cannot disturb the next."""
     with contextlib.suppress(OSError):
         os.killpg(child, signal.SIGKILL)

@@ -51,6 +51,8 @@ def _role(config: dict[str, Any], control: int) -> None:
             from . import judge as role
         elif config["role"] == "candidate":
             from . import candidate as role  # type: ignore[no-redef]
+        elif config["role"] == "workspace":
+            from . import workspace as role  # type: ignore[no-redef]
         else:
             from . import commands as role  # type: ignore[no-redef]
         folder = "/tmp" if config["own_root"] else config["folder"]

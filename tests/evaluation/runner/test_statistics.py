@@ -78,3 +78,11 @@ def test_means() -> None:
 def test_the_error_of_humaneval() -> None:
     """66 % of 164 tasks: ± 3.7 points."""
     assert mean_of([1.0] * 108 + [0.0] * 56).error == pytest.approx(0.037, abs=5e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_an_interval_holds_its_mean(value: float) -> None:
+    """Rounding put the end of the interval of twelve zeros above 0, which the picture of the results refused."""
+    for count in range(1, 400):
+        found = mean_of([value] * count)
+        assert 0.0 <= found.low <= found.value <= found.high <= 1.0, count
