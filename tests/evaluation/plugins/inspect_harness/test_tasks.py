@@ -165,7 +165,7 @@ def test_as_fulgurite_evaluate(name: str, chat: bool, programs: str, tmp_path: P
         score = sample.scores["verdict"]
         assert (score.value, score.answer, score.metadata["status"]) == (own["correct"], own["answer"], own["status"])
     results = json.loads((tmp_path / "ours" / "results.json").read_text())["results"]
-    number = results[name]["numbers"][TASKS[task].judge.metric]
+    number = results[name]["numbers"][TASKS[name].judge.metric]
     assert accuracy(log) == pytest.approx(number["value"])
     assert any(sample.output.completion for sample in log.samples)
 
