@@ -137,7 +137,9 @@ def table_of(rows: Sequence[Count]) -> Counts:
     every = list(dict.fromkeys(row.instance for row in rows))
     common = [name for name in every if all((model, name) in cells for model in models)]
     if not common:
-        raise ValueError("scaling: no instance is counted for all models; give counts of the same instances for each model")
+        raise ValueError(
+            "scaling: no instance is counted for all models; give counts of the same instances for each model"
+        )
     notes = _notes(rows, cells, models, every, common)
 
     def array(name: str, kind: type) -> np.ndarray:
@@ -168,7 +170,9 @@ def table_of(rows: Sequence[Count]) -> Counts:
 def _check_row(row: Count) -> None:
     named = f"scaling: {row.where}: {row.model}, instance {row.instance}:"
     if row.n < 1 or not 0 <= row.c <= row.n:
-        raise ValueError(f"{named} n={row.n}, c={row.c} was given; allowed are n from 1 and c from 0 to n; correct the row")
+        raise ValueError(
+            f"{named} n={row.n}, c={row.c} was given; allowed are n from 1 and c from 0 to n; correct the row"
+        )
     if not (np.isfinite(row.size) and row.size > 0):
         raise ValueError(f"{named} size {row.size:g} was given; allowed are numbers above 0; correct the row")
     if row.r == 1:
@@ -214,9 +218,13 @@ def _notes(
     caps = {(row.r, row.cap) for row in rows if row.r}
     if len(caps) > 1:
         shown = [f"r={r} with cap {cap}" for r, cap in sorted(caps)]
-        notes.append(f"draws ended at different r or caps ({_listed(shown)}): the estimates stay unbiased, their errors differ")
+        notes.append(
+            f"draws ended at different r or caps ({_listed(shown)}): the estimates stay unbiased, their errors differ"
+        )
     if caps and any(not row.r for row in rows):
-        notes.append("some counts are of a fixed number of draws, some of draws until r passes; both are estimated without bias")
+        notes.append(
+            "some counts are of a fixed number of draws, some of draws until r passes; both are estimated without bias"
+        )
     return notes
 
 

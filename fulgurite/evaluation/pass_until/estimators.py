@@ -77,7 +77,9 @@ def unbiased(n: npt.ArrayLike, c: npt.ArrayLike, r: npt.ArrayLike = 0) -> Floats
     """
     n, c, r = _whole(n, c, r)
     if (r == 1).any():
-        raise ValueError("unbiased: r=1 was given; no useful unbiased estimate exists there; draw until 2 or more passes")
+        raise ValueError(
+            "unbiased: r=1 was given; no useful unbiased estimate exists there; draw until 2 or more passes"
+        )
     return np.where((r > 0) & (c == r), (r - 1) / np.maximum(n - 1, 1), c / n)
 
 

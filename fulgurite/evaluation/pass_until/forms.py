@@ -2,8 +2,8 @@
 
 With F = log(−log PU) over log N: a line is the scaling law; convex is slower than the law ("sub-scaling"), concave is faster
 ("super-scaling", accelerated emergence). Several steps that must all succeed give F = logsumexp_i(log c_i − α_i log N), which is
-convex; the best of several circuits gives F = min_i(log c_i − α_i log N), which is concave, as is a vote weighted by
-softmax(PU_i / τ). Weights proportional to PU_i are an option; that vote is not concave everywhere.
+convex; the best of several circuits gives F = min_i(log c_i − α_i log N), which is concave. A vote that weights the circuits by
+softmax(PU_i / τ) comes near to that for small τ; weights proportional to PU_i are an option. Neither is concave everywhere.
 
 The label comes from the curvature test alone: a weighted quadratic, whose coefficient has a bootstrap interval; where
 the points scatter around the quadratic by more than their errors, the interval is widened by that scatter. AICc only ranks the forms. No label is given below five sizes or where the interval contains zero.
@@ -63,6 +63,7 @@ class Form:
         name: linear, quadratic, two-circuit or multi-step.
         parameters: as fitted, over x = log N less its mean.
         deviance: Σ ((F − form) / s.e.)².
+        p_value: how often a χ² of (sizes − parameters) degrees of freedom is at least the deviance; None without such a degree.
         aicc: deviance + 2k + 2k(k + 1) / (sizes − k − 1); None where there are too few sizes for the k parameters.
         curve: [points], F as fitted.
     """
@@ -70,6 +71,7 @@ class Form:
     name: str
     parameters: tuple[float, ...]
     deviance: float
+    p_value: float | None
     aicc: float | None
     curve: tuple[float, ...]
 
@@ -176,7 +178,8 @@ def _form(name: str, parameters: Floats, curve: Floats, points: Points) -> Form:
     deviance = float((((points.f - curve) / points.error) ** 2).sum())
     k, sizes = len(parameters), len(points.f)
     aicc = deviance + 2 * k + 2 * k * (k + 1) / (sizes - k - 1) if sizes >= k + 2 else None
-    return Form(name, tuple(map(float, parameters)), deviance, aicc, tuple(map(float, curve)))
+    p_value = float(special_functions().chdtrc(sizes - k, deviance)) if sizes > k else None
+    return Form(name, tuple(map(float, parameters)), deviance, p_value, aicc, tuple(map(float, curve)))
 
 
 def _nonlinear(name: str, curve: Callable[[Floats], Floats], points: Points) -> Form:
@@ -189,7 +192,9 @@ def _nonlinear(name: str, curve: Callable[[Floats], Floats], points: Points) -> 
     for shift in (-0.7, 0.0, 0.7):
         for turn in (0.3, 1.0, 3.0):
             start = np.array([level + shift, slope + turn * abs(slope), level + shift, slope - turn * abs(slope)])
-            tried = least_squares(lambda p: np.clip((curve(p) - points.f) / points.error, -1e6, 1e6), start)
+            tried = least_squares(
+                lambda p: np.clip((curve(p) - points.f) / points.error, -1e6, 1e6), start, max_nfev=300
+            )
             if best is None or tried.cost < best.cost:
                 best = tried
     assert best is not None

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fulgurite.evaluation.pass_until.counts import Counts
-from fulgurite.evaluation.pass_until.datasets import coordinate, replicates, with_other_instances
+from fulgurite.evaluation.pass_until.datasets import coordinate, other_draws, other_instances
 from fulgurite.evaluation.pass_until.estimators import Floats
 
 __all__ = ["LEAST_SIZES", "Law", "Points", "Prediction", "fit_law", "held_out", "points_of", "predicted", "solver"]
@@ -150,9 +150,13 @@ def points_of(counts: Counts, repeats: int = 2000, seed: int = 0) -> Points:
     mean = rates.mean(1)
     error = np.sqrt(counts.variances.sum(1)) / rates.shape[1]
     if not counts.c.any():
-        raise ValueError(f"scaling: none of {int(counts.n.sum())} draws passed; no law can be fitted; draw more, or take an easier task")
+        raise ValueError(
+            f"scaling: none of {int(counts.n.sum())} draws passed; no law can be fitted; draw more, or take an easier task"
+        )
     if (counts.c == counts.n).all():
-        raise ValueError(f"scaling: all of {int(counts.n.sum())} draws passed; no law can be fitted; take a harder task")
+        raise ValueError(
+            f"scaling: all of {int(counts.n.sum())} draws passed; no law can be fitted; take a harder task"
+        )
     notes = []
     for i, model in enumerate(counts.models):
         if not 0 < mean[i] < 1:
@@ -162,16 +166,21 @@ def points_of(counts: Counts, repeats: int = 2000, seed: int = 0) -> Points:
                 "score leaves it out, the fit of instances uses it"
             )
         elif error[i] == 0:
-            notes.append(f"{model}: each instance passes always or never, so that its error is unknown; the fit of the task's score leaves it out")
+            notes.append(
+                f"{model}: each instance passes always or never, so that its error is unknown; the fit of the task's score leaves it out"
+            )
     kept = np.flatnonzero((mean > 0) & (mean < 1) & (error > 0))
     rng = np.random.default_rng(seed)
-    drawn = replicates(counts, rng, repeats)[:, kept]
     # A repeat without a pass has no F; it lies beyond every other one, and is put half a pass from zero.
     least = 0.5 / (counts.n[kept].max(1) * rates.shape[1])
     with np.errstate(invalid="ignore"):
         f, own, other = (
             coordinate(np.clip(values, least, 1 - least))
-            for values in (mean[kept], drawn.mean(-1), with_other_instances(drawn, rng))
+            for values in (
+                mean[kept],
+                other_draws(counts, rng, repeats)[:, kept],
+                other_instances(counts, rng, repeats)[:, kept],
+            )
         )
     scale = mean[kept] * np.abs(np.log(mean[kept]))
     return Points(

@@ -12,7 +12,16 @@ from fulgurite.evaluation.pass_until.counts import Counts
 from fulgurite.evaluation.pass_until.datasets import Score, scores, sizes_text
 from fulgurite.evaluation.pass_until.forms import Curvature, Form, Vote, compare_forms, curvature
 from fulgurite.evaluation.pass_until.instances import InstanceFit, predict_instances
-from fulgurite.evaluation.pass_until.law import LEAST_SIZES, Law, Points, Prediction, fit_law, held_out, points_of, predicted
+from fulgurite.evaluation.pass_until.law import (
+    LEAST_SIZES,
+    Law,
+    Points,
+    Prediction,
+    fit_law,
+    held_out,
+    points_of,
+    predicted,
+)
 from fulgurite.evaluation.pass_until.loss import LossFit, predict_by_loss
 
 __all__ = ["Study", "study_of"]
@@ -65,7 +74,9 @@ class Study:
             alpha = np.exp(self.instances.kappa)
             per_instance = {
                 "p_value": self.instances_p,
-                "log_c": dict(zip(self.counts.instances, self.instances.gamma + alpha * self.instances.middle, strict=True)),
+                "log_c": dict(
+                    zip(self.counts.instances, self.instances.gamma + alpha * self.instances.middle, strict=True)
+                ),
                 "alpha": dict(zip(self.counts.instances, map(float, alpha), strict=True)),
             }
         return {
@@ -122,7 +133,9 @@ def study_of(
         notes.append(
             f"no law is fitted: {len(mine.f)} sizes have a score between 0 and 1, and a line that can be tested needs {LEAST_SIZES}"
         )
-        return Study(counts, found, points, names, None, [], [], None, [], None, None, None, "not tested", notes[-1:], notes[:-1])
+        return Study(
+            counts, found, points, names, None, [], [], None, [], None, None, None, "not tested", notes[-1:], notes[:-1]
+        )
     law = fit_law(mine)
     bend = curvature(mine)
     targets = {counts.models[i]: float(counts.sizes[i]) for i in range(len(counts.models)) if i not in chosen}
@@ -139,6 +152,12 @@ def study_of(
             held += predict_instances(less, {name: float(own.sizes[last])}, truths, instance_repeats, seed).predictions
     loss, more, said = predict_by_loss(own, by_instances.fit, targets, truths)
     notes += said
+    forms = compare_forms(mine, vote, temperature)
+    testable = [form.p_value for form in forms if form.p_value is not None]
+    if testable and max(testable) < _REJECTED:
+        notes.append(
+            f"none of the {len(testable)} forms fits within the errors of the points (the best p is {max(testable):.2g}); AICc only ranks them"
+        )
     verdict, reasons = _verdict(law, bend, [at for at in held if at.fit == "task"])
     if by_instances.p_value < _REJECTED:
         reasons.append(
@@ -154,7 +173,7 @@ def study_of(
         held,
         predictions + more,
         bend,
-        compare_forms(mine, vote, temperature),
+        forms,
         by_instances.fit,
         by_instances.p_value,
         loss,
