@@ -1,6 +1,8 @@
 """Study: are the statistics of `fulgurite scaling` right, by simulation, and what do they say of the Pythia counts?
 
-    python -m benchmarks.studies.passuntil [--parts estimators,intervals,law,instances,published,pythia,replay] [--repeats 400] [--json FILE]
+    python -m benchmarks.studies.passuntil [--parts law,replay] [--repeats 400] [--json FILE]
+
+Parts: estimators, intervals, law, instances, published, pythia, replay; all of them unless some are named.
 
 The Pythia counts are read from FULGURITE_REAL_DATA, or ../shared/data beside the checkout.
 """

@@ -42,8 +42,8 @@ def scaling(
     """Pass rates of a series of models, the scaling law of the task, whether it holds, and what it predicts.
 
     Args:
-        counts: files with commas between, .csv or .jsonl with the columns model, size, instance, n, c and, where there are such, r, cap,
-            loss, compute, settings, grader; or folders of `fulgurite evaluate`, one a model.
+        counts: files with commas between, .csv or .jsonl with the columns model, size, instance, n, c and, where there are such,
+            r, cap, loss, compute, settings, grader; or folders of `fulgurite evaluate`, one a model.
         out: folder for scaling.json and the pictures.
         columns: the files' own names of these columns, as '{"model": "Model Nickname", "n": "Num. Samples"}'.
         sizes: sizes by model where no column has them, as '{"small": "70M", "large": 1.4e9}'; parameters without embeddings.

@@ -27,7 +27,9 @@ def draw(study: Study, folder: Path, by: str) -> list[Path]:
     panels = {"pu": _scores, "f": _coordinates, "instances": _instances, "predictions": _predictions}
     files = []
     for name, panel in panels.items():
-        if name != "pu" and study.law is None or name == "predictions" and not (study.held_out or study.predictions):
+        if name != "pu" and study.law is None:
+            continue
+        if name == "predictions" and not (study.held_out or study.predictions):
             continue
         figure, axes = _figure()
         panel(axes, study)

@@ -91,8 +91,8 @@ def coordinate(pu: Floats | float) -> Floats:
 def other_draws(counts: Counts, rng: np.random.Generator, repeats: int) -> Floats:
     """Scores as other draws on the same instances would give them, [repeats, models]: the parametric bootstrap of counts.
 
-    Draws until r passes scatter with the square of the rate, so that simulating with estimated rates, which scatter themselves, gives
-    too wide a distribution. It is therefore scaled to the unbiased estimate of its variance.
+    Draws until r passes scatter with the square of the rate, so that simulating with estimated rates, which scatter themselves,
+    gives too wide a distribution. It is therefore scaled to the unbiased estimate of its variance.
 
     Args:
         counts: the table, whose plans of sampling are used again.
@@ -138,6 +138,7 @@ def scores(counts: Counts, repeats: int = 2000, seed: int = 0) -> list[Score]:
     old = published(counts.n, counts.c, counts.r).mean(1)
     found = []
     for i, model in enumerate(counts.models):
+        task_low, task_high = map(float, np.percentile(other[:, i], _LEVEL))
         pu = float(rates[i].mean())
         measured = float(np.sqrt(spread[i].sum()) / items)
         total = float(rates[i].var(ddof=1) / items) if items > 1 else float("nan")
@@ -156,7 +157,8 @@ def scores(counts: Counts, repeats: int = 2000, seed: int = 0) -> list[Score]:
                 float(np.sqrt(max(0.0, total - measured**2))) if items > 1 else float("nan"),
                 low,
                 high,
-                *map(float, np.percentile(other[:, i], _LEVEL)),
+                task_low,
+                task_high,
                 f if defined else None,
                 float(measured / (pu * abs(np.log(pu)))) if defined else None,
                 None if logs is None else float(logs[i]),

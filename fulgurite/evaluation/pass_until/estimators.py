@@ -110,7 +110,8 @@ def log_rate(n: npt.ArrayLike, r: npt.ArrayLike) -> tuple[Floats, Floats]:
     special = special_functions()
     n, r = np.asarray(n, float), np.asarray(r, float)
     value = special.digamma(r) - special.digamma(n)
-    return value, special.polygamma(1, r) - special.polygamma(1, n)
+    spread = special.polygamma(1, r) - special.polygamma(1, n)
+    return np.asarray(value, np.float64), np.asarray(spread, np.float64)
 
 
 def interval(n: npt.ArrayLike, c: npt.ArrayLike, r: npt.ArrayLike = 0, level: float = 0.95) -> tuple[Floats, Floats]:

@@ -5,8 +5,9 @@ With F = log(−log PU) over log N: a line is the scaling law; convex is slower 
 convex; the best of several circuits gives F = min_i(log c_i − α_i log N), which is concave. A vote that weights the circuits by
 softmax(PU_i / τ) comes near to that for small τ; weights proportional to PU_i are an option. Neither is concave everywhere.
 
-The label comes from the curvature test alone: a weighted quadratic, whose coefficient has a bootstrap interval; where
-the points scatter around the quadratic by more than their errors, the interval is widened by that scatter. AICc only ranks the forms. No label is given below five sizes or where the interval contains zero.
+The label comes from the curvature test alone: a weighted quadratic, whose coefficient has a bootstrap interval. Where the points
+scatter around the quadratic by more than their errors, the interval is widened by that scatter. AICc only ranks the forms. No label
+is given below five sizes or where the interval contains zero.
 """
 
 from __future__ import annotations

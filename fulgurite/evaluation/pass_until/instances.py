@@ -107,12 +107,14 @@ def fit_instances(sizes: Floats, n: Ints, c: Ints, start: InstanceFit | None = N
         theta = np.broadcast_to(np.stack([start.gamma, start.kappa], -1), (*shape, 2)).copy()
         mean = np.broadcast_to(start.mean, (*shape[:-1], 2)).copy()
         spread = np.broadcast_to(start.spread, (*shape[:-1], 2, 2)).copy()
+    most = _ROUNDS if start is None else _ROUNDS_AGAIN
     rounds = 0
-    for rounds in range(1, (_ROUNDS if start is None else _ROUNDS_AGAIN) + 1):
+    while rounds < most:
+        rounds += 1
         precision = np.linalg.inv(spread)
         for _ in range(_STEPS):
             theta = _step(theta, x, n, c, mean, precision)
-        covariance = np.linalg.inv(_information(theta, x, n) + precision[..., None, :, :])
+        covariance = np.asarray(np.linalg.inv(_information(theta, x, n) + precision[..., None, :, :]), float)
         before = mean
         mean = theta.mean(-2)
         off = theta - mean[..., None, :]

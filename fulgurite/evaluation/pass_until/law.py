@@ -151,7 +151,8 @@ def points_of(counts: Counts, repeats: int = 2000, seed: int = 0) -> Points:
     error = np.sqrt(counts.variances.sum(1)) / rates.shape[1]
     if not counts.c.any():
         raise ValueError(
-            f"scaling: none of {int(counts.n.sum())} draws passed; no law can be fitted; draw more, or take an easier task"
+            f"scaling: none of {int(counts.n.sum())} draws passed; no law can be fitted; draw more, or take an "
+            "easier task"
         )
     if (counts.c == counts.n).all():
         raise ValueError(
@@ -162,12 +163,13 @@ def points_of(counts: Counts, repeats: int = 2000, seed: int = 0) -> Points:
         if not 0 < mean[i] < 1:
             share = "no" if mean[i] == 0 else "every"
             notes.append(
-                f"{model}: {share} draw of {int(counts.n[i].sum())} passed, so that log(−log PU) does not exist; the fit of the task's "
-                "score leaves it out, the fit of instances uses it"
+                f"{model}: {share} draw of {int(counts.n[i].sum())} passed, so that log(−log PU) does not exist; the fit of the "
+                "task's score leaves it out, the fit of instances uses it"
             )
         elif error[i] == 0:
             notes.append(
-                f"{model}: each instance passes always or never, so that its error is unknown; the fit of the task's score leaves it out"
+                f"{model}: each instance passes always or never, so that its error is unknown; the fit of the task's "
+                "score leaves it out"
             )
     kept = np.flatnonzero((mean > 0) & (mean < 1) & (error > 0))
     rng = np.random.default_rng(seed)
@@ -209,7 +211,8 @@ def fit_law(points: Points) -> Law:
     """
     if len(points.f) < LEAST_SIZES:
         raise ValueError(
-            f"scaling: {len(points.f)} sizes with a score between 0 and 1 were given; the law needs {LEAST_SIZES} or more; count more models"
+            f"scaling: {len(points.f)} sizes with a score between 0 and 1 were given; the law needs {LEAST_SIZES} or more; "
+            "count more models"
         )
     middle = np.log(points.sizes).mean()
     columns = np.stack([np.ones_like(points.f), np.log(points.sizes) - middle], 1)

@@ -5,9 +5,9 @@ log ℓ), and over the well-measured pairs of instance and size
 
     log(−log p) = u + v log ℓ + e_s,    e_s normal over instances
 
-The regression is pooled; e_s is shrunk by its own variance. The paper (arXiv 2310.03262, Section 5.4) maps loss to PU too, in a form
-that it does not make plain, and says that one sample's loss has no one-to-one relation to its PU: this is our own form, and its
-scatter over instances (`between`) goes into the predicted mean.
+The regression is pooled. The paper (arXiv 2310.03262, Section 5.4) maps loss to PU too, in a form that it does not make plain, and
+says that one sample's loss has no one-to-one relation to its PU. This is our own form; its scatter over instances (`between`) goes
+into the predicted mean.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def read_size(text: object) -> float:
         ValueError: it is no number.
     """
     word = str(text).strip().lower().replace("_", "")
-    unit = _UNITS.get(word[-1:], None)
+    unit = _UNITS.get(word[-1:])
     return float(word[:-1]) * unit if unit else float(word)
 
 

@@ -156,7 +156,8 @@ def study_of(
     testable = [form.p_value for form in forms if form.p_value is not None]
     if testable and max(testable) < _REJECTED:
         notes.append(
-            f"none of the {len(testable)} forms fits within the errors of the points (the best p is {max(testable):.2g}); AICc only ranks them"
+            f"none of the {len(testable)} forms fits within the errors of the points (the best p is {max(testable):.2g}); "
+            "AICc only ranks them"
         )
     verdict, reasons = _verdict(law, bend, [at for at in held if at.fit == "task"])
     if by_instances.p_value < _REJECTED:
@@ -197,8 +198,8 @@ def _verdict(
     for one in held:
         if one.agrees is False and one.truth is not None:
             against.append(
-                f"{one.model} held out: {one.pu:.4g} is predicted from {one.fitted} smaller sizes ({one.low:.4g} to {one.high:.4g}), "
-                f"{one.truth:.4g} was measured"
+                f"{one.model} held out: {one.pu:.4g} is predicted from {one.fitted} smaller sizes ({one.low:.4g} to {one.high:.4g})"
+                f", {one.truth:.4g} was measured"
             )
     if against:
         return "rejected", against

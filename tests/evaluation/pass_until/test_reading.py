@@ -57,7 +57,7 @@ def test_bad_csv(tmp_path, text, told):
 
 
 def test_other_bad_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file; give a .csv or .jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"no such file; give a \.csv or \.jsonl"):
         read_counts(tmp_path / "nowhere.csv")
     with pytest.raises(ValueError, match="line 1: no JSON"):
         read_counts(written(tmp_path, "{", "a.jsonl"))
@@ -114,7 +114,7 @@ def test_folders_of_evaluate(tmp_path):
 
 
 def test_folders_that_hold_no_counts(tmp_path):
-    sizes = {name: 1e6 for name in ("greedy", "part", "choice", "good")}
+    sizes = dict.fromkeys(("greedy", "part", "choice", "good"), 1e6)
     with pytest.raises(ValueError, match=r"holds no TASK/scores.jsonl"):
         read_counts(tmp_path)
     with pytest.raises(ValueError, match="temperature 0, where each draw is the same"):
