@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from fulgurite.evaluation.pass_until.estimators import Floats, special_functions
-from fulgurite.evaluation.pass_until.law import LEAST_SIZES, Points, solver
+from fulgurite.evaluation.pass_until.law import LEAST_SIZES, Points, solver, two_sided
 
 __all__ = ["VOTES", "Curvature", "Form", "Vote", "compare_forms", "curvature", "multi_step", "two_circuits"]
 
@@ -37,7 +37,7 @@ class Curvature:
         value: coefficient of (log N)² in F.
         low: lower end of its 95 % interval.
         high: upper end.
-        p_value: how often chance alone scatters the points this far from the quadratic.
+        p_value: of the value, two-sided.
         widened: factor by which the interval was widened because the points scatter around the quadratic, too; 1 if they do not.
         label: "convex (sub-scaling)", "concave (super-scaling)", or "none".
         reason: why this label, or why none.
@@ -93,18 +93,19 @@ def curvature(points: Points) -> Curvature | None:
     columns = np.stack([np.ones_like(x), x, x * x], 1)
     solve = solver(columns, points.error)
     value = float(solve[2] @ points.f)
-    low, high = np.percentile(points.drawn @ solve[2], (2.5, 97.5))
-    p_value, widened = 1.0, 1.0
+    drawn, widened = points.drawn @ solve[2], 1.0
     if len(x) > 3:
         leftover = np.eye(len(x)) - columns @ solve
         deviance = float((((leftover @ points.f) / points.error) ** 2).sum())
         noise = points.drawn - points.drawn.mean(0)
         by_chance = (((noise @ leftover.T) / points.error) ** 2).sum(1)
-        p_value = float((1 + (by_chance >= deviance).sum()) / (1 + len(by_chance)))
-        if p_value < _REJECTED:  # then the scatter itself is the only measure of the error (Birge 1932)
+        if (1 + (by_chance >= deviance).sum()) / (
+            1 + len(by_chance)
+        ) < _REJECTED:  # then the scatter itself is the only measure of the error (Birge 1932)
             freedom = len(x) - 3
             widened = max(1.0, float(np.sqrt(deviance / freedom) * special_functions().stdtrit(freedom, 0.975) / 1.96))
-    low, high = float(value + (low - value) * widened), float(value + (high - value) * widened)
+    drawn = value + (drawn - value) * widened
+    low, high = map(float, np.percentile(drawn, (2.5, 97.5)))
     side = "convex (sub-scaling)" if value > 0 else "concave (super-scaling)"
     if len(x) < _SIZES_FOR_LABEL:
         label, reason = "none", f"{len(x)} sizes are fewer than the {_SIZES_FOR_LABEL} that a label needs"
@@ -114,7 +115,7 @@ def curvature(points: Points) -> Curvature | None:
         label, reason = side, f"the interval of the curvature, {low:.4f} to {high:.4f}, lies on one side of zero"
     if widened > 1:
         reason += f", widened {widened:.1f} times because the points scatter around the quadratic as well"
-    return Curvature(value, low, high, p_value, widened, label, reason)
+    return Curvature(value, low, high, two_sided(drawn), widened, label, reason)
 
 
 def compare_forms(points: Points, vote: Vote = "softmax", temperature: float = 1.0) -> list[Form]:

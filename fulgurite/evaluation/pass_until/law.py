@@ -21,7 +21,18 @@ from fulgurite.evaluation.pass_until.counts import Counts
 from fulgurite.evaluation.pass_until.datasets import coordinate, other_draws, other_instances
 from fulgurite.evaluation.pass_until.estimators import Floats
 
-__all__ = ["LEAST_SIZES", "Law", "Points", "Prediction", "fit_law", "held_out", "points_of", "predicted", "solver"]
+__all__ = [
+    "LEAST_SIZES",
+    "Law",
+    "Points",
+    "Prediction",
+    "fit_law",
+    "held_out",
+    "points_of",
+    "predicted",
+    "solver",
+    "two_sided",
+]
 
 LEAST_SIZES = 3  # of a line that can be tested
 
@@ -115,6 +126,7 @@ class Prediction:
         truth: the measured score; None where there is none.
         relative_error: (pu − truth) / truth; None without truth.
         agrees: whether the difference is within its 95 % interval, errors of both sides counted; None without truth.
+        p_value: of that difference, two-sided; None without truth.
     """
 
     model: str
@@ -129,6 +141,7 @@ class Prediction:
     truth: float | None = None
     relative_error: float | None = None
     agrees: bool | None = None
+    p_value: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -266,8 +279,27 @@ def predicted(law: Law, model: str, size: float, points: Points | None = None) -
     difference = np.log(of(law.drawn)) + np.exp(points.drawn[:, place])
     least, most = np.percentile(difference, (2.5, 97.5))
     return Prediction(
-        model, size, "task", len(law.models), pu, *ends, truth, (pu - truth) / truth, bool(least <= 0 <= most)
+        model,
+        size,
+        "task",
+        len(law.models),
+        pu,
+        *ends,
+        truth,
+        (pu - truth) / truth,
+        bool(least <= 0 <= most),
+        two_sided(difference),
     )
+
+
+def two_sided(values: Floats) -> float:
+    """How often a bootstrap is on the far side of zero, both sides counted.
+
+    Args:
+        values: of the repeats.
+    """
+    repeats = len(values)
+    return float(min(1.0, 2 * (1 + min((values <= 0).sum(), (values >= 0).sum())) / (1 + repeats)))
 
 
 def held_out(points: Points, most: int = 2) -> list[Prediction]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from fulgurite.evaluation.pass_until.law import (
 )
 from fulgurite.evaluation.pass_until.loss import LossFit, predict_by_loss
 
-__all__ = ["Study", "study_of"]
+__all__ = ["Study", "study_of", "verdict_of"]
 
 _REJECTED = 0.05
 
@@ -159,7 +159,7 @@ def study_of(
             f"none of the {len(testable)} forms fits within the errors of the points (the best p is {max(testable):.2g}); "
             "AICc only ranks them"
         )
-    verdict, reasons = _verdict(law, bend, [at for at in held if at.fit == "task"])
+    verdict, reasons = verdict_of(law, bend, [at for at in held if at.fit == "task"])
     if by_instances.p_value < _REJECTED:
         reasons.append(
             f"the laws of the instances do not give the measured scores either (deviance {by_instances.deviance:.1f} over "
@@ -184,28 +184,35 @@ def study_of(
     )
 
 
-def _verdict(
-    law: Law, bend: Curvature | None, held: list[Prediction]
-) -> tuple[Literal["rejected", "not rejected", "not tested"], list[str]]:
-    against = []
-    if law.p_value < _REJECTED:
-        against.append(
-            f"the points scatter around the line by more than their errors (deviance {law.deviance:.1f} with {len(law.models) - 2} "
-            f"degrees of freedom, p = {law.p_value:.3g})"
+def verdict_of(
+    law: Law, bend: Curvature | None, held: Sequence[Prediction]
+) -> tuple[Literal["rejected", "not rejected"], list[str]]:
+    """Whether the law holds for the task's score: each of the tests has its share of 5 % (Bonferroni), and one is enough.
+
+    Args:
+        law: the line.
+        bend: the curvature test.
+        held: sizes that were held out.
+    """
+    tests = [
+        (
+            law.p_value,
+            f"the points scatter around the line by more than their errors (deviance {law.deviance:.1f} with "
+            f"{len(law.models) - 2} degrees of freedom, p = {law.p_value:.2g})",
         )
-    if bend is not None and bend.label != "none":
-        against.append(f"the points are {bend.label}: {bend.reason}")
+    ]
+    if bend is not None:
+        named = bend.label if bend.label != "none" else ("convex" if bend.value > 0 else "concave")
+        tests.append((bend.p_value, f"the points are {named} (p = {bend.p_value:.2g}): {bend.reason}"))
     for one in held:
-        if one.agrees is False and one.truth is not None:
-            against.append(
-                f"{one.model} held out: {one.pu:.4g} is predicted from {one.fitted} smaller sizes ({one.low:.4g} to {one.high:.4g})"
-                f", {one.truth:.4g} was measured"
+        if one.p_value is not None:
+            told = (
+                f"{one.model} held out: {one.pu:.4g} is predicted from {one.fitted} smaller sizes ({one.low:.4g} to "
+                f"{one.high:.4g}), {one.truth:.4g} was measured (p = {one.p_value:.2g})"
             )
+            tests.append((one.p_value, told))
+    against = [told for p_value, told in tests if p_value < _REJECTED / len(tests)]
     if against:
         return "rejected", against
-    told = [f"the scatter around the line is within its errors (p = {law.p_value:.3g})"]
-    if bend is not None:
-        told.append(f"no curvature is shown: {bend.reason}")
-    if held:
-        told.append(f"{len(held)} sizes held out lie within their intervals")
-    return "not rejected", told
+    least = min(p_value for p_value, _ in tests)
+    return "not rejected", [f"of {len(tests)} tests the one that speaks most against it has p = {least:.2g}"]
