@@ -14,6 +14,7 @@ from fulgurite.commands.scaling.pictures import draw
 from fulgurite.commands.scaling.report import forms_table, predictions_table, scores_table
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.pass_until.counts import table_of
+from fulgurite.evaluation.pass_until.datasets import sizes_text
 from fulgurite.evaluation.pass_until.estimators import special_functions
 from fulgurite.evaluation.pass_until.reading import read_counts, read_size
 from fulgurite.evaluation.pass_until.study import study_of
@@ -30,8 +31,8 @@ def scaling(
     by: Literal["size", "compute"] = "size",
     models: list[str] | None = None,
     task: str | None = None,
-    fit_up_to: str | None = None,
-    predict: list[str] | None = None,
+    fit_up_to: str | float | None = None,
+    predict: list[str | float] | None = None,
     vote: Literal["softmax", "proportional", "majority"] = "softmax",
     temperature: float = 1.0,
     repeats: int = 2000,
@@ -41,8 +42,8 @@ def scaling(
     """Pass rates of a series of models, the scaling law of the task, whether it holds, and what it predicts.
 
     Args:
-        counts: files with commas between, .csv or .jsonl with the columns model, size, instance, n, c and, where there are such, r, cap,
-            loss, compute, settings, grader; or folders of `fulgurite evaluate`, one a model.
+        counts: files with commas between, .csv or .jsonl with the columns model, size, instance, n, c and, where there are such,
+            r, cap, loss, compute, settings, grader; or folders of `fulgurite evaluate`, one a model.
         out: folder for scaling.json and the pictures.
         columns: the files' own names of these columns, as '{"model": "Model Nickname", "n": "Num. Samples"}'.
         sizes: sizes by model where no column has them, as '{"small": "70M", "large": 1.4e9}'; parameters without embeddings.
@@ -64,13 +65,17 @@ def scaling(
     if temperature <= 0:
         raise ValueError(f"scaling: temperature={temperature} was given; allowed are numbers above 0; correct it")
     limit = None if fit_up_to is None else _size("fit_up_to", fit_up_to)
-    targets = {str(text): _size("predict", text) for text in predict or []}
+    targets = {sizes_text([size])[0]: size for size in (_size("predict", text) for text in predict or [])}
     known = {name: _size("sizes", value) for name, value in (sizes or {}).items()}
     paths = [Path(word.strip()) for word in counts.split(",") if word.strip()]
     if not paths:
-        raise ValueError("scaling: no counts were given; give --counts with .csv or .jsonl files, or folders of evaluate")
+        raise ValueError(
+            "scaling: no counts were given; give --counts with .csv or .jsonl files, or folders of evaluate"
+        )
     if by == "compute" and any(path.is_dir() for path in paths):
-        raise ValueError("scaling: by=compute with a folder of evaluate, which tells no compute; give its compute as --sizes and by=size")
+        raise ValueError(
+            "scaling: by=compute with a folder of evaluate, which tells no compute; give its compute as --sizes and by=size"
+        )
     rows = [row for path in paths for row in read_counts(path, columns, known, by, task, models)]
     if not rows:
         raise ValueError(f"scaling: no model matches --models {', '.join(models or [])}; correct the patterns")
@@ -100,7 +105,11 @@ def scaling(
         say(predictions_table(study), forms_table(study))
     for note in study.notes:
         say(f"note: {note}")
-    verdict = {"rejected": "the law does not hold here", "not rejected": "the law is not rejected", "not tested": "the law was not tested"}
+    verdict = {
+        "rejected": "the law does not hold here",
+        "not rejected": "the law is not rejected",
+        "not tested": "the law was not tested",
+    }
     say(f"{verdict[study.verdict]}: {'; '.join(study.reasons)}")
     say(f"results: {shortest(folder / 'scaling.json')}   pictures: {', '.join(shortest(file) for file in pictures)}")
 
@@ -111,7 +120,9 @@ def _size(name: str, value: object) -> float:
     except ValueError:
         size = 0.0
     if not 0 < size < float("inf"):
-        raise ValueError(f"scaling: {name}={value!r} was given; allowed are numbers above 0 such as 1.4B or 1.4e9; correct it")
+        raise ValueError(
+            f"scaling: {name}={value!r} was given; allowed are numbers above 0 such as 1.4B or 1.4e9; correct it"
+        )
     return size
 
 

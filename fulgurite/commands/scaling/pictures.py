@@ -27,7 +27,9 @@ def draw(study: Study, folder: Path, by: str) -> list[Path]:
     panels = {"pu": _scores, "f": _coordinates, "instances": _instances, "predictions": _predictions}
     files = []
     for name, panel in panels.items():
-        if name != "pu" and study.law is None or name == "predictions" and not (study.held_out or study.predictions):
+        if name != "pu" and study.law is None:
+            continue
+        if name == "predictions" and not (study.held_out or study.predictions):
             continue
         figure, axes = _figure()
         panel(axes, study)
@@ -58,13 +60,28 @@ def _scores(axes: Any, study: Study) -> None:
     sizes, pu = [s.size for s in found], [s.pu for s in found]
     task = ([s.task_low for s in found], [s.task_high for s in found])
     _bars(axes, sizes, pu, *task, fmt="none", color="C7", label="95 %, other instances too")
-    _bars(axes, sizes, pu, [s.low for s in found], [s.high for s in found], fmt="o", color="C0", label="95 %, same instances")
+    _bars(
+        axes,
+        sizes,
+        pu,
+        [s.low for s in found],
+        [s.high for s in found],
+        fmt="o",
+        color="C0",
+        label="95 %, same instances",
+    )
     if study.law is not None:
         grid = _grid(study)
         axes.plot(grid, np.exp(-np.exp(study.law.f(grid))), color="C1", label="law of the task's score")
     if study.instances is not None:
         grid = _grid(study)
-        axes.plot(grid, [study.instances.rates(at).mean() for at in grid], "--", color="C2", label="mean of the instances' laws")
+        axes.plot(
+            grid,
+            [study.instances.rates(at).mean() for at in grid],
+            "--",
+            color="C2",
+            label="mean of the instances' laws",
+        )
     axes.set_yscale("log")
     axes.set_ylabel("PU, mean of instances")
     axes.set_title(_verdict(study), fontsize=9)
@@ -78,7 +95,16 @@ def _coordinates(axes: Any, study: Study) -> None:
     low, high = np.percentile(points.drawn, (2.5, 97.5), axis=0)
     for chosen, colour, label in ((inside, "C0", "fitted"), (~inside, "C3", "not fitted")):
         if chosen.any():
-            _bars(axes, points.sizes[chosen], points.f[chosen], low[chosen], high[chosen], fmt="o", color=colour, label=label)
+            _bars(
+                axes,
+                points.sizes[chosen],
+                points.f[chosen],
+                low[chosen],
+                high[chosen],
+                fmt="o",
+                color=colour,
+                label=label,
+            )
     grid = _grid(study)
     axes.plot(grid, law.f(grid), color="C1", label="law")
     every = law.drawn[:, :1] - law.drawn[:, 1:] * np.log(grid)
@@ -104,11 +130,12 @@ def _instances(axes: Any, study: Study) -> None:
     for number, item in enumerate(chosen):
         colour = f"C{number % 10}"
         passed = counts.c[:, item] > 0
-        axes.plot(grid, np.maximum(curves[:, item], least), color=colour, linewidth=1)
+        axes.plot(grid, curves[:, item], color=colour, linewidth=1)
         ends = (low[passed, item], high[passed, item])
         _bars(axes, counts.sizes[passed], counts.rates[passed, item], *ends, fmt="o", color=colour, linewidth=0.8)
         axes.plot(counts.sizes[~passed], high[~passed, item], "v", color=colour, markersize=4, alpha=0.6)
     axes.set_yscale("log")
+    axes.set_ylim(bottom=least)
     axes.set_ylabel("pass rate")
     axes.set_title(f"{len(chosen)} of {len(order)} instances; triangles: no pass, upper limit", fontsize=9)
 
@@ -116,13 +143,24 @@ def _instances(axes: Any, study: Study) -> None:
 def _predictions(axes: Any, study: Study) -> None:
     shown = [*study.held_out, *study.predictions]
     places = np.arange(len(shown))[::-1]
-    ends = np.array([[one.pu if np.isnan(one.low) else one.low, one.pu if np.isnan(one.high) else one.high] for one in shown])
+    ends = np.array(
+        [[one.pu if np.isnan(one.low) else one.low, one.pu if np.isnan(one.high) else one.high] for one in shown]
+    )
     pu = np.array([one.pu for one in shown])
-    axes.errorbar(pu, places, xerr=[np.maximum(pu - ends[:, 0], 0), np.maximum(ends[:, 1] - pu, 0)], fmt="o", capsize=2, label="predicted")
+    axes.errorbar(
+        pu,
+        places,
+        xerr=[np.maximum(pu - ends[:, 0], 0), np.maximum(ends[:, 1] - pu, 0)],
+        fmt="o",
+        capsize=2,
+        label="predicted",
+    )
     known = [(one.truth, place) for one, place in zip(shown, places, strict=True) if one.truth]
     if known:
         axes.plot(*zip(*known, strict=True), "x", color="C3", label="measured")
-    names = [f"{one.model}\n{one.fit}" + (", held out" if i < len(study.held_out) else "") for i, one in enumerate(shown)]
+    names = [
+        f"{one.model}\n{one.fit}" + (", held out" if i < len(study.held_out) else "") for i, one in enumerate(shown)
+    ]
     axes.set_yticks(places, names, fontsize=6)
     axes.set_xscale("log")
     axes.set_xlabel("PU")
@@ -136,5 +174,9 @@ def _grid(study: Study) -> np.ndarray:
 
 
 def _verdict(study: Study) -> str:
-    told = {"rejected": "the law does not hold here", "not rejected": "the law is not rejected", "not tested": "the law was not tested"}
+    told = {
+        "rejected": "the law does not hold here",
+        "not rejected": "the law is not rejected",
+        "not tested": "the law was not tested",
+    }
     return told[study.verdict]

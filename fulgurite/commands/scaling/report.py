@@ -92,10 +92,18 @@ def forms_table(study: Study) -> Table:
     """
     bend = study.curvature
     told = "too few sizes for the curvature test" if bend is None else f"curvature: {bend.label}; {bend.reason}"
-    shown = _table(f"forms of log(−log PU); {told}", ("form", "left"), ("parameters", "right"), ("deviance", "right"), ("AICc", "right"))
+    shown = _table(
+        f"forms of log(−log PU); {told}",
+        ("form", "left"),
+        ("parameters", "right"),
+        ("deviance", "right"),
+        ("p", "right"),
+        ("AICc", "right"),
+    )
     for form in study.forms:
+        p_value = "" if form.p_value is None else f"{form.p_value:.2g}"
         aicc = "too few sizes" if form.aicc is None else f"{form.aicc:.1f}"
-        shown.add_row(form.name, str(len(form.parameters)), f"{form.deviance:.1f}", aicc)
+        shown.add_row(form.name, str(len(form.parameters)), f"{form.deviance:.1f}", p_value, aicc)
     return shown
 
 

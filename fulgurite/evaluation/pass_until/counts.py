@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -105,8 +106,8 @@ def table_of(rows: Sequence[Count]) -> Counts:
         rows: one of each model and instance, in any order.
 
     Raises:
-        ValueError: impossible counts, a row twice, models of equal size, one model with two sizes, draws that were made or graded in
-            different ways, r = 1, or no instance that all models have.
+        ValueError: impossible counts, a row twice, models of equal size, one model with two sizes, draws that were made or graded
+            in different ways, r = 1, or no instance that all models have.
     """
     if not rows:
         raise ValueError("scaling: no counts were given; needed is a row of n and c for each model and instance")
@@ -120,24 +121,28 @@ def table_of(rows: Sequence[Count]) -> Counts:
         size, where = sizes.setdefault(row.model, (row.size, row.where))
         if size != row.size:
             raise ValueError(
-                f"scaling: {row.model} has size {size:g} at {where} and {row.size:g} at {row.where}; a model has one size; correct it"
+                f"scaling: {row.model} has size {size:g} at {where} and {row.size:g} at {row.where}; a model has one size; "
+                "correct it"
             )
         if (row.model, row.instance) in cells:
             raise ValueError(
-                f"scaling: {row.model}, instance {row.instance} stands at {cells[row.model, row.instance].where} and at {row.where}; "
-                "one row each is allowed; add their draws together or remove one"
+                f"scaling: {row.model}, instance {row.instance} stands at {cells[row.model, row.instance].where} and at "
+                f"{row.where}; one row each is allowed; add their draws together or remove one"
             )
         cells[row.model, row.instance] = row
     models = sorted(sizes, key=lambda name: sizes[name][0])
-    for left, right in zip(models, models[1:], strict=False):
+    for left, right in itertools.pairwise(models):
         if sizes[left][0] == sizes[right][0]:
             raise ValueError(
-                f"scaling: {left} and {right} both have size {sizes[left][0]:g}; a series has one model of each size; choose with --models"
+                f"scaling: {left} and {right} both have size {sizes[left][0]:g}; a series has one model of each size; "
+                "choose with --models"
             )
     every = list(dict.fromkeys(row.instance for row in rows))
     common = [name for name in every if all((model, name) in cells for model in models)]
     if not common:
-        raise ValueError("scaling: no instance is counted for all models; give counts of the same instances for each model")
+        raise ValueError(
+            "scaling: no instance is counted for all models; give counts of the same instances for each model"
+        )
     notes = _notes(rows, cells, models, every, common)
 
     def array(name: str, kind: type) -> np.ndarray:
@@ -148,8 +153,8 @@ def table_of(rows: Sequence[Count]) -> Counts:
     open_ones = (r > 0) & (array("c", np.int64) < r) & (n < cap)
     if open_ones.any():
         notes.append(
-            f"{int(open_ones.sum())} instances ended before their {_listed(set(r[open_ones].tolist()))} passes and before their cap; "
-            "their draws so far count as the cap"
+            f"{int(open_ones.sum())} instances ended before their {_listed(set(r[open_ones].tolist()))} passes and before their "
+            "cap; their draws so far count as the cap"
         )
         cap = np.where(open_ones, n, cap)
     return Counts(
@@ -168,7 +173,9 @@ def table_of(rows: Sequence[Count]) -> Counts:
 def _check_row(row: Count) -> None:
     named = f"scaling: {row.where}: {row.model}, instance {row.instance}:"
     if row.n < 1 or not 0 <= row.c <= row.n:
-        raise ValueError(f"{named} n={row.n}, c={row.c} was given; allowed are n from 1 and c from 0 to n; correct the row")
+        raise ValueError(
+            f"{named} n={row.n}, c={row.c} was given; allowed are n from 1 and c from 0 to n; correct the row"
+        )
     if not (np.isfinite(row.size) and row.size > 0):
         raise ValueError(f"{named} size {row.size:g} was given; allowed are numbers above 0; correct the row")
     if row.r == 1:
@@ -177,7 +184,8 @@ def _check_row(row: Count) -> None:
         )
     if row.r < 0 or (row.r and row.c > row.r):
         raise ValueError(
-            f"{named} c={row.c} with r={row.r} was given; draws end at the r-th pass, so that c is at most r; leave r out if n was fixed"
+            f"{named} c={row.c} with r={row.r} was given; draws end at the r-th pass, so that c is at most r; "
+            "leave r out if n was fixed"
         )
     if row.r == 0 and row.n == 1:
         raise ValueError(f"{named} n=1 was given; one draw does not tell its own error; give counts of 2 draws or more")
@@ -214,9 +222,13 @@ def _notes(
     caps = {(row.r, row.cap) for row in rows if row.r}
     if len(caps) > 1:
         shown = [f"r={r} with cap {cap}" for r, cap in sorted(caps)]
-        notes.append(f"draws ended at different r or caps ({_listed(shown)}): the estimates stay unbiased, their errors differ")
+        notes.append(
+            f"draws ended at different r or caps ({_listed(shown)}): the estimates stay unbiased, their errors differ"
+        )
     if caps and any(not row.r for row in rows):
-        notes.append("some counts are of a fixed number of draws, some of draws until r passes; both are estimated without bias")
+        notes.append(
+            "some counts are of a fixed number of draws, some of draws until r passes; both are estimated without bias"
+        )
     return notes
 
 

@@ -27,7 +27,7 @@ from fulgurite.evaluation.pass_until.estimators import (
     unbiased,
 )
 
-__all__ = ["Score", "coordinate", "replicates", "scores", "sizes_text", "with_other_instances"]
+__all__ = ["Score", "coordinate", "other_draws", "other_instances", "scores", "sizes_text"]
 
 _LEVEL = (2.5, 97.5)
 
@@ -88,30 +88,38 @@ def coordinate(pu: Floats | float) -> Floats:
     return np.asarray(np.log(-np.log(inside)))
 
 
-def replicates(counts: Counts, rng: np.random.Generator, repeats: int, rates: Floats | None = None) -> Floats:
-    """Instance rates as other draws would give them, [repeats, models, instances]: the parametric bootstrap of counts.
+def other_draws(counts: Counts, rng: np.random.Generator, repeats: int) -> Floats:
+    """Scores as other draws on the same instances would give them, [repeats, models]: the parametric bootstrap of counts.
+
+    Draws until r passes scatter with the square of the rate, so that simulating with estimated rates, which scatter themselves,
+    gives too wide a distribution. It is therefore scaled to the unbiased estimate of its variance.
 
     Args:
         counts: the table, whose plans of sampling are used again.
         rng: source of randomness.
         repeats: how many.
-        rates: the rates to draw with; None for the estimates.
     """
-    p = counts.rates if rates is None else rates
-    n, c = simulate(p, counts.cap, counts.r, rng, (repeats, *counts.n.shape))
-    return unbiased(n, c, counts.r)
+    rates = counts.rates
+    n, c = simulate(rates, counts.cap, counts.r, rng, (repeats, *counts.n.shape))
+    means, score = unbiased(n, c, counts.r).mean(-1), rates.mean(1)
+    error, wide = np.sqrt(counts.variances.sum(1)) / rates.shape[1], means.std(0)
+    scale = np.where(wide > 0, error / np.where(wide > 0, wide, 1.0), 1.0)
+    return np.asarray(np.clip(score + (means - score) * scale, 0.0, 1.0))
 
 
-def with_other_instances(rates: Floats, rng: np.random.Generator) -> Floats:
-    """Mean rates [repeats, models], each over instances drawn anew with replacement, the same ones for all models.
+def other_instances(counts: Counts, rng: np.random.Generator, repeats: int) -> Floats:
+    """Scores as other instances of the same kind would give them, [repeats, models]: instances drawn anew with replacement.
+
+    The same ones are drawn for all models. The scatter of the estimates over instances has the error of measurement in it.
 
     Args:
-        rates: [repeats, models, instances].
+        counts: the table.
         rng: source of randomness.
+        repeats: how many.
     """
-    repeats, _, items = rates.shape
+    items = len(counts.instances)
     weights = rng.multinomial(items, np.full(items, 1 / items), size=repeats) / items
-    return np.asarray(np.einsum("bms,bs->bm", rates, weights))
+    return np.asarray(weights @ counts.rates.T)
 
 
 def scores(counts: Counts, repeats: int = 2000, seed: int = 0) -> list[Score]:
@@ -125,12 +133,12 @@ def scores(counts: Counts, repeats: int = 2000, seed: int = 0) -> list[Score]:
     rng = np.random.default_rng(seed)
     rates, spread = counts.rates, counts.variances
     items = len(counts.instances)
-    drawn = replicates(counts, rng, repeats)
-    means, other = drawn.mean(-1), with_other_instances(drawn, rng)
+    means, other = other_draws(counts, rng, repeats), other_instances(counts, rng, repeats)
     logs, solvable = _mean_logs(counts)
     old = published(counts.n, counts.c, counts.r).mean(1)
     found = []
     for i, model in enumerate(counts.models):
+        task_low, task_high = map(float, np.percentile(other[:, i], _LEVEL))
         pu = float(rates[i].mean())
         measured = float(np.sqrt(spread[i].sum()) / items)
         total = float(rates[i].var(ddof=1) / items) if items > 1 else float("nan")
@@ -149,9 +157,10 @@ def scores(counts: Counts, repeats: int = 2000, seed: int = 0) -> list[Score]:
                 float(np.sqrt(max(0.0, total - measured**2))) if items > 1 else float("nan"),
                 low,
                 high,
-                *map(float, np.percentile(other[:, i], _LEVEL)),
+                task_low,
+                task_high,
                 f if defined else None,
-                measured / (pu * abs(np.log(pu))) if defined else None,
+                float(measured / (pu * abs(np.log(pu)))) if defined else None,
                 None if logs is None else float(logs[i]),
                 solvable,
             )
@@ -194,6 +203,8 @@ def sizes_text(sizes: Sequence[float]) -> list[str]:
     """
     found = []
     for size in sizes:
-        unit, letter = next(((u, t) for u, t in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if size >= u), (1.0, ""))
+        unit, letter = next(
+            ((u, t) for u, t in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if size >= u), (1.0, "")
+        )
         found.append(f"{size / unit:.3g}{letter}" if size < 1e15 else f"{size:.3g}")
     return found

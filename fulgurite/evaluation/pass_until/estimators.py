@@ -77,7 +77,9 @@ def unbiased(n: npt.ArrayLike, c: npt.ArrayLike, r: npt.ArrayLike = 0) -> Floats
     """
     n, c, r = _whole(n, c, r)
     if (r == 1).any():
-        raise ValueError("unbiased: r=1 was given; no useful unbiased estimate exists there; draw until 2 or more passes")
+        raise ValueError(
+            "unbiased: r=1 was given; no useful unbiased estimate exists there; draw until 2 or more passes"
+        )
     return np.where((r > 0) & (c == r), (r - 1) / np.maximum(n - 1, 1), c / n)
 
 
@@ -108,7 +110,8 @@ def log_rate(n: npt.ArrayLike, r: npt.ArrayLike) -> tuple[Floats, Floats]:
     special = special_functions()
     n, r = np.asarray(n, float), np.asarray(r, float)
     value = special.digamma(r) - special.digamma(n)
-    return value, special.polygamma(1, r) - special.polygamma(1, n)
+    spread = special.polygamma(1, r) - special.polygamma(1, n)
+    return np.asarray(value, np.float64), np.asarray(spread, np.float64)
 
 
 def interval(n: npt.ArrayLike, c: npt.ArrayLike, r: npt.ArrayLike = 0, level: float = 0.95) -> tuple[Floats, Floats]:
@@ -152,7 +155,7 @@ def posterior(n: npt.ArrayLike, c: npt.ArrayLike, a: float = 0.5, b: float = 0.5
         b: second parameter of the prior.
     """
     n, c = _whole(n, c)
-    return a + c, b + (n - c)
+    return np.asarray(a + c, float), np.asarray(b + (n - c), float)
 
 
 def expected_draws(p: npt.ArrayLike, r: int, cap: int) -> Floats:

@@ -2,11 +2,12 @@
 
 With F = log(−log PU) over log N: a line is the scaling law; convex is slower than the law ("sub-scaling"), concave is faster
 ("super-scaling", accelerated emergence). Several steps that must all succeed give F = logsumexp_i(log c_i − α_i log N), which is
-convex; the best of several circuits gives F = min_i(log c_i − α_i log N), which is concave, as is a vote weighted by
-softmax(PU_i / τ). Weights proportional to PU_i are an option; that vote is not concave everywhere.
+convex; the best of several circuits gives F = min_i(log c_i − α_i log N), which is concave. A vote that weights the circuits by
+softmax(PU_i / τ) comes near to that for small τ; weights proportional to PU_i are an option. Neither is concave everywhere.
 
-The label comes from the curvature test alone: a weighted quadratic, whose coefficient has a bootstrap interval; where
-the points scatter around the quadratic by more than their errors, the interval is widened by that scatter. AICc only ranks the forms. No label is given below five sizes or where the interval contains zero.
+The label comes from the curvature test alone: a weighted quadratic, whose coefficient has a bootstrap interval. Where the points
+scatter around the quadratic by more than their errors, the interval is widened by that scatter. AICc only ranks the forms. No label
+is given below five sizes or where the interval contains zero.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from fulgurite.evaluation.pass_until.estimators import Floats, special_functions
-from fulgurite.evaluation.pass_until.law import LEAST_SIZES, Points, solver
+from fulgurite.evaluation.pass_until.law import LEAST_SIZES, Points, solver, two_sided
 
 __all__ = ["VOTES", "Curvature", "Form", "Vote", "compare_forms", "curvature", "multi_step", "two_circuits"]
 
@@ -36,7 +37,7 @@ class Curvature:
         value: coefficient of (log N)² in F.
         low: lower end of its 95 % interval.
         high: upper end.
-        p_value: how often chance alone scatters the points this far from the quadratic.
+        p_value: of the value, two-sided.
         widened: factor by which the interval was widened because the points scatter around the quadratic, too; 1 if they do not.
         label: "convex (sub-scaling)", "concave (super-scaling)", or "none".
         reason: why this label, or why none.
@@ -63,6 +64,7 @@ class Form:
         name: linear, quadratic, two-circuit or multi-step.
         parameters: as fitted, over x = log N less its mean.
         deviance: Σ ((F − form) / s.e.)².
+        p_value: how often a χ² of (sizes − parameters) degrees of freedom is at least the deviance; None without such a degree.
         aicc: deviance + 2k + 2k(k + 1) / (sizes − k − 1); None where there are too few sizes for the k parameters.
         curve: [points], F as fitted.
     """
@@ -70,6 +72,7 @@ class Form:
     name: str
     parameters: tuple[float, ...]
     deviance: float
+    p_value: float | None
     aicc: float | None
     curve: tuple[float, ...]
 
@@ -90,18 +93,19 @@ def curvature(points: Points) -> Curvature | None:
     columns = np.stack([np.ones_like(x), x, x * x], 1)
     solve = solver(columns, points.error)
     value = float(solve[2] @ points.f)
-    low, high = np.percentile(points.drawn @ solve[2], (2.5, 97.5))
-    p_value, widened = 1.0, 1.0
+    drawn, widened = points.drawn @ solve[2], 1.0
     if len(x) > 3:
         leftover = np.eye(len(x)) - columns @ solve
         deviance = float((((leftover @ points.f) / points.error) ** 2).sum())
         noise = points.drawn - points.drawn.mean(0)
         by_chance = (((noise @ leftover.T) / points.error) ** 2).sum(1)
-        p_value = float((1 + (by_chance >= deviance).sum()) / (1 + len(by_chance)))
-        if p_value < _REJECTED:  # then the scatter itself is the only measure of the error (Birge 1932)
+        if (1 + (by_chance >= deviance).sum()) / (
+            1 + len(by_chance)
+        ) < _REJECTED:  # then the scatter itself is the only measure of the error (Birge 1932)
             freedom = len(x) - 3
             widened = max(1.0, float(np.sqrt(deviance / freedom) * special_functions().stdtrit(freedom, 0.975) / 1.96))
-    low, high = float(value + (low - value) * widened), float(value + (high - value) * widened)
+    drawn = value + (drawn - value) * widened
+    low, high = map(float, np.percentile(drawn, (2.5, 97.5)))
     side = "convex (sub-scaling)" if value > 0 else "concave (super-scaling)"
     if len(x) < _SIZES_FOR_LABEL:
         label, reason = "none", f"{len(x)} sizes are fewer than the {_SIZES_FOR_LABEL} that a label needs"
@@ -111,7 +115,7 @@ def curvature(points: Points) -> Curvature | None:
         label, reason = side, f"the interval of the curvature, {low:.4f} to {high:.4f}, lies on one side of zero"
     if widened > 1:
         reason += f", widened {widened:.1f} times because the points scatter around the quadratic as well"
-    return Curvature(value, low, high, p_value, widened, label, reason)
+    return Curvature(value, low, high, two_sided(drawn), widened, label, reason)
 
 
 def compare_forms(points: Points, vote: Vote = "softmax", temperature: float = 1.0) -> list[Form]:
@@ -176,7 +180,8 @@ def _form(name: str, parameters: Floats, curve: Floats, points: Points) -> Form:
     deviance = float((((points.f - curve) / points.error) ** 2).sum())
     k, sizes = len(parameters), len(points.f)
     aicc = deviance + 2 * k + 2 * k * (k + 1) / (sizes - k - 1) if sizes >= k + 2 else None
-    return Form(name, tuple(map(float, parameters)), deviance, aicc, tuple(map(float, curve)))
+    p_value = float(special_functions().chdtrc(sizes - k, deviance)) if sizes > k else None
+    return Form(name, tuple(map(float, parameters)), deviance, p_value, aicc, tuple(map(float, curve)))
 
 
 def _nonlinear(name: str, curve: Callable[[Floats], Floats], points: Points) -> Form:
@@ -189,7 +194,9 @@ def _nonlinear(name: str, curve: Callable[[Floats], Floats], points: Points) -> 
     for shift in (-0.7, 0.0, 0.7):
         for turn in (0.3, 1.0, 3.0):
             start = np.array([level + shift, slope + turn * abs(slope), level + shift, slope - turn * abs(slope)])
-            tried = least_squares(lambda p: np.clip((curve(p) - points.f) / points.error, -1e6, 1e6), start)
+            tried = least_squares(
+                lambda p: np.clip((curve(p) - points.f) / points.error, -1e6, 1e6), start, max_nfev=300
+            )
             if best is None or tried.cost < best.cost:
                 best = tried
     assert best is not None

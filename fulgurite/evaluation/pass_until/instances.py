@@ -22,8 +22,10 @@ from fulgurite.evaluation.pass_until.law import Prediction
 
 __all__ = ["InstanceFit", "InstancePredictions", "fit_instances", "predict_instances"]
 
-_ROUNDS, _STEPS = 60, 3
+_ROUNDS, _STEPS = 300, 3
+_ROUNDS_AGAIN = 60  # of a fit that starts from the fit of like counts
 _SETTLED = 1e-4
+_ROUNDING = 1e-9  # relative, of a log-likelihood
 _NODES = 7
 _FLOOR = 1e-3  # variances of the prior do not fall below, where instances are all alike
 _STEEPEST = 3.0  # κ at most: e³ is an exponent of 20
@@ -89,7 +91,9 @@ def fit_instances(sizes: Floats, n: Ints, c: Ints, start: InstanceFit | None = N
         ValueError: fewer than two sizes.
     """
     if len(sizes) < 2:
-        raise ValueError(f"scaling: {len(sizes)} size was given; the law of instances needs 2 or more; count more models")
+        raise ValueError(
+            f"scaling: {len(sizes)} size was given; the law of instances needs 2 or more; count more models"
+        )
     middle = float(np.log(sizes).mean())
     x = (np.log(sizes) - middle)[:, None]
     shape = (*n.shape[:-2], n.shape[-1])
@@ -103,12 +107,14 @@ def fit_instances(sizes: Floats, n: Ints, c: Ints, start: InstanceFit | None = N
         theta = np.broadcast_to(np.stack([start.gamma, start.kappa], -1), (*shape, 2)).copy()
         mean = np.broadcast_to(start.mean, (*shape[:-1], 2)).copy()
         spread = np.broadcast_to(start.spread, (*shape[:-1], 2, 2)).copy()
+    most = _ROUNDS if start is None else _ROUNDS_AGAIN
     rounds = 0
-    for rounds in range(1, _ROUNDS + 1):
+    while rounds < most:
+        rounds += 1
         precision = np.linalg.inv(spread)
         for _ in range(_STEPS):
             theta = _step(theta, x, n, c, mean, precision)
-        covariance = np.linalg.inv(_information(theta, x, n) + precision[..., None, :, :])
+        covariance = np.asarray(np.linalg.inv(_information(theta, x, n) + precision[..., None, :, :]), float)
         before = mean
         mean = theta.mean(-2)
         off = theta - mean[..., None, :]
@@ -213,8 +219,7 @@ def _penalised(theta: Floats, x: Floats, n: Ints, c: Ints, mean: Floats, precisi
     minus_log, log_fail, _, _ = _terms(theta, x)
     off = theta - mean[..., None, :]
     return np.asarray(
-        (-c * minus_log + (n - c) * log_fail).sum(-2)
-        - 0.5 * np.einsum("...si,...ij,...sj->...s", off, precision, off)
+        (-c * minus_log + (n - c) * log_fail).sum(-2) - 0.5 * np.einsum("...si,...ij,...sj->...s", off, precision, off)
     )
 
 
@@ -223,10 +228,13 @@ def _step(theta: Floats, x: Floats, n: Ints, c: Ints, mean: Floats, precision: F
     minus_log, _, _, by_kappa = _terms(theta, x)
     slope = minus_log * (-c + (n - c) / np.expm1(minus_log))
     off = theta - mean[..., None, :]
-    gradient = np.stack([slope.sum(-2), (slope * by_kappa).sum(-2)], -1) - np.einsum("...ij,...sj->...si", precision, off)
+    gradient = np.stack([slope.sum(-2), (slope * by_kappa).sum(-2)], -1) - np.einsum(
+        "...ij,...sj->...si", precision, off
+    )
     curved = _information(theta, x, n) + precision[..., None, :, :]
     move = np.clip(np.linalg.solve(curved, gradient[..., None])[..., 0], -2.0, 2.0)
     here = _penalised(theta, x, n, c, mean, precision)
+    here -= _ROUNDING * (1 + np.abs(here))
     share = np.ones(theta.shape[:-1])
     for _ in range(6):
         tried = theta + share[..., None] * move

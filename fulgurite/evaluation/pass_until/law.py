@@ -18,10 +18,21 @@ from typing import Any
 import numpy as np
 
 from fulgurite.evaluation.pass_until.counts import Counts
-from fulgurite.evaluation.pass_until.datasets import coordinate, replicates, with_other_instances
+from fulgurite.evaluation.pass_until.datasets import coordinate, other_draws, other_instances
 from fulgurite.evaluation.pass_until.estimators import Floats
 
-__all__ = ["LEAST_SIZES", "Law", "Points", "Prediction", "fit_law", "held_out", "points_of", "predicted", "solver"]
+__all__ = [
+    "LEAST_SIZES",
+    "Law",
+    "Points",
+    "Prediction",
+    "fit_law",
+    "held_out",
+    "points_of",
+    "predicted",
+    "solver",
+    "two_sided",
+]
 
 LEAST_SIZES = 3  # of a line that can be tested
 
@@ -115,6 +126,7 @@ class Prediction:
         truth: the measured score; None where there is none.
         relative_error: (pu − truth) / truth; None without truth.
         agrees: whether the difference is within its 95 % interval, errors of both sides counted; None without truth.
+        p_value: of that difference, two-sided; None without truth.
     """
 
     model: str
@@ -129,6 +141,7 @@ class Prediction:
     truth: float | None = None
     relative_error: float | None = None
     agrees: bool | None = None
+    p_value: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -150,28 +163,39 @@ def points_of(counts: Counts, repeats: int = 2000, seed: int = 0) -> Points:
     mean = rates.mean(1)
     error = np.sqrt(counts.variances.sum(1)) / rates.shape[1]
     if not counts.c.any():
-        raise ValueError(f"scaling: none of {int(counts.n.sum())} draws passed; no law can be fitted; draw more, or take an easier task")
+        raise ValueError(
+            f"scaling: none of {int(counts.n.sum())} draws passed; no law can be fitted; draw more, or take an "
+            "easier task"
+        )
     if (counts.c == counts.n).all():
-        raise ValueError(f"scaling: all of {int(counts.n.sum())} draws passed; no law can be fitted; take a harder task")
+        raise ValueError(
+            f"scaling: all of {int(counts.n.sum())} draws passed; no law can be fitted; take a harder task"
+        )
     notes = []
     for i, model in enumerate(counts.models):
         if not 0 < mean[i] < 1:
             share = "no" if mean[i] == 0 else "every"
             notes.append(
-                f"{model}: {share} draw of {int(counts.n[i].sum())} passed, so that log(−log PU) does not exist; the fit of the task's "
-                "score leaves it out, the fit of instances uses it"
+                f"{model}: {share} draw of {int(counts.n[i].sum())} passed, so that log(−log PU) does not exist; the fit of the "
+                "task's score leaves it out, the fit of instances uses it"
             )
         elif error[i] == 0:
-            notes.append(f"{model}: each instance passes always or never, so that its error is unknown; the fit of the task's score leaves it out")
+            notes.append(
+                f"{model}: each instance passes always or never, so that its error is unknown; the fit of the task's "
+                "score leaves it out"
+            )
     kept = np.flatnonzero((mean > 0) & (mean < 1) & (error > 0))
     rng = np.random.default_rng(seed)
-    drawn = replicates(counts, rng, repeats)[:, kept]
     # A repeat without a pass has no F; it lies beyond every other one, and is put half a pass from zero.
     least = 0.5 / (counts.n[kept].max(1) * rates.shape[1])
     with np.errstate(invalid="ignore"):
         f, own, other = (
             coordinate(np.clip(values, least, 1 - least))
-            for values in (mean[kept], drawn.mean(-1), with_other_instances(drawn, rng))
+            for values in (
+                mean[kept],
+                other_draws(counts, rng, repeats)[:, kept],
+                other_instances(counts, rng, repeats)[:, kept],
+            )
         )
     scale = mean[kept] * np.abs(np.log(mean[kept]))
     return Points(
@@ -200,7 +224,8 @@ def fit_law(points: Points) -> Law:
     """
     if len(points.f) < LEAST_SIZES:
         raise ValueError(
-            f"scaling: {len(points.f)} sizes with a score between 0 and 1 were given; the law needs {LEAST_SIZES} or more; count more models"
+            f"scaling: {len(points.f)} sizes with a score between 0 and 1 were given; the law needs {LEAST_SIZES} or more; "
+            "count more models"
         )
     middle = np.log(points.sizes).mean()
     columns = np.stack([np.ones_like(points.f), np.log(points.sizes) - middle], 1)
@@ -254,8 +279,27 @@ def predicted(law: Law, model: str, size: float, points: Points | None = None) -
     difference = np.log(of(law.drawn)) + np.exp(points.drawn[:, place])
     least, most = np.percentile(difference, (2.5, 97.5))
     return Prediction(
-        model, size, "task", len(law.models), pu, *ends, truth, (pu - truth) / truth, bool(least <= 0 <= most)
+        model,
+        size,
+        "task",
+        len(law.models),
+        pu,
+        *ends,
+        truth,
+        (pu - truth) / truth,
+        bool(least <= 0 <= most),
+        two_sided(difference),
     )
+
+
+def two_sided(values: Floats) -> float:
+    """How often a bootstrap is on the far side of zero, both sides counted.
+
+    Args:
+        values: of the repeats.
+    """
+    repeats = len(values)
+    return float(min(1.0, 2 * (1 + min((values <= 0).sum(), (values >= 0).sum())) / (1 + repeats)))
 
 
 def held_out(points: Points, most: int = 2) -> list[Prediction]:

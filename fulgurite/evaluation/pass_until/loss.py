@@ -5,9 +5,9 @@ log ℓ), and over the well-measured pairs of instance and size
 
     log(−log p) = u + v log ℓ + e_s,    e_s normal over instances
 
-The regression is pooled; e_s is shrunk by its own variance. The paper (arXiv 2310.03262, Section 5.4) maps loss to PU too, in a form
-that it does not make plain, and says that one sample's loss has no one-to-one relation to its PU: this is our own form, and its
-scatter over instances (`between`) goes into the predicted mean.
+The regression is pooled. The paper (arXiv 2310.03262, Section 5.4) maps loss to PU too, in a form that it does not make plain, and
+says that one sample's loss has no one-to-one relation to its PU. This is our own form; its scatter over instances (`between`) goes
+into the predicted mean.
 """
 
 from __future__ import annotations
@@ -79,7 +79,11 @@ def predict_by_loss(
     well = (counts.c >= _WELL) & (counts.c < counts.n) & known
     which = np.nonzero(well)[1]
     if len(which) < _LEAST or len(set(which)) < 3:
-        return None, [], [f"losses are not used: {len(which)} pairs of instance and size have {_WELL} passes, needed are {_LEAST}"]
+        return (
+            None,
+            [],
+            [f"losses are not used: {len(which)} pairs of instance and size have {_WELL} passes, needed are {_LEAST}"],
+        )
     if not hard.any():
         return None, [], ["losses are not used: every instance has passes at two sizes or more"]
     y, x = np.log(-np.log(counts.rates[well])), np.log(counts.loss[well])
@@ -92,7 +96,9 @@ def predict_by_loss(
     found = []
     for name, size in targets.items():
         level = intercept + slope * (lines[0] * np.log(size) + lines[1])
-        by_loss = (np.exp(-np.exp(np.clip(level[:, None] + between * nodes, -40, 6.5))) * weights).sum(1) / weights.sum()
+        by_loss = (np.exp(-np.exp(np.clip(level[:, None] + between * nodes, -40, 6.5))) * weights).sum(
+            1
+        ) / weights.sum()
         rates = np.where(hard, by_loss, fit.rates(size))
         pu = float(rates.mean())
         truth = truths.get(name)

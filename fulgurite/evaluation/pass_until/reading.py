@@ -46,11 +46,15 @@ def read_counts(
     if path.is_dir():
         return _of_run(path, sizes or {}, task) if _chosen(path.name, models) else []
     if not path.is_file():
-        raise FileNotFoundError(f"scaling: {path}: no such file; give a .csv or .jsonl of counts, or a folder of evaluate")
+        raise FileNotFoundError(
+            f"scaling: {path}: no such file; give a .csv or .jsonl of counts, or a folder of evaluate"
+        )
     named = {name: (columns or {}).get(name, name) for name in COLUMNS}
     unknown = sorted({*(columns or {})} - {*COLUMNS})
     if unknown:
-        raise ValueError(f"scaling: columns {', '.join(unknown)} were given; allowed are {', '.join(COLUMNS)}; correct --columns")
+        raise ValueError(
+            f"scaling: columns {', '.join(unknown)} were given; allowed are {', '.join(COLUMNS)}; correct --columns"
+        )
     return [
         _count(row, named, sizes or {}, by, where)
         for where, row in _rows(path, named)
@@ -68,7 +72,7 @@ def read_size(text: object) -> float:
         ValueError: it is no number.
     """
     word = str(text).strip().lower().replace("_", "")
-    unit = _UNITS.get(word[-1:], None)
+    unit = _UNITS.get(word[-1:])
     return float(word[:-1]) * unit if unit else float(word)
 
 
@@ -87,7 +91,9 @@ def _rows(path: Path, named: Mapping[str, str]) -> list[tuple[str, dict[str, Any
             except ValueError as error:
                 raise ValueError(f"scaling: {path}, line {number}: no JSON ({error}); correct the line") from error
             if not isinstance(row, dict):
-                raise ValueError(f"scaling: {path}, line {number}: {type(row).__name__} stands there; needed is an object")
+                raise ValueError(
+                    f"scaling: {path}, line {number}: {type(row).__name__} stands there; needed is an object"
+                )
             found.append((f"{path}, line {number}", row))
     else:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -118,7 +124,9 @@ def _count(row: Mapping[str, Any], named: Mapping[str, str], sizes: Mapping[str,
         except (TypeError, ValueError):
             number = math.nan
         if not number.is_integer():
-            raise ValueError(f"scaling: {where}: {named[name]}={found!r} was given; needed is a whole number; correct the row")
+            raise ValueError(
+                f"scaling: {where}: {named[name]}={found!r} was given; needed is a whole number; correct the row"
+            )
         return int(number)
 
     model = str(value("model"))
@@ -134,7 +142,9 @@ def _count(row: Mapping[str, Any], named: Mapping[str, str], sizes: Mapping[str,
         size = read_size(given)
         loss = None if value("loss") is None else float(value("loss"))
     except ValueError as error:
-        raise ValueError(f"scaling: {where}: {error}; needed is a number, such as 1.4B or 1.4e9; correct the row") from error
+        raise ValueError(
+            f"scaling: {where}: {error}; needed is a number, such as 1.4B or 1.4e9; correct the row"
+        ) from error
     r = whole("r", 0)
     if r and value("cap") is None:
         raise ValueError(f"scaling: {where}: r={r} without a cap; add the column cap, the number of draws at most")
@@ -157,7 +167,9 @@ def _of_run(folder: Path, sizes: Mapping[str, float], task: str | None) -> list[
     """The counts of one task of a run: its samples are a fixed number of draws of each item."""
     tasks = sorted(file.parent.name for file in folder.glob("*/scores.jsonl"))
     if not tasks:
-        raise ValueError(f"scaling: {folder} holds no TASK/scores.jsonl; give the folder that was --out of fulgurite evaluate")
+        raise ValueError(
+            f"scaling: {folder} holds no TASK/scores.jsonl; give the folder that was --out of fulgurite evaluate"
+        )
     if task is None and len(tasks) > 1:
         raise ValueError(f"scaling: {folder} holds {', '.join(tasks)}; choose one with --task")
     if task is not None and task not in tasks:
@@ -165,7 +177,9 @@ def _of_run(folder: Path, sizes: Mapping[str, float], task: str | None) -> list[
     chosen = folder / (task or tasks[0])
     name = folder.name
     if name not in sizes:
-        raise ValueError(f"scaling: {folder}: the size of {name} is not known; give it with --sizes '{{\"{name}\": 1.4e9}}'")
+        raise ValueError(
+            f"scaling: {folder}: the size of {name} is not known; give it with --sizes '{{\"{name}\": 1.4e9}}'"
+        )
     judged, scores = read_records(chosen / "scores.jsonl", SAMPLE_KEY)
     identity, _ = read_records(chosen / "samples.jsonl", SAMPLE_KEY)
     if scores and "correct" not in scores[0]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,10 +12,19 @@ from fulgurite.evaluation.pass_until.counts import Counts
 from fulgurite.evaluation.pass_until.datasets import Score, scores, sizes_text
 from fulgurite.evaluation.pass_until.forms import Curvature, Form, Vote, compare_forms, curvature
 from fulgurite.evaluation.pass_until.instances import InstanceFit, predict_instances
-from fulgurite.evaluation.pass_until.law import LEAST_SIZES, Law, Points, Prediction, fit_law, held_out, points_of, predicted
+from fulgurite.evaluation.pass_until.law import (
+    LEAST_SIZES,
+    Law,
+    Points,
+    Prediction,
+    fit_law,
+    held_out,
+    points_of,
+    predicted,
+)
 from fulgurite.evaluation.pass_until.loss import LossFit, predict_by_loss
 
-__all__ = ["Study", "study_of"]
+__all__ = ["Study", "study_of", "verdict_of"]
 
 _REJECTED = 0.05
 
@@ -65,7 +74,9 @@ class Study:
             alpha = np.exp(self.instances.kappa)
             per_instance = {
                 "p_value": self.instances_p,
-                "log_c": dict(zip(self.counts.instances, self.instances.gamma + alpha * self.instances.middle, strict=True)),
+                "log_c": dict(
+                    zip(self.counts.instances, self.instances.gamma + alpha * self.instances.middle, strict=True)
+                ),
                 "alpha": dict(zip(self.counts.instances, map(float, alpha), strict=True)),
             }
         return {
@@ -122,7 +133,9 @@ def study_of(
         notes.append(
             f"no law is fitted: {len(mine.f)} sizes have a score between 0 and 1, and a line that can be tested needs {LEAST_SIZES}"
         )
-        return Study(counts, found, points, names, None, [], [], None, [], None, None, None, "not tested", notes[-1:], notes[:-1])
+        return Study(
+            counts, found, points, names, None, [], [], None, [], None, None, None, "not tested", notes[-1:], notes[:-1]
+        )
     law = fit_law(mine)
     bend = curvature(mine)
     targets = {counts.models[i]: float(counts.sizes[i]) for i in range(len(counts.models)) if i not in chosen}
@@ -139,7 +152,14 @@ def study_of(
             held += predict_instances(less, {name: float(own.sizes[last])}, truths, instance_repeats, seed).predictions
     loss, more, said = predict_by_loss(own, by_instances.fit, targets, truths)
     notes += said
-    verdict, reasons = _verdict(law, bend, [at for at in held if at.fit == "task"])
+    forms = compare_forms(mine, vote, temperature)
+    testable = [form.p_value for form in forms if form.p_value is not None]
+    if testable and max(testable) < _REJECTED:
+        notes.append(
+            f"none of the {len(testable)} forms fits within the errors of the points (the best p is {max(testable):.2g}); "
+            "AICc only ranks them"
+        )
+    verdict, reasons = verdict_of(law, bend, [at for at in held if at.fit == "task"])
     if by_instances.p_value < _REJECTED:
         reasons.append(
             f"the laws of the instances do not give the measured scores either (deviance {by_instances.deviance:.1f} over "
@@ -154,7 +174,7 @@ def study_of(
         held,
         predictions + more,
         bend,
-        compare_forms(mine, vote, temperature),
+        forms,
         by_instances.fit,
         by_instances.p_value,
         loss,
@@ -164,28 +184,35 @@ def study_of(
     )
 
 
-def _verdict(
-    law: Law, bend: Curvature | None, held: list[Prediction]
-) -> tuple[Literal["rejected", "not rejected", "not tested"], list[str]]:
-    against = []
-    if law.p_value < _REJECTED:
-        against.append(
-            f"the points scatter around the line by more than their errors (deviance {law.deviance:.1f} with {len(law.models) - 2} "
-            f"degrees of freedom, p = {law.p_value:.3g})"
+def verdict_of(
+    law: Law, bend: Curvature | None, held: Sequence[Prediction]
+) -> tuple[Literal["rejected", "not rejected"], list[str]]:
+    """Whether the law holds for the task's score: each of the tests has its share of 5 % (Bonferroni), and one is enough.
+
+    Args:
+        law: the line.
+        bend: the curvature test.
+        held: sizes that were held out.
+    """
+    tests = [
+        (
+            law.p_value,
+            f"the points scatter around the line by more than their errors (deviance {law.deviance:.1f} with "
+            f"{len(law.models) - 2} degrees of freedom, p = {law.p_value:.2g})",
         )
-    if bend is not None and bend.label != "none":
-        against.append(f"the points are {bend.label}: {bend.reason}")
+    ]
+    if bend is not None:
+        named = bend.label if bend.label != "none" else ("convex" if bend.value > 0 else "concave")
+        tests.append((bend.p_value, f"the points are {named} (p = {bend.p_value:.2g}): {bend.reason}"))
     for one in held:
-        if one.agrees is False and one.truth is not None:
-            against.append(
-                f"{one.model} held out: {one.pu:.4g} is predicted from {one.fitted} smaller sizes ({one.low:.4g} to {one.high:.4g}), "
-                f"{one.truth:.4g} was measured"
+        if one.p_value is not None:
+            told = (
+                f"{one.model} held out: {one.pu:.4g} is predicted from {one.fitted} smaller sizes ({one.low:.4g} to "
+                f"{one.high:.4g}), {one.truth:.4g} was measured (p = {one.p_value:.2g})"
             )
+            tests.append((one.p_value, told))
+    against = [told for p_value, told in tests if p_value < _REJECTED / len(tests)]
     if against:
         return "rejected", against
-    told = [f"the scatter around the line is within its errors (p = {law.p_value:.3g})"]
-    if bend is not None:
-        told.append(f"no curvature is shown: {bend.reason}")
-    if held:
-        told.append(f"{len(held)} sizes held out lie within their intervals")
-    return "not rejected", told
+    least = min(p_value for p_value, _ in tests)
+    return "not rejected", [f"of {len(tests)} tests the one that speaks most against it has p = {least:.2g}"]
