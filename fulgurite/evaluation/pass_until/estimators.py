@@ -130,7 +130,7 @@ def interval(n: npt.ArrayLike, c: npt.ArrayLike, r: npt.ArrayLike = 0, level: fl
     low = np.where(c == 0, 0.0, special.betaincinv(np.maximum(c, 1), np.maximum(n - c + 1, 1), tail))
     upper_a = np.where(ended, c, c + 1)
     high = np.where(n == c, 1.0, special.betaincinv(upper_a, np.maximum(n - c, 1), 1 - tail))
-    return low, high
+    return low.astype(np.float64), high.astype(np.float64)
 
 
 def zero_limit(n: npt.ArrayLike, level: float = 0.95) -> Floats:
