@@ -130,7 +130,7 @@ def interval(n: npt.ArrayLike, c: npt.ArrayLike, r: npt.ArrayLike = 0, level: fl
     low = np.where(c == 0, 0.0, special.betaincinv(np.maximum(c, 1), np.maximum(n - c + 1, 1), tail))
     upper_a = np.where(ended, c, c + 1)
     high = np.where(n == c, 1.0, special.betaincinv(upper_a, np.maximum(n - c, 1), 1 - tail))
-    return low.astype(np.float64), high.astype(np.float64)
+    return low, high
 
 
 def zero_limit(n: npt.ArrayLike, level: float = 0.95) -> Floats:
@@ -155,7 +155,7 @@ def posterior(n: npt.ArrayLike, c: npt.ArrayLike, a: float = 0.5, b: float = 0.5
         b: second parameter of the prior.
     """
     n, c = _whole(n, c)
-    return a + c, b + (n - c)
+    return (a + c).astype(np.float64), (b + (n - c)).astype(np.float64)
 
 
 def expected_draws(p: npt.ArrayLike, r: int, cap: int) -> Floats:
