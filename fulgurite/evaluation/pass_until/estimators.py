@@ -155,7 +155,7 @@ def posterior(n: npt.ArrayLike, c: npt.ArrayLike, a: float = 0.5, b: float = 0.5
         b: second parameter of the prior.
     """
     n, c = _whole(n, c)
-    return np.asarray(a + c, float), np.asarray(b + (n - c), float)
+    return (a + c).astype(np.float64), (b + (n - c)).astype(np.float64)
 
 
 def expected_draws(p: npt.ArrayLike, r: int, cap: int) -> Floats:
