@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 
@@ -22,6 +23,12 @@ def options_of(piece, name):
     return [words[i + 1] for i, word in enumerate(words) if word == name]
 
 
+@functools.cache
+def workloads_of(name: str):
+    """What a benchmark would run on a GPU; making it once takes seconds."""
+    return registry.workloads(all_benchmarks()[name], registry.Settings("cuda"))
+
+
 def test_each_piece_is_short_and_what_it_names_exists():
     known = all_benchmarks()
     for piece in all_pieces():
@@ -31,7 +38,7 @@ def test_each_piece_is_short_and_what_it_names_exists():
             continue
         name = piece.command[3]
         assert known[name].workloads.__module__ == f"benchmarks.speed.{_FILES[name]}"
-        names = [workload.name for workload in registry.workloads(known[name], registry.Settings("cuda"))]
+        names = [workload.name for workload in workloads_of(name)]
         for text in options_of(piece, "--only"):
             assert any(text in each for each in names), (
                 f"{piece.name}: no workload of {name} contains {text!r}: {names}"
@@ -40,11 +47,10 @@ def test_each_piece_is_short_and_what_it_names_exists():
 
 def test_goals_read_contenders_and_workloads_that_exist():
     """A goal over names that nobody writes would never be missed."""
-    known = all_benchmarks()
     for piece in all_pieces():
         if not piece.goals:
             continue
-        workloads = registry.workloads(known[piece.command[3]], registry.Settings("cuda"))
+        workloads = workloads_of(piece.command[3])
         only = options_of(piece, "--only")
         row = {"ratio": 0.5, "median_ms": 3.0, "peak_bytes": 3, "synchronisations": 0}
         figures = {
