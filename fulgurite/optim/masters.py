@@ -54,7 +54,10 @@ def keep_master(parameter: torch.Tensor, state: dict[str, Any], *, step: torch.T
     if master is None:  # the first step, or a state that was saved without one
         state["master"] = parameter.detach().float()
     else:
-        master.copy_(torch.where(rounded(master, parameter.dtype) == parameter, master, parameter.float()))
+        written = rounded(master, parameter.dtype)
+        # On the CPU it is cheap to see that nobody wrote; elsewhere the host would have to wait for the answer.
+        if master.device.type != "cpu" or not torch.equal(written, parameter):
+            master.copy_(torch.where(written == parameter, master, parameter.float()))
     for name in _WIDE:
         if name in state and state[name].dtype != torch.float32:
             state[name] = state[name].float()
@@ -96,14 +99,19 @@ def rounded(master: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     points = _points(master.device)
     found = torch.empty(values.shape, dtype=dtype, device=master.device)
     # The CPU's cache holds four periods and what they become; a GPU would rather have few launches.
-    most = _PERIOD * (4 if master.device.type == "cpu" else 1024)
+    on_cpu = master.device.type == "cpu"
+    most = _PERIOD * (4 if on_cpu else 1024)
     for part, out in zip(values.split(most), found.split(most), strict=True):
         bits = part.view(torch.int32)
         whole = len(bits) // _PERIOD * _PERIOD
         moved = torch.empty_like(bits)
         torch.add(bits[:whole].view(-1, _PERIOD), points, out=moved[:whole].view(-1, _PERIOD))
         torch.add(bits[whole:], points[: len(bits) - whole], out=moved[whole:])
-        out.copy_(torch.where(part.isnan(), part, moved.bitwise_and_(~_LOW).view(torch.float32)))
+        near = moved.bitwise_and_(~_LOW).view(torch.float32)
+        # A NaN may have become a number. Its chunk's sum shows it, for which only the CPU does not have to wait.
+        if not on_cpu or bool(part.sum().isnan()):
+            near = torch.where(part.isnan(), part, near)
+        out.copy_(near)
     return found.view(master.shape)
 
 

@@ -77,7 +77,6 @@ def popen(
     cwd: str | os.PathLike[str] | None = None,
     stdout: IO[Any] | int | None = None,
     stderr: IO[Any] | int | None = None,
-    session: bool = False,
 ) -> Forked:
     """Start ``python WORDS``: a script, ``-m MODULE`` or ``-c CODE`` with its arguments.
 
@@ -87,14 +86,12 @@ def popen(
         cwd: its folder; None: this process's.
         stdout: a file, a descriptor or subprocess.DEVNULL; None: this process's.
         stderr: as ``stdout``.
-        session: whether it leads a session of its own.
     """
     environment = dict(os.environ if env is None else env)
     request = {
         "words": [str(word) for word in words],
         "environment": environment,
         "folder": os.path.abspath(cwd or os.getcwd()),
-        "session": session,
     }
     reading, writing = os.pipe()
     nothing = os.open(os.devnull, os.O_RDWR)

@@ -35,6 +35,7 @@ class UntilResult:
         drawn: its draws.
         counts: of each item that is done.
         score: of the task; None where no item is done.
+        size: parameters without embeddings; None where they are not known.
         warnings: whole sentences.
     """
 
@@ -42,6 +43,7 @@ class UntilResult:
     drawn: Drawn
     counts: list[Count]
     score: Score | None
+    size: float | None
     warnings: list[str]
 
     @property
@@ -59,7 +61,7 @@ class UntilResult:
             "until_passes": self.drawn.until.passes,
             "cap": self.drawn.until.cap,
             "states": self.drawn.states(),
-            "score": None if self.score is None else self.score.to_dict(),
+            "score": None if self.score is None else {**self.score.to_dict(), "size": self.size},
             "items": [
                 {
                     "item": each.item,
@@ -114,7 +116,7 @@ def result_of(plan: Plan, drawn: Drawn, model: str, size: float | None) -> Until
     if counts:
         # The law's table wants a positive size; a score does not depend on it.
         score = scores(table_of([Count(**{**vars(each), "size": size or 1.0}) for each in counts]))[0]
-    return UntilResult(plan, drawn, counts, score, warnings)
+    return UntilResult(plan, drawn, counts, score, size, warnings)
 
 
 def rates_table(results: Sequence[UntilResult]) -> Table:
@@ -182,17 +184,16 @@ def size_of(model: nn.Module) -> float | None:
         model: of transformers, with or without adapters.
     """
     import torch
-    from transformers import AutoModelForCausalLM, PretrainedConfig
+    from transformers import AutoModelForCausalLM
 
-    config = getattr(model, "config", None)
-    if not isinstance(config, PretrainedConfig) or type(config) not in AutoModelForCausalLM._model_mapping:
+    try:
+        with torch.device("meta"):
+            bare: Any = AutoModelForCausalLM.from_config(getattr(model, "config", None), trust_remote_code=False)
+    except (AttributeError, ValueError):  # no configuration, or none of a causal model that transformers has
         return None
-    with torch.device("meta"):
-        bare: Any = AutoModelForCausalLM.from_config(config)
-    around = {
-        id(p) for layer in (bare.get_input_embeddings(), bare.get_output_embeddings()) for p in layer.parameters()
-    }
-    return float(sum(p.numel() for p in bare.parameters() if id(p) not in around))
+    around = [layer for layer in (bare.get_input_embeddings(), bare.get_output_embeddings()) if layer is not None]
+    left_out = {id(p) for layer in around for p in layer.parameters()}
+    return float(sum(p.numel() for p in bare.parameters() if id(p) not in left_out))
 
 
 def draw(results: Sequence[UntilResult], path: Path) -> None:

@@ -12,7 +12,7 @@ judged once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,9 +159,10 @@ def draw_until(
     begun = time.monotonic()
     draws = {item.key: ItemDraws(item.key) for item in plan.items}
     with RecordFile(_file(plan), "draws", identity, _KEY, overwrite) as file:
+        asked = {item.key: plan.request(item) for item in plan.items}
         for record in sorted(file.records, key=lambda record: record["start"]):
-            _check(plan, record, draws)
-            if record["item"] in draws:
+            if record["item"] in draws:  # others lie beyond this run's limit
+                _check(plan, record, asked[record["item"]], draws[record["item"]])
                 draws[record["item"]].take(record)
         plan.write_requests()
         before = sum(each.drawn for each in draws.values())
@@ -190,12 +191,9 @@ def _file(plan: Plan) -> Path:
     return plan.folder / "draws.jsonl"
 
 
-def _check(plan: Plan, record: Mapping[str, Any], draws: Mapping[str, ItemDraws]) -> None:
+def _check(plan: Plan, record: Mapping[str, Any], asked: str, known: ItemDraws) -> None:
     """Refuses batches of another prompt, and batches that are missing."""
-    known = draws.get(record["item"])
-    if known is None:
-        return  # an item beyond this run's limit
-    if record["request"] != plan.request(next(item for item in plan.items if item.key == record["item"])):
+    if record["request"] != asked:
         raise IdentityError(
             f"{_file(plan)}: the draws of {plan.task.name} {record['item']} answer another prompt than the one that would be asked "
             "now (other rows, examples or template); they are not mixed: give another --out, or --overwrite true"
@@ -242,7 +240,7 @@ def _round(
     ]
     came: dict[int, list[Sample]] = {place: [] for place in range(len(wanted))}
     since: dict[int, float] = {}
-    for sample in _samples(backend, requests, plan):
+    for sample in backend.sample(requests, 1, plan.settings):
         place = sample.prompt
         item, start, count = wanted[place]
         since.setdefault(place, time.monotonic())
@@ -265,7 +263,7 @@ def _round(
             "count": count,
             "request": plan.request(item),
             "passed": passed,
-            "texts": {str(sample.index): sample.text for sample in whole if sample.index in set(passed)},
+            "texts": {str(index): whole[index - start].text for index in passed},
             "truncated": sum(sample.finish == "length" for sample in whole),
             "empty": empty,
             "tokens": None if None in lengths else sum(length or 0 for length in lengths),
@@ -277,10 +275,6 @@ def _round(
     for place, samples in came.items():
         item, _, count = wanted[place]
         troubles.setdefault(item.key, f"{count - len(samples)} of {count} answers did not come")
-
-
-def _samples(backend: Backend, requests: Sequence[Request], plan: Plan) -> Iterator[Sample]:
-    return backend.sample(requests, 1, plan.settings)
 
 
 def _judged(

@@ -136,9 +136,8 @@ def plan_of(
     if chat and not task.chat:
         raise ValueError(f"evaluate: {task.name} is not asked in a chat; leave out chat")
     count = (len(task.fixed) if task.kind == "answers" else 0) if shots is None else shots
-    settings = replace(
-        drawn, max_new_tokens=max_new_tokens or task.max_new_tokens, stop=() if chat else tuple(task.stop)
-    )
+    length = task.max_new_tokens if max_new_tokens is None else max_new_tokens
+    settings = replace(drawn, max_new_tokens=length, stop=() if chat else tuple(task.stop))
     examples = examples_of(task, shots_path, count)
     found = items_of(task, path, limit, on_bad_row)
     return Plan(task, found, folder, settings, n, chat, examples, count)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,13 +105,14 @@ class TaskEvaluation(Callback):
         self.max_new_tokens, self.batch_size, self.on_bad_row = max_new_tokens, batch_size, on_bad_row
         self.how = How(sandbox, time_limit, None)
         self.results: list[TaskResult] = []
+        self._plans: list[Plan] = []  # the rows are read once
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """What is missing is said before hours of training, not after them."""
         for task in self.tasks:
             if task.judge is not None:
                 task.judge.check(self.how)
-            self._plan(task, Path("."))
+        self._plans = self._plans or [self._plan(task) for task in self.tasks]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A network that writes no text is refused before it is trained."""
@@ -141,7 +143,7 @@ class TaskEvaluation(Callback):
             weights = text_hash(writers.answers.identity())[:8]
             folder = Path(self.out or Path(trainer.default_root_dir) / "evaluation")
             folder /= f"step-{trainer.global_step}-{weights}"
-            self.results = [self._one(task, folder, writers) for task in self.tasks]
+            self.results = [self._one(replace(plan, folder=folder / plan.task.name), writers) for plan in self._plans]
             write_text(
                 folder / "results.json",
                 json.dumps({result.task: result.to_dict() for result in self.results}, indent=2, default=str) + "\n",
@@ -155,19 +157,18 @@ class TaskEvaluation(Callback):
         for name, value in found.items():
             module.log(name, value, rank_zero_only=False, sync_dist=False)
 
-    def _one(self, task: Task, folder: Path, writers: Writers) -> TaskResult:
-        plan = self._plan(task, folder / task.name)
-        done = collect(plan, writers.of(task))
+    def _one(self, plan: Plan, writers: Writers) -> TaskResult:
+        done = collect(plan, writers.of(plan.task))
         result = result_of(plan, rate(plan, self.how, False))
         for warning in [*result.warnings, *(f"no answer: {text}" for text in done.failed[:1])]:
-            rank_zero_warn(f"TaskEvaluation: {task.name}: {warning}")
+            rank_zero_warn(f"TaskEvaluation: {plan.task.name}: {warning}")
         return result
 
-    def _plan(self, task: Task, folder: Path) -> Plan:
+    def _plan(self, task: Task) -> Plan:
         return plan_of(
             task,
             _of(self.path, task),
-            folder,
+            Path(),
             self.drawn,
             n=self.n,
             limit=self.limit,

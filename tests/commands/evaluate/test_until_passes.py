@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fulgurite.adapters import LoRA, attach
@@ -15,11 +16,11 @@ from fulgurite.evaluation.pass_until.counts import table_of
 from fulgurite.evaluation.pass_until.reading import read_counts
 
 pytest.importorskip("scipy")
-RUN = "evaluate --model playground --tasks gsm8k --path builtin --limit 3 --max_new_tokens 48 --batch_size 32".split()
+RUN = "evaluate --model playground --tasks gsm8k --path builtin --limit 3 --batch_size 32".split()
 
 
 def test_the_playground(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*RUN, "--chat", "--until_passes", "2", "--cap", "128", "--out", str(tmp_path)]
+    words = [*RUN, "--max_new_tokens", "48", "--chat", "--until_passes", "2", "--cap", "128", "--out", str(tmp_path)]
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "pass rates, draws until 2 passes or 128" in said and "results.png" in said and "counts.csv" in said
@@ -42,11 +43,16 @@ def test_the_playground(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--until_passes", "1"], "until_passes=1; give 2 or more"),
         (["--until_passes", "2", "--n", "4"], "--until_passes takes no --n, --k or --phase"),
         (["--until_passes", "2", "--temperature", "0"], "at temperature 0 every draw is the same"),
+        (["--max_new_tokens", "0"], "max_new_tokens=0"),
     ],
 )
 def test_what_makes_no_sense(tmp_path: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RUN, *more, "--out", str(tmp_path / "out")]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_a_model_of_unknown_size_gets_none() -> None:
+    assert size_of(nn.Linear(2, 2)) is None
 
 
 def test_the_size_is_without_embeddings_head_and_adapters() -> None:
