@@ -7,6 +7,7 @@ its arguments, the usual signal handlers, and no other file descriptor.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -50,6 +51,12 @@ def _start(request: dict[str, Any]) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
+def _finish() -> None:
+    """What Python does at its end: threads are waited for, then functions registered for the exit run."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+
+
 def _child(request: dict[str, Any]) -> None:
     """Runs the program and ends as Python would; never returns."""
     code = 0
@@ -60,14 +67,10 @@ def _child(request: dict[str, Any]) -> None:
             if isinstance(left.code, str):
                 print(left.code, file=sys.stderr)
             code = left.code if isinstance(left.code, int) else int(left.code is not None)
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread() and not thread.daemon:
-                thread.join()
-        import atexit
-
-        atexit._run_exitfuncs()
+        _finish()
     except KeyboardInterrupt:
         traceback.print_exc()
+        _finish()
         sys.stderr.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
