@@ -45,6 +45,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_checkpoint_does_not_switch_remote_code_on(
     checkpoint: Path, marker: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -61,6 +62,7 @@ def test_it_runs_where_it_is_typed(checkpoint: Path, marker: Path) -> None:
     assert marker.exists()
 
 
+@pytest.mark.slow
 def test_a_configuration_file_does_not_switch_it_on_either(
     checkpoint: Path, marker: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

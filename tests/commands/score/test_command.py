@@ -48,6 +48,7 @@ def rows():
     return found
 
 
+@pytest.mark.slow
 def test_the_three_forms_of_a_model_give_the_same_rewards(run, checkpoint, rows, tmp_path, capsys):
     """The checkpoint, transformers' layout and UltraRM's."""
     for layout in ("sequence_classification", "regression_head"):
@@ -232,6 +233,7 @@ def test_a_row_that_was_too_long_is_scored_when_the_limit_is_raised(checkpoint, 
     assert all(isinstance(row["reward_chosen"], float) for row in read(out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["my notes\n", '{\n "a": 1\n}\n'])
 def test_a_file_that_is_not_its_own_is_not_written_over(checkpoint, rows, tmp_path, capsys, content):
     source, out = write(tmp_path / "a.jsonl", rows[:1]), tmp_path / "o.jsonl"
@@ -299,6 +301,7 @@ def test_an_error_of_the_template_names_file_and_line(checkpoint, tmp_path, caps
     assert main(words) == 1 and "a.jsonl, line 2: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_very_same_rewards(checkpoint, tmp_path):
     """Rows that are scored beside others differ in the last digits; the batches are those of the whole run."""
     rows = [

@@ -44,6 +44,7 @@ def stored(checkpoint: str) -> str | None:
     return torch.load(checkpoint, weights_only=True)["chat_template"]
 
 
+@pytest.mark.slow
 def test_rewards_of_a_model_of_plain_text_are_of_plain_text(plain: str, tmp_path: Path, capsys) -> None:
     assert stored(plain) == "none"
     source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
@@ -81,6 +82,7 @@ def test_plain_pairs_are_trained_as_chats_unless_told_otherwise(tmp_path: Path) 
     assert stored(checkpoint) == load_tokenizer("playground").chat_template
 
 
+@pytest.mark.slow
 def test_an_export_gives_its_rewards_in_everybodys_call(tmp_path: Path, capsys) -> None:
     """The playground's template writes a newline behind the end of a turn, where rewards are read."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -104,6 +106,7 @@ def test_an_export_gives_its_rewards_in_everybodys_call(tmp_path: Path, capsys) 
             assert float(model(input_ids=ids).logits) == pytest.approx(row["reward_chosen"], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [None, "none"])
 def test_answers_are_asked_for_as_they_were_trained(template: str | None, tmp_path: Path, capsys) -> None:
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS]

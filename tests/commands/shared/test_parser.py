@@ -37,6 +37,7 @@ def test_an_option_without_a_value(words: list[str], told: str, capsys: pytest.C
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -78,6 +79,7 @@ def test_a_logger_that_is_not_installed(
     assert f"error: {logger}: a package that it needs is not installed" in told and "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_a_strategy_is_given_by_name_or_class(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["validate", *QUICK, "--trainer.logger", "false", "--trainer.strategy"]
     assert main([*words, "SingleDeviceStrategy", "--trainer.strategy.device", "cpu"]) == 0
@@ -129,6 +131,7 @@ def test_links_that_lead_to_each_other(capsys: pytest.CaptureFixture[str]) -> No
         assert "symbolic links that lead to each other" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_terminal_of_few_letters(here: Path) -> None:
     """The progress bar has letters that ASCII lacks; the fit died before step 1."""
     pty = pytest.importorskip("pty")

@@ -87,6 +87,7 @@ def test_layouts_hold_the_same_pairs(make: Make) -> None:
     assert tokens["roots"] == tokens["padded"]
 
 
+@pytest.mark.slow
 def test_chosen_and_rejected_are_those_of_the_rows(make: Make) -> None:
     data = make(UltraInteractPairDataModule, path="builtin", limit_train=None)
     rows = {(row["chosen"], row["rejected"]) for row in builtin_rows("ultrainteract_pair", "train")}

@@ -51,6 +51,7 @@ def test_a_scaler_takes_float32_weights_and_adapters_on_a_float16_base():
         refuse_float16("M", network, network.parameters(), Trainer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [SoRA(rank=2), LoRA(rank=2), None], ids=["SoRA", "LoRA", "full"])
 @pytest.mark.parametrize("form", ["dtype", "bf16-true", "bf16-mixed"])
 def test_what_is_trained_in_bfloat16_is_held_in_float32(form, adapter, make_trainer, tmp_path):

@@ -82,6 +82,7 @@ def test_checkpoints_of_every_module_are_merged(first, stored, tmp_path):
     assert not torch.allclose(logits(model), logits(base()), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_positions_that_gradients_chose_travel_with_the_checkpoint(make_trainer, tmp_path):
     data = SFTDataModule(
         "builtin", tokenizer="playground", cache_dir=str(tmp_path / "cache"), limit_train=8, batch_size=4
@@ -95,6 +96,7 @@ def test_positions_that_gradients_chose_travel_with_the_checkpoint(make_trainer,
     assert torch.allclose(logits(model), logits(module.network), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_peft_folders_are_merged(tmp_path):
     path = write(moved(FIRST["SoRAModule"]()), tmp_path / "first.ckpt")
     export(path, str(tmp_path / "peft"))
@@ -123,6 +125,7 @@ def first_of(kind, folder):
     return str(folder / kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["checkpoint", "peft", "adapter"])
 @pytest.mark.parametrize("second", [LoRA(rank=2, alpha=8, targets=r".*\.(q_proj|up_proj)"), "SoRA"])
 def test_two_stacked_adapters_leave_as_one(kind, second, tmp_path):
@@ -146,6 +149,7 @@ def test_two_stacked_adapters_leave_as_one(kind, second, tmp_path):
     assert torch.allclose(logits(load_backbone(str(tmp_path / "merged"), "causal_lm").model), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_three_stages_too(tmp_path):
     from peft import PeftModel
 
@@ -170,6 +174,7 @@ def test_what_is_no_sum_of_low_ranks_is_refused_and_merged_instead(tmp_path):
     export(path, str(tmp_path / "out"), format="merged")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["LoRA", "Bottleneck", "none"])
 @pytest.mark.parametrize("upon", [False, True])
 def test_the_command_that_a_run_recommends_works(adapter, upon, make_trainer, tmp_path, capsys):
