@@ -8,12 +8,14 @@ import socket
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fulgurite.cli import main
 from fulgurite.data.playground.registry import BACKBONES
+from fulgurite.generation import SamplingSettings, ServerBackend, TransformersBackend, load_for_generation
 from tests import forking
 
 pytest.importorskip("openai")
@@ -83,3 +85,15 @@ def test_a_served_model_has_the_scores_of_the_model_in_this_process(
         scores.append(json.loads((folder / "results.json").read_text())["results"]["gsm8k"]["numbers"])
     assert len(texts[0]) == 6 and texts[0] == texts[1]
     assert scores[0] == scores[1]
+
+
+def test_a_stop_text_that_begins_in_the_prompt_does_not_end_an_answer(address: str, model: str) -> None:
+    """transformers' server looks for stop texts in prompt and answer together."""
+    prompt = "What is 12 + 7?\n"
+    settings = SamplingSettings(max_new_tokens=24)
+    loaded = load_for_generation(model)
+    whole = next(iter(TransformersBackend(loaded.model, loaded.tokenizer).sample([prompt], 1, settings))).text
+    stopped = replace(settings, stop=("\n" + whole[:2],))
+    served = ServerBackend(model, address)
+    with pytest.warns(UserWarning, match="begins in the prompt"):
+        assert next(iter(served.sample([prompt], 1, stopped))).text == whole
