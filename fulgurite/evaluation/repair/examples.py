@@ -108,7 +108,9 @@ def asserts_in(text: str, entry_point: str) -> tuple[str, ...]:
         entry_point: the function that they have to call.
     """
     block = fenced(text)
-    found = [test for test in _asserts(text if block is None else block) if entry_point in _names_called(ast.parse(test))]
+    found = [
+        test for test in _asserts(text if block is None else block) if entry_point in _names_called(ast.parse(test))
+    ]
     return tuple(dict.fromkeys(found))[:_MOST]
 
 

@@ -1,7 +1,7 @@
 """What running a program says: a plain record for the files, and the text that teacher and learner read.
 
-The text names the exception, its message, the failing test, actual and expected value, and the line of the program, as far as each is
-known. A program that does not end is said to run on for ever; one that defines another function is told the name that is wanted.
+The text names the exception, its message, the failing test, actual and expected value, and the line of the program, as far as each
+is known. A program that does not end is said to run on for ever; one that defines another function is told the name that is wanted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ __all__ = ["NOTHING", "NO_PROGRAM", "error_fields", "kind_of", "outcome_of", "pa
 _LONGEST = 1000  # letters of a message; a longer one keeps both ends
 _LINES = 20  # of a compiler's output
 NO_PROGRAM: dict[str, Any] = {"status": "no program", "type": "NoProgram", "message": "the answer holds no program"}
-NOTHING: dict[str, Any] = {"status": "no tests", "type": "NoTests", "message": "there is nothing to run the program against"}
+NOTHING: dict[str, Any] = {
+    "status": "no tests",
+    "type": "NoTests",
+    "message": "there is nothing to run the program against",
+}
 _KEPT = ("type", "message", "source", "actual", "expected", "call", "program_line", "program_source", "stage")
 
 
@@ -135,13 +139,19 @@ def _defined(program: str) -> list[str] | None:
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             found.append(node.name)
         else:
-            found += [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
+            found += [
+                part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+            ]
     return None if "*" in found else list(dict.fromkeys(found))
 
 
 def _line(outcome: Mapping[str, Any]) -> str:
     number = outcome.get("program_line")
-    return "" if number is None else f"line {number} of the program: {_cut(str(outcome.get('program_source', '')).strip())}"
+    return (
+        ""
+        if number is None
+        else f"line {number} of the program: {_cut(str(outcome.get('program_source', '')).strip())}"
+    )
 
 
 def _cut(text: str) -> str:

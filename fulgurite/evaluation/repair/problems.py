@@ -8,10 +8,10 @@ The judge stays the task's own, so that a program is scored as `fulgurite evalua
 | humaneval and its other languages | signature and docstring | those of the docstring | – |
 | mbpp, mbpp_sanitized | the sentence and its first assert | the first assert | – |
 | codeerror | docstring or comment of the buggy program | of the docstring; of MBPP's rows the first assert | the buggy one |
-| humanevalfix_python | signature and docstring | the row's `example_test` | the buggy one |
+| humanevalfix_python | signature and docstring | of the docstring, else of `example_test` | the buggy one |
 
-MBPP's first assert belongs to the problem's text in every feedback mode: without it nobody knows the function's name. It is one of the
-asserts that programs are scored by, as are docstring examples that HumanEval's tests repeat.
+MBPP's first assert belongs to the problem's text in every feedback mode: without it nobody knows the function's name. It is one of
+the asserts that programs are scored by, as are docstring examples that HumanEval's tests repeat.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _DOCSTRING = re.compile(r'("""|\'\'\')(.*?)\1', re.DOTALL)
 _SIGNATURE = re.compile(r"^(?:async )?def .*$", re.MULTILINE)
 # A line that only Python has: a text without any is prose.
 _CODE = re.compile(
-    r"^\s*(?:(?:async )?def |class \w+.*:|return\b|import \w|from \w+ import|(?:if|for|while|with|elif|else|try|except)\b.*:\s*$|@\w"
-    r"|[\w.\[\]\"', ]+\s*[-+*/%]?=\s*\S|\w[\w.]*\(.*\)\s*$|pass\s*$|raise\b|yield\b)",
+    r"^\s*(?:(?:async )?def |class \w+.*:|return\b|import \w|from \w+ import|(?:if|for|while|with|elif|else|try|except)\b.*:\s*$"
+    r"|@\w|[\w.\[\]\"', ]+\s*[-+*/%]?=\s*\S|\w[\w.]*\(.*\)\s*$|pass\s*$|raise\b|yield\b)",
     re.MULTILINE,
 )
 
@@ -153,7 +153,10 @@ def _codeerror(item: Item) -> Problem:
         words = "" if found is None else re.sub(r"^[ \t]*#[ \t]?", "", found.group(), flags=re.MULTILINE).strip()
         task = f"{words}\nThe program should pass this test:\n{examples[0]}" if examples else words
     else:
-        docstring, signature = _DOCSTRING.search(buggy.partition(f"def {name}")[2]), _SIGNATURE.search(item.data["start"])
+        docstring, signature = (
+            _DOCSTRING.search(buggy.partition(f"def {name}")[2]),
+            _SIGNATURE.search(item.data["start"]),
+        )
         words = "" if docstring is None else docstring.group()
         task = f"{signature.group() if signature else name}\n    {words}"
         examples = docstring_examples(words, name)
@@ -176,9 +179,18 @@ def _asserts(test: str, entry_point: str = "") -> tuple[str, ...]:
 
 
 def _pack(item: Item) -> Problem:
+    """A row's `example_test` is at times its hidden test: an assert that stands in both is no example."""
     name, stated = item.data["entry_point"], item.data["helpers"]
-    examples = _asserts(item.data["examples"], name) or docstring_examples(stated, name)
+    hidden = {_bare(text) for text in _asserts(item.data["test"], name)}
+    further = tuple(text for text in _asserts(item.data["examples"], name) if _bare(text) not in hidden)
+    examples = docstring_examples(stated, name) or further
     return Problem(item, stated.strip(), item.data["prompt"], name, examples, item.data["buggy"], _check_helped(item))
+
+
+def _bare(test: str) -> str:
+    """An assert without its message."""
+    (node,) = ast.parse(test).body
+    return ast.unparse(node.test) if isinstance(node, ast.Assert) else test
 
 
 PROBLEMS.update({"mbpp": _mbpp, "mbpp_sanitized": _mbpp, "codeerror": _codeerror, "humanevalfix_python": _pack})
