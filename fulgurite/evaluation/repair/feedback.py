@@ -15,7 +15,7 @@ from fulgurite.evaluation.judging.verdicts import How
 from fulgurite.sandbox import Job, Limits, Result, run_many
 from fulgurite.sandbox.running import shared
 
-__all__ = ["NOTHING", "NO_PROGRAM", "error_fields", "kind_of", "outcome_of", "passed", "run_jobs"]
+__all__ = ["NOTHING", "NO_PROGRAM", "error_fields", "instead_of", "kind_of", "outcome_of", "passed", "run_jobs"]
 
 _LONGEST = 1000  # letters of a message; a longer one keeps both ends
 _LINES = 20  # of a compiler's output
@@ -25,6 +25,7 @@ NOTHING: dict[str, Any] = {
     "type": "NoTests",
     "message": "there is nothing to run the program against",
 }
+_DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _KEPT = ("type", "message", "source", "actual", "expected", "call", "program_line", "program_source", "stage")
 
 
@@ -116,33 +117,39 @@ def _message(outcome: Mapping[str, Any], program: str | None, entry_point: str) 
     message = "\n".join(str(outcome.get("message", "")).splitlines()[:_LINES])
     if outcome["status"] == "timeout":
         return f"the program does not end ({message}); it seems to loop for ever, or takes far too long"
-    if program is not None and entry_point:
-        defined = _defined(program)
-        if defined is not None and entry_point not in defined:
-            names = ", ".join(defined) or "nothing"
-            return f"the program defines no {entry_point}, which is asked for; it defines {names}"
+    others = None if program is None else instead_of(program, entry_point)
+    if others is not None:
+        return f"the program defines no {entry_point}, which is asked for; it defines {', '.join(others) or 'nothing'}"
     if outcome.get("type") == "AssertionError" and not message:
         return "a test fails"
     return _cut(message)
 
 
-def _defined(program: str) -> list[str] | None:
-    """The names that a program gives to functions, classes and values at its margin; None if it cannot be read."""
+def instead_of(program: str, entry_point: str) -> list[str] | None:
+    """The names that a program gives to functions, classes and values at its margin, in place of the one that is wanted.
+
+    Args:
+        program: its source.
+        entry_point: the function that is wanted.
+
+    Returns:
+        None if the program defines it, or cannot be read.
+    """
     try:
         tree = ast.parse(program)
     except (SyntaxError, ValueError, RecursionError):
         return None
     found: list[str] = []
     for node in tree.body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            found += [alias.asname or alias.name for alias in node.names]
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            found.append(node.name)
-        else:
-            found += [
-                part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
-            ]
-    return None if "*" in found else list(dict.fromkeys(found))
+        inside = [node] if isinstance(node, _DEFINES) else list(ast.walk(node))  # what a function holds is its own
+        for part in inside:
+            if isinstance(part, (ast.Import, ast.ImportFrom)):
+                found += [alias.asname or alias.name for alias in part.names]
+            elif isinstance(part, _DEFINES):
+                found.append(part.name)
+            elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+                found.append(part.id)
+    return None if "*" in found or entry_point in found else list(dict.fromkeys(found))
 
 
 def _line(outcome: Mapping[str, Any]) -> str:

@@ -90,9 +90,13 @@ def _playground() -> list[Row]:
         seen.add(words)
         name, program = source[4 : source.index("(")], Program(source)
         values = [tuple(draw.integer(0, 12) for _ in range(arity)) for _ in range(6)]
-        calls = [(f"{name}({', '.join(map(str, given))})", program.call(name, *given)) for given in dict.fromkeys(values)]
+        calls = [
+            (f"{name}({', '.join(map(str, given))})", program.call(name, *given)) for given in dict.fromkeys(values)
+        ]
         tests = [f"assert {call} == {result}" for call, result in calls]
-        rows.append({"task_id": len(rows) + 1, "text": words, "code": source, "test_list": tests, "test_setup_code": ""})
+        rows.append(
+            {"task_id": len(rows) + 1, "text": words, "code": source, "test_list": tests, "test_setup_code": ""}
+        )
     return rows
 
 

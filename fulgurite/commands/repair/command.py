@@ -1,0 +1,259 @@
+"""`fulgurite repair`: INTERVENOR's loop over programs of a model or a server, beside what the same budget solves without a teacher.
+
+OUT/TASK/FEEDBACK/chains.jsonl grows by a line for each answer and each verdict; a run goes on where it was stopped. results.json and
+results.png are for all runs of a command; sft.jsonl and pairs.jsonl of each run are training data from repairs that worked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fulgurite.commands.evaluate.report import write_results
+from fulgurite.commands.generate.command import load_model
+from fulgurite.commands.repair.report import draw, errors_table, methods_table, moves_table, prompts_shown, tasks_table
+from fulgurite.commands.shared.task_paths import path_of_each
+from fulgurite.console import say, shortest
+from fulgurite.evaluation.judging.verdicts import How
+from fulgurite.evaluation.repair.loop import Repaired
+from fulgurite.evaluation.repair.loop import repair as run_repairs
+from fulgurite.evaluation.repair.plan import FEEDBACK, RepairPlan, Role
+from fulgurite.evaluation.repair.problems import PROBLEMS, judge_of
+from fulgurite.evaluation.repair.prompts import Templates, copy_templates
+from fulgurite.evaluation.repair.results import RepairResult, summary
+from fulgurite.evaluation.repair.training import write_rows
+from fulgurite.evaluation.runner.writers import in_process, served
+from fulgurite.evaluation.tasks import find_tasks
+from fulgurite.evaluation.tasks.rows import items_of
+from fulgurite.generation.protocol import SamplingSettings
+
+__all__ = ["repair"]
+
+
+def repair(
+    tasks: str | None = None,
+    path: str | None = None,
+    out: str | None = None,
+    model: str | None = None,
+    adapter: str | None = None,
+    server: str | None = None,
+    served_model: str | None = None,
+    teacher: str | None = None,
+    teacher_adapter: str | None = None,
+    teacher_server: str | None = None,
+    teacher_served_model: str | None = None,
+    feedback: str = "visible",
+    turns: int = 3,
+    n: int = 1,
+    limit: int | None = None,
+    baselines: bool = True,
+    chat: bool = False,
+    teacher_chat: bool | None = None,
+    template: str | None = None,
+    prompts: str | None = None,
+    write_prompts: str | None = None,
+    max_new_tokens: int = 512,
+    explanation_tokens: int = 512,
+    temperature: float = 0.2,
+    sampling_temperature: float = 0.8,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 8,
+    concurrency: int = 8,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    device: str | None = None,
+    sandbox: Literal["auto", "strict", "limits"] = "auto",
+    time_limit: float = 10.0,
+    workers: int | None = None,
+    on_bad_row: Literal["few", "skip", "error"] = "few",
+    dry_run: bool = False,
+    list: bool = False,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> None:
+    """Has a learner write programs, a teacher explain what fails, and the learner mend them, turn by turn.
+
+    Args:
+        tasks: names with commas between, such as "humaneval,codeerror"; --list true shows them.
+        path: where the rows are: a file, a folder of data, hub, or builtin; several tasks may have a path each, as in
+            "humaneval=FILE,mbpp=FILE".
+        out: the folder for chains, results.json, results.png and training data.
+        model: who learns: hub id, folder, playground, or a .ckpt file of `fulgurite fit`; it teaches as well unless a teacher is given.
+        adapter: folder of adapter.save() or of PEFT, or a .ckpt file, which knows its model.
+        server: address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1, in place of --model.
+        served_model: the name by which the server knows the model.
+        teacher: another model that teaches, as --model takes it.
+        teacher_adapter: its adapter.
+        teacher_server: a server of the teacher, in place of --teacher.
+        teacher_served_model: the name by which that server knows it.
+        feedback: which tests the errors come from: visible (examples that the problem shows), selfgen (tests that the model writes),
+            hidden (the tests by which programs are scored, as in the paper); several with commas between. Scored on the hidden tests.
+        turns: repairs of a program at most.
+        n: chains of each item.
+        limit: the first so many items of each task.
+        baselines: run self-repair, step by step and independent sampling at equal budget as well.
+        chat: ask as a chat's user, with the chat template, in place of a text that is continued.
+        teacher_chat: the same for the teacher; none takes that of --chat.
+        template: chat template of the models: auto, a name or a Jinja file; none takes the stored one.
+        prompts: a folder of prompt templates that replace ours by name.
+        write_prompts: write our prompt templates into this folder, to be edited, and end.
+        max_new_tokens: tokens of a program at most.
+        explanation_tokens: tokens of an explanation at most.
+        temperature: of programs and explanations; 0 takes the likeliest token each time.
+        sampling_temperature: of the independent samples.
+        top_p: draw from the likeliest tokens that together have this probability.
+        top_k: draw from that many tokens; 0 for all.
+        repetition_penalty: above 1, tokens that stand there already become less likely.
+        seed: of the draws.
+        batch_size: answers that are written at once.
+        concurrency: requests at a time to the server.
+        dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
+        device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
+        sandbox: how generated programs are held: auto (the strongest layer that works), strict (never plain limits), limits.
+        time_limit: seconds of a program's test.
+        workers: programs that run at a time; none takes as many as there are processors.
+        on_bad_row: rows that are no item are left out and counted up to a tenth of all (few), always (skip), or are an error.
+        dry_run: show the prompts of the first problem of each task, and end.
+        list: show the tasks, and end.
+        overwrite: replace chains that are there.
+        trust_remote_code: run code that came with a checkpoint's backbone; only as it is typed here.
+    """
+    if list:
+        say(tasks_table())
+        return
+    if write_prompts is not None:
+        _write_prompts(Path(write_prompts))
+        return
+    templates = Templates(None if prompts is None else Path(prompts))
+    if not tasks:
+        raise ValueError(
+            "repair: no tasks were given; give --tasks with names such as humaneval; --list true shows all"
+        )
+    chosen = find_tasks([name.strip() for name in tasks.split(",") if name.strip()])
+    for task in chosen:
+        if task.name not in PROBLEMS:
+            raise ValueError(
+                f"repair: {task.name} has no programs to repair; the tasks are: {', '.join(sorted(PROBLEMS))}"
+            )
+    modes = [name.strip() for name in feedback.split(",") if name.strip()]
+    for mode in modes or [feedback]:
+        if mode not in FEEDBACK:
+            raise ValueError(f"repair: feedback={mode!r}; allowed are {', '.join(FEEDBACK)}; choose among them")
+    if out is None and not dry_run:
+        raise ValueError("repair: no --out was given; give a folder for chains and results")
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"repair: --out {out} is a file; give a folder for chains and results")
+    if limit is not None and limit < 1:
+        raise ValueError(f"repair: limit={limit}; give 1 or more")
+    begun, folder, how = time.monotonic(), Path(out or "."), How(sandbox, time_limit, workers)
+    drawn = SamplingSettings(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed=seed)
+    explained = replace(drawn, max_new_tokens=explanation_tokens)
+    paths = path_of_each("repair", path, chosen)
+    rows = {task.name: items_of(task, paths[task.name], limit, on_bad_row) for task in chosen}
+    if not dry_run:
+        for task in chosen:
+            judge_of(task).check(how)
+
+    def role(given: Mapping[str, Any], settings: SamplingSettings, chats: bool) -> Role:
+        if given["server"] is not None:
+            if given["model"] is not None or given["adapter"] is not None:
+                raise ValueError(
+                    "repair: a server and a model were given for one role; a server knows its model; give one"
+                )
+            writers = served(given["server"], given["served_model"], concurrency, None, None)
+            return Role(writers.answers, settings, chats)
+        if given["served_model"] is not None:
+            raise ValueError(
+                f"repair: served_model {given['served_model']} without its server; give the server's address"
+            )
+        loaded = load_model("repair", given["model"], given["adapter"], template, dtype, device, trust_remote_code)
+        writers = in_process(loaded, batch_size, chats)
+        window = getattr(getattr(loaded.model, "config", None), "max_position_embeddings", None)
+        return Role(writers.answers, settings, chats, writers.tokenizer, window)
+
+    own = {"model": model, "adapter": adapter, "server": server, "served_model": served_model}
+    theirs = {
+        "model": teacher,
+        "adapter": teacher_adapter,
+        "server": teacher_server,
+        "served_model": teacher_served_model,
+    }
+    teaching = chat if teacher_chat is None else teacher_chat
+    learner = role(own, drawn, chat)
+    if any(value is not None for value in theirs.values()):
+        taught_by = role(theirs, explained, teaching)
+    else:
+        taught_by = replace(learner, settings=explained, chat=teaching)
+    plans = [
+        RepairPlan(
+            task,
+            rows[task.name],
+            folder / task.name / mode,
+            mode,
+            learner,
+            taught_by,
+            templates,
+            how,
+            turns=turns,
+            n=n,
+            baselines=baselines,
+            sampling_temperature=sampling_temperature,
+        )
+        for task in chosen
+        for mode in modes
+    ]
+    if dry_run:
+        for plan in plans:
+            say(prompts_shown(plan))
+        return
+    found, stopped = [], None
+    for plan in plans:
+        done = run_repairs(plan, overwrite)
+        _say_done(plan, done)
+        found.append(summary(plan, done))
+        for file, count in write_rows(plan, done.book).items():
+            say(f"training data: {shortest(file)}, {count} rows")
+        stopped = stopped or done.stopped
+    given = {name: value for name, value in locals().items() if name in _KEPT}
+    write_results(folder, found, given, time.monotonic() - begun)
+    draw(found, folder / "results.png")
+    for result in found:
+        _show(result)
+    say(f"results: {shortest(folder / 'results.json')}   picture: {shortest(folder / 'results.png')}")
+    if stopped is not None:
+        raise stopped
+
+
+_KEPT = ("tasks", "path", "model", "adapter", "server", "served_model", "teacher", "teacher_adapter", "teacher_server",
+         "teacher_served_model", "feedback", "turns", "n", "limit", "chat", "teacher_chat", "temperature",
+         "sampling_temperature", "seed")  # fmt: skip
+
+
+def _write_prompts(folder: Path) -> None:
+    written = copy_templates(folder)
+    if not written:
+        raise ValueError(f"repair: {folder} holds all templates already; edit them there, or give another folder")
+    say(f"{len(written)} templates: {shortest(folder)}; give them to a run with --prompts {shortest(folder)}")
+
+
+def _say_done(plan: RepairPlan, done: Repaired) -> None:
+    lead = f"{plan.task.name}, {plan.feedback}"
+    if done.repaired:
+        say(f"{lead}: the last line of {shortest(plan.file)} was torn and is made again")
+    if done.known:
+        say(f"{lead}: {done.known} answers and verdicts were there already, {done.new} answers are new")
+    for (method, item, index), why in [*done.troubles.items()][:3]:
+        say(f"{lead}: {method}, {item}, chain {index}: {why}")
+
+
+def _show(result: RepairResult) -> None:
+    say(methods_table(result))
+    if result.transitions:
+        say(moves_table(result), errors_table(result))
+    for warning in result.warnings:
+        say(f"{result.task}: {warning}")
