@@ -1,7 +1,7 @@
 """`fulgurite repair`: INTERVENOR's loop over programs of a model or a server, beside what the same budget solves without a teacher.
 
-OUT/TASK/FEEDBACK/chains.jsonl grows by a line for each answer and each verdict; a run goes on where it was stopped. results.json and
-results.png are for all runs of a command; sft.jsonl and pairs.jsonl of each run are training data from repairs that worked.
+OUT/TASK/FEEDBACK/chains.jsonl grows by a line for each answer and each verdict; a run goes on where it was stopped. All runs of a
+command share results.json and results.png; sft.jsonl and pairs.jsonl of each run are training data from repairs that worked.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def repair(
         path: where the rows are: a file, a folder of data, hub, or builtin; several tasks may have a path each, as in
             "humaneval=FILE,mbpp=FILE".
         out: the folder for chains, results.json, results.png and training data.
-        model: who learns: hub id, folder, playground, or a .ckpt file of `fulgurite fit`; it teaches as well unless a teacher is given.
+        model: the learner: hub id, folder, playground, or a .ckpt file of `fulgurite fit`; it teaches too if no teacher is given.
         adapter: folder of adapter.save() or of PEFT, or a .ckpt file, which knows its model.
         server: address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1, in place of --model.
         served_model: the name by which the server knows the model.
@@ -91,8 +91,8 @@ def repair(
         teacher_adapter: its adapter.
         teacher_server: a server of the teacher, in place of --teacher.
         teacher_served_model: the name by which that server knows it.
-        feedback: which tests the errors come from: visible (examples that the problem shows), selfgen (tests that the model writes),
-            hidden (the tests by which programs are scored, as in the paper); several with commas between. Scored on the hidden tests.
+        feedback: which tests the errors come from: visible (examples that the problem shows), selfgen (tests that the model
+            writes), or hidden (the tests by which programs are scored, as in the paper); several with commas between.
         turns: repairs of a program at most.
         n: chains of each item.
         limit: the first so many items of each task.

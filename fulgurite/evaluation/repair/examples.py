@@ -67,13 +67,13 @@ def _calls(code: str, entry_point: str) -> bool:
 def _literal(text: str) -> str | None:
     """The text if it is a literal, without a full stop or a comment behind it."""
     named = {"true": "True", "false": "False", "none": "None"}
-    for part in (text, text.partition(" #")[0], text.rstrip(". ")):
+    for part in (text.rstrip(". "), text, text.partition(" #")[0]):
         part = named.get(part.strip(), part)
         try:
-            ast.literal_eval(part.strip())
+            value = ast.literal_eval(part.strip())
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             continue
-        return part.strip()
+        return None if value is ... else part.strip()
     return None
 
 

@@ -117,7 +117,8 @@ def _message(outcome: Mapping[str, Any], program: str | None, entry_point: str) 
     message = "\n".join(str(outcome.get("message", "")).splitlines()[:_LINES])
     if outcome["status"] == "timeout":
         return f"the program does not end ({message}); it seems to loop for ever, or takes far too long"
-    others = None if program is None else instead_of(program, entry_point)
+    loaded = outcome.get("stage") != "loading"  # else the error of loading is what matters
+    others = instead_of(program, entry_point) if loaded and program is not None else None
     if others is not None:
         return f"the program defines no {entry_point}, which is asked for; it defines {', '.join(others) or 'nothing'}"
     if outcome.get("type") == "AssertionError" and not message:

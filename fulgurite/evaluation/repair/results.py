@@ -1,9 +1,9 @@
 """What the chains of a run add up to: solved after each turn, by which errors, at what cost, beside the baselines.
 
 The mean is over items: of an item's chains the share of solved ones. Only chains that are done in every method count, so that all
-methods are compared on the same ones. The interval of a difference between two methods is that of the items' paired differences. For
-differences of −1, 0 and 1 it is Agresti and Min's (2005) adjusted Wald, which adds half an item to each kind of disagreement, so that
-it has a width even where the methods never differ; else it is the mean ± 1.96 standard errors.
+methods are compared on the same ones. The interval of a difference between two methods is that of the items' paired differences.
+For differences of −1, 0 and 1 it is Agresti and Min's (2005) adjusted Wald, which adds half an item to each kind of disagreement,
+so that it has a width even where the methods never differ; else it is the mean ± 1.96 standard errors.
 """
 
 from __future__ import annotations
