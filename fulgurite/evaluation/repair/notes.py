@@ -56,6 +56,8 @@ def warnings_of(plan: RepairPlan, done: _Done, methods: Sequence[_Method], whole
     elif whole and by_tokens not in [method.name for method in methods]:
         found.append(
             "sampling at an equal budget of tokens is missing: the server does not say how many tokens it used"
+            if methods[0].cost.tokens is None
+            else "sampling at an equal budget of tokens solves nothing: a program of each chain takes more tokens than all of ours"
         )
     elif whole and any(method.cost.prompted is None for method in methods):
         found.append("tokens are those of the answers: the tokens of the prompts cannot be counted")

@@ -74,7 +74,22 @@ class Problem:
             found = from_continuation(text, self.start, self.entry_point)
         else:
             found = whole_program(text, self.entry_point)
-        return found if fenced(text) is not None or _CODE.search(text) else None
+        if found is None or fenced(text) is not None or _CODE.search(text):
+            return found
+        return found if self.start and _indented(text) and _reads(found) else None
+
+
+def _indented(text: str) -> bool:
+    """Whether a text begins as a function's body goes on; it may be nothing but comments."""
+    return next((line for line in text.splitlines() if line.strip()), "")[:1].isspace()
+
+
+def _reads(program: str) -> bool:
+    try:
+        ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return True
 
 
 PROBLEMS: dict[str, Callable[[Item], Problem]] = {}

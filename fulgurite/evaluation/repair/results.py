@@ -123,7 +123,7 @@ def summary(plan: RepairPlan, done: Repaired) -> RepairResult:
     ours = kept["intervenor"]
     solved_by: dict[str, tuple[_Chains, int]] = {name: (kept[name], plan.turns) for name in plan.methods}
     if plan.baselines and whole:
-        rounds = _within(kept[SAMPLING], methods[0].cost.tokens)
+        rounds = _within(kept[SAMPLING], methods[0].cost.tokens)  # none where one of each chain takes more already
         methods.append(_method(plan, BY_PROGRAMS, kept[SAMPLING], plan.turns))
         solved_by[BY_PROGRAMS] = (kept[SAMPLING], plan.turns)
         if rounds is not None:
