@@ -28,6 +28,7 @@ from fulgurite.evaluation.repair.training import write_rows
 from fulgurite.evaluation.runner.writers import in_process, served
 from fulgurite.evaluation.tasks import find_tasks
 from fulgurite.evaluation.tasks.rows import items_of
+from fulgurite.generation import ServerError
 from fulgurite.generation.protocol import SamplingSettings
 
 __all__ = ["repair"]
@@ -226,7 +227,7 @@ def repair(
         _show(result)
     say(f"results: {shortest(folder / 'results.json')}   picture: {shortest(folder / 'results.png')}")
     if stopped is not None:
-        raise stopped
+        raise ServerError(f"{stopped}; run the same command again to go on") from stopped
 
 
 _KEPT = ("tasks", "path", "model", "adapter", "server", "served_model", "teacher", "teacher_adapter", "teacher_server",
