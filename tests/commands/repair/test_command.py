@@ -104,7 +104,7 @@ def test_a_server_that_is_gone(
     assert main(words(tmp_path / "out", rows, "--baselines", "false")) == 1
     captured = capsys.readouterr()
     assert "ServerBackend: 10 requests in a row failed" in captured.err
-    assert "3 of 6 chains" in captured.out and "run the same command again" in captured.out
+    assert "4 of 6 chains" in captured.out and "run the same command again" in captured.out
     monkeypatch.setattr(command, "in_process", lambda *_: Writers(Scripted(rule, "m"), None))
     assert main(words(tmp_path / "out", rows, "--baselines", "false")) == 0
     assert "6 of 6 chains" in capsys.readouterr().out
