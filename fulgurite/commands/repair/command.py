@@ -18,7 +18,7 @@ from fulgurite.commands.repair.report import draw, errors_table, methods_table, 
 from fulgurite.commands.shared.task_paths import path_of_each
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.judging.verdicts import How
-from fulgurite.evaluation.repair.loop import Repaired
+from fulgurite.evaluation.repair.book import Repaired
 from fulgurite.evaluation.repair.loop import repair as run_repairs
 from fulgurite.evaluation.repair.plan import FEEDBACK, RepairPlan, Role
 from fulgurite.evaluation.repair.problems import PROBLEMS, judge_of

@@ -9,14 +9,15 @@ from them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fulgurite.evaluation.repair.feedback import passed
 from fulgurite.evaluation.repair.plan import SAMPLING, SHARED
 from fulgurite.evaluation.runner.record_file import RecordFile
+from fulgurite.generation import ServerError
 
-__all__ = ["KEY", "Book", "Chain", "Cost", "Place", "cost_of"]
+__all__ = ["KEY", "Book", "Chain", "Cost", "Place", "Repaired", "cost_of"]
 
 KEY = ("method", "item", "index", "turn", "step")
 
@@ -146,3 +147,43 @@ class Book:
             verdicts.append(verdict)
             turn += 1
         return Chain(verdicts, answers)
+
+
+@dataclass
+class Repaired:
+    """What a call of `repair` leaves.
+
+    Attributes:
+        book: all records.
+        troubles: why chains are not done: answers that could not be had, a sandbox that is broken.
+        stopped: the server's error after which nothing more was asked; None if there was none.
+        new: answers that this call got.
+        known: records that stood there.
+        repaired: bytes of a torn last line that were cut off.
+    """
+
+    book: Book
+    troubles: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    stopped: ServerError | None = None
+    new: int = 0
+    known: int = 0
+    repaired: int = 0
+
+    def trouble(self, place: Place, why: str) -> None:
+        """Notes why a chain cannot go on in this call; the first reason stays.
+
+        Args:
+            place: where it stopped.
+            why: the reason.
+        """
+        self.troubles.setdefault((place.method, place.item, place.index), f"turn {place.turn}: {why}")
+
+    def troubled(self, method: str, item: str, index: int) -> bool:
+        """Whether a chain cannot go on in this call; what is shared stops the chains of all methods.
+
+        Args:
+            method: of the chain.
+            item: key of its item.
+            index: its number.
+        """
+        return any((name, item, index) in self.troubles for name in (method, SHARED))

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fulgurite.evaluation.repair.book import Book, Chain, Cost, cost_of
+from fulgurite.evaluation.repair.book import Book, Chain, Cost, Repaired, cost_of
 from fulgurite.evaluation.repair.feedback import kind_of
-from fulgurite.evaluation.repair.loop import Repaired
 from fulgurite.evaluation.repair.notes import warnings_of
 from fulgurite.evaluation.repair.oddities import counts_of
 from fulgurite.evaluation.repair.plan import FEEDBACK, SAMPLING, RepairPlan

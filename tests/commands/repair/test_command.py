@@ -12,7 +12,7 @@ import pytest
 
 import fulgurite.commands.repair.command as command
 from fulgurite.cli import main
-from fulgurite.evaluation.repair import loop
+from fulgurite.evaluation.repair import judging
 from fulgurite.evaluation.runner.writers import Writers
 from fulgurite.generation import ServerError
 from tests.evaluation.repair.fakes import Scripted, row, rule, run_here
@@ -36,7 +36,7 @@ def backends(monkeypatch: pytest.MonkeyPatch) -> list[Scripted]:
 
     monkeypatch.setattr(command, "load_model", load)
     monkeypatch.setattr(command, "in_process", lambda loaded, *more: Writers(loaded.backend, None))
-    monkeypatch.setattr(loop, "run_jobs", run_here)
+    monkeypatch.setattr(judging, "run_jobs", run_here)
     return made
 
 

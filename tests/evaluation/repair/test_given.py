@@ -12,7 +12,7 @@ import pytest
 
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground.registry import resolve_backbone
-from fulgurite.evaluation.repair import loop
+from fulgurite.evaluation.repair import judging
 from fulgurite.evaluation.repair.loop import repair
 from fulgurite.evaluation.repair.results import BY_PROGRAMS, summary
 from fulgurite.evaluation.repair.training import pairs_of, turned
@@ -23,7 +23,7 @@ from tests.evaluation.repair.fakes import Scripted, made_plan, right, row, rule,
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "run_jobs", run_here)
+    monkeypatch.setattr(judging, "run_jobs", run_here)
 
 
 def fix_row(number: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fulgurite.evaluation.judging.verdicts import How
-from fulgurite.evaluation.repair import loop
+from fulgurite.evaluation.repair import judging
 from fulgurite.evaluation.repair.book import KEY
 from fulgurite.evaluation.repair.loop import MOST_ROUNDS, repair
 from fulgurite.evaluation.repair.results import BY_PROGRAMS, BY_TOKENS, RepairResult, summary
@@ -46,7 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RepairResult]
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the sandbox, whose start takes most of the time."""
-    monkeypatch.setattr(loop, "run_jobs", run_here)
+    monkeypatch.setattr(judging, "run_jobs", run_here)
 
 
 def test_the_turns_and_their_numbers(whole: tuple[Path, RepairResult]) -> None:

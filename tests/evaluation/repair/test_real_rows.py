@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fulgurite.evaluation.judging.verdicts import How
-from fulgurite.evaluation.repair import loop
+from fulgurite.evaluation.repair import judging
 from fulgurite.evaluation.repair.loop import repair
 from fulgurite.evaluation.repair.plan import RepairPlan, Role
 from fulgurite.evaluation.repair.problems import Problem, problem_of
@@ -128,7 +128,7 @@ def test_prompts_about_real_programs_hold_no_hidden_assert(
     mode: str, real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A learner that never succeeds is told about its examples alone: no hidden assert is in any prompt of any method."""
-    monkeypatch.setattr(loop, "run_jobs", run_here)
+    monkeypatch.setattr(judging, "run_jobs", run_here)
 
     def wrong(method: str, number: int, index: int, turn: int, step: str, seed: int) -> str:
         return f"assert f({turn}) == 1" if step == "tests" else f"    return 'wrong {turn}'\n"

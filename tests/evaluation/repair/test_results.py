@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fulgurite.evaluation.repair import loop
+from fulgurite.evaluation.repair import judging
 from fulgurite.evaluation.repair.oddities import same_program
 from fulgurite.evaluation.repair.results import BY_PROGRAMS, BY_TOKENS, RepairResult, difference_of
 from fulgurite.generation.protocol import SamplingSettings
@@ -38,7 +38,7 @@ def test_the_same_program_but_for_its_looks() -> None:
 
 def test_sampling_with_a_poor_budget_of_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Independent programs that are longer than all that ours wrote: with the same tokens there are fewer of them."""
-    monkeypatch.setattr(loop, "run_jobs", run_here)
+    monkeypatch.setattr(judging, "run_jobs", run_here)
 
     def made(name: str, words: int) -> RepairResult:
         def long(method: str, number: int, index: int, turn: int, step: str, seed: int) -> str:
@@ -57,7 +57,7 @@ def test_sampling_with_a_poor_budget_of_tokens(tmp_path: Path, monkeypatch: pyte
 
 
 def test_several_chains_of_an_item_are_a_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "run_jobs", run_here)
+    monkeypatch.setattr(judging, "run_jobs", run_here)
 
     def half(method: str, number: int, index: int, turn: int, step: str, seed: int) -> str:
         return right(number) if step == "program" and index % 2 == 0 else rule(method, 2, index, turn, step, seed)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fulgurite.datamodules import PreferenceDataModule, SFTDataModule
-from fulgurite.evaluation.repair import loop
+from fulgurite.evaluation.repair import judging
 from fulgurite.evaluation.repair.loop import repair
 from fulgurite.evaluation.repair.training import write_rows
 from tests.evaluation.repair.fakes import Scripted, made_plan, right, rule, run_here
@@ -25,7 +25,7 @@ def in_chat(*call: Any) -> str:
 
 @pytest.fixture(params=[False, True], ids=["completion", "chat"])
 def written(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, bool]:
-    monkeypatch.setattr(loop, "run_jobs", run_here)
+    monkeypatch.setattr(judging, "run_jobs", run_here)
     chat: bool = request.param
     plan = made_plan(tmp_path, Scripted(in_chat if chat else rule), chat=chat, baselines=False)
     done = repair(plan, silent=True)
@@ -84,7 +84,7 @@ def test_the_data_modules_read_them(written: tuple[Path, bool], tmp_path: Path) 
 
 def test_answers_to_one_prompt_are_compared_across_chains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two chains of one problem: the first program of chain 0 passes, that of chain 1 does not."""
-    monkeypatch.setattr(loop, "run_jobs", run_here)
+    monkeypatch.setattr(judging, "run_jobs", run_here)
 
     def two(method: str, number: int, index: int, turn: int, step: str, seed: int) -> str:
         return right(number) if index == 0 or step != "program" else "    return x + 1\n"
