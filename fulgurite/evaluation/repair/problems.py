@@ -70,13 +70,20 @@ class Problem:
         Args:
             text: an answer, or the continuation of `start`.
         """
-        if self.start:
+        if self.start and not _another(text, self.entry_point):
             found = from_continuation(text, self.start, self.entry_point)
         else:
             found = whole_program(text, self.entry_point)
         if found is None or fenced(text) is not None or _CODE.search(text):
             return found
         return found if self.start and _indented(text) and _reads(found) else None
+
+
+def _another(text: str, entry_point: str) -> bool:
+    """Whether a text brings whole functions but not the one that is asked for; behind its signature they would hide that."""
+    body = fenced(text, entry_point) or text
+    names = re.findall(r"^(?:async )?def (\w+)", body, re.MULTILINE)
+    return bool(names) and entry_point not in names and not _indented(body)
 
 
 def _indented(text: str) -> bool:

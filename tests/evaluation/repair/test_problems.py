@@ -98,6 +98,7 @@ def test_a_task_without_programs_is_refused() -> None:
 def test_programs_in_texts(text: str, program: str | None) -> None:
     found = problem("humaneval", row(0)).program(text)
     assert found is None if program is None else found is not None and program in found
+    assert found is None or "other" not in found or "shift0" not in found, "what is missing is not put in front of it"
     whole = problem("mbpp", MBPP).program(text)
     assert (whole is None) == (program is None or program == "# nothing yet"), "which is the body of a function alone"
 

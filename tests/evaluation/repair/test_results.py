@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -66,3 +67,22 @@ def test_several_chains_of_an_item_are_a_share(tmp_path: Path, monkeypatch: pyte
     assert [number.value for number in result.methods[0].solved] == [0.5] * 3
     assert result.methods[0].solved[0].items == 3 and result.chains == (12, 12)
     assert result.first_errors["AssertionError"][:2] == (6, 0)
+
+
+def test_oddities_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 holds a shown value and passes only what is shown, 1 holds it and passes nothing, 2 defines another function."""
+    monkeypatch.setattr(judging, "run_jobs", run_here)
+
+    def odd(method: str, number: int, index: int, turn: int, step: str, seed: int) -> str:
+        shown = 7 + 1002 + 50 * number
+        held = "    return 0 if x else {7: %d}\n" if number == 1 else "    return {7: %d}.get(x)\n"
+        return held % shown if number < 2 else "def plus(x):\n    return x\n"
+
+    plan = made_plan(tmp_path, Scripted(odd), items=3, turns=1, feedback="visible", baselines=False)
+    result = ran(plan)
+    assert result.methods[0].counts["hard-coded"] == 3, "0 once, 1 in both turns"
+    assert result.methods[0].counts["hard-coded only"] == 1
+    assert result.methods[0].counts["other function"] == 2 and result.methods[0].counts["identical"] == 2
+    assert any("2 programs define another function than the one that is asked for" in said for said in result.warnings)
+    prompts = [json.loads(line).get("prompt", "") for line in plan.file.read_text().splitlines()[1:]]
+    assert any("the program defines no shift2, which is asked for; it defines plus" in prompt for prompt in prompts)
