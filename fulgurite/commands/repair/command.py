@@ -166,7 +166,8 @@ def repair(
                 raise ValueError(
                     "repair: a server and a model were given for one role; a server knows its model; give one"
                 )
-            writers = served(given["server"], given["served_model"], concurrency, None, None)
+            # With log-probabilities a server tells how many tokens an answer has.
+            writers = served(given["server"], given["served_model"], concurrency, None, None, True, "repair")
             return Role(writers.answers, settings, chats)
         if given["served_model"] is not None:
             raise ValueError(

@@ -171,7 +171,7 @@ def draw(results: Sequence[RepairResult], path: Path) -> None:
             axes.set_ylabel("solved, 95 %")
             axes.grid(alpha=0.3)
         if result.methods:
-            right.legend(fontsize=7)
+            (right if right.has_data() else left).legend(fontsize=7)
     save(figure, path)
 
 

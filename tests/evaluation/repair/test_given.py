@@ -14,7 +14,7 @@ from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground.registry import resolve_backbone
 from fulgurite.evaluation.repair import judging
 from fulgurite.evaluation.repair.loop import repair
-from fulgurite.evaluation.repair.results import BY_PROGRAMS, summary
+from fulgurite.evaluation.repair.results import BY_PROGRAMS, BY_TOKENS, summary
 from fulgurite.evaluation.repair.training import pairs_of, turned
 from fulgurite.evaluation.tasks import TASKS
 from fulgurite.generation.protocol import Sample
@@ -85,6 +85,22 @@ def test_an_explanation_without_an_end_is_used_and_counted(tmp_path: Path) -> No
     assert [2 * number.value for number in result.methods[0].solved] == [1, 2, 2], "the run goes on"
     assert result.methods[0].counts == {"explanation cut off": 1}
     assert any("1 explanations were cut off at 64 tokens" in warning for warning in result.warnings)
+
+
+def test_tokens_of_a_server_are_counted_by_their_log_probabilities(tmp_path: Path) -> None:
+    class Served(Scripted):
+        def sample(self, requests: Any, *more: Any) -> Iterator[Sample]:
+            for sample in super().sample(requests, *more):
+                silent = "silent" in self.name and "/2/" in self.asked[-1]
+                yield replace(sample, token_ids=None, model_log_probs=None if silent else (-0.5,) * 7)
+
+    told = made_plan(tmp_path / "told", Served(rule), items=3)
+    result = summary(told, repair(told, silent=True))
+    assert result.methods[0].cost.tokens == 7 * result.methods[0].cost.calls
+    silent = made_plan(tmp_path / "silent", Served(rule, "silent"), items=3)
+    result = summary(silent, repair(silent, silent=True))
+    assert result.methods[0].cost.tokens is None and BY_TOKENS not in [method.name for method in result.methods]
+    assert any("the server does not say how many tokens it used" in warning for warning in result.warnings)
 
 
 def test_a_prompt_beyond_the_window_is_answered_by_nothing(tmp_path: Path) -> None:
