@@ -42,7 +42,8 @@ class Verdicts:
             return ()
         prompt = record["prompt"]
         lead = prompt.rpartition("```python\n")[2] if isinstance(prompt, str) else ""
-        return asserts_in(lead + record["text"], problem.entry_point)
+        text: str = record["text"]  # which may begin the assert anew that the prompt has begun
+        return asserts_in(lead + text, problem.entry_point) or asserts_in(text, problem.entry_point)
 
     def judge(self, places: Sequence[Place]) -> None:
         """A verdict on the program of each place that has one and is not judged; equal programs are run once.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from fulgurite.evaluation.repair.book import Cost
 from fulgurite.evaluation.repair.plan import FEEDBACK, RepairPlan
@@ -67,22 +67,20 @@ def warnings_of(plan: RepairPlan, done: _Done, methods: Sequence[_Method], whole
 def _about(plan: RepairPlan, method: _Method) -> list[str]:
     """What is odd about the answers of one method."""
     counts, lead, calls = method.counts, method.name, max(method.cost.calls, 1)
-    said: list[tuple[Any, str]] = [
-        (counts.get("no program", 0), "answers hold no program"),
-        (counts.get("other function", 0), "programs define another function than the one that is asked for"),
-        (counts.get("hard-coded", 0), "programs hold the values of a test that was shown"),
-        (
-            counts.get("explanation cut off", 0),
-            f"explanations were cut off at {plan.teacher.settings.max_new_tokens} tokens",
-        ),
-        (counts.get("explanation empty", 0), "explanations are empty"),
-        (counts.get("longer than the window", 0), "prompts are longer than the model's window and were not answered"),
-    ]
-    found = [f"{lead}: {number} {what}" for number, what in said if number]
-    if counts.get("hard-coded only"):
-        found.append(
-            f"{lead}: {counts['hard-coded only']} of them pass the tests that are shown and fail the hidden ones"
-        )
+    tests = "the examples" if plan.feedback == "visible" else "the model's own tests"
+    length = plan.teacher.settings.max_new_tokens
+    said = {
+        "no program": "answers hold no program",
+        "other function": "programs define another function than the one that is asked for",
+        "hard-coded": "programs hold the values of a test that was shown",
+        "hard-coded only": "of the programs with such values pass what is shown and fail the hidden tests",
+        "passed though wrong": f"programs pass {tests} and fail the hidden ones",
+        "refused though right": f"programs fail {tests} and pass the hidden ones",
+        "explanation cut off": f"explanations were cut off at {length} tokens",
+        "explanation empty": "explanations are empty",
+        "longer than the window": "prompts are longer than the model's window and were not answered",
+    }
+    found = [f"{lead}: {counts[name]} {what}" for name, what in said.items() if counts.get(name)]
     cut = counts.get("program cut off", 0)
     if cut > _MANY * calls:
         found.append(

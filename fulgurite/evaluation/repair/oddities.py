@@ -38,6 +38,10 @@ def counts_of(
             found["no tests"] += verdict["feedback"]["status"] == "no tests"
             if program is None:
                 continue
+            if plan.feedback != "hidden" and tests:
+                shown, hidden = passed(verdict["feedback"]), passed(verdict["hidden"])
+                found["passed though wrong"] += shown and not hidden
+                found["refused though right"] += hidden and not shown
             if verdict["turn"] > 0 or item not in given:
                 found["other function"] += instead_of(program, names[item]) is not None
                 held = bool(tests) and hard_coded(program, tests)

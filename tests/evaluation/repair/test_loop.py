@@ -193,7 +193,10 @@ def test_no_prompt_holds_a_hidden_value_unless_the_mode_says_so(mode: str, tmp_p
     assert shown and all(re.search(r"shift\d\(7\)", prompt) for prompt in shown)
     # Problem 5 passes what is shown and nothing else: it ends at its first program, and is counted.
     assert result.methods[0].counts["hard-coded only"] == 1
-    assert any("pass the tests that are shown and fail the hidden ones" in warning for warning in result.warnings)
+    assert any(
+        "with such values pass what is shown and fail the hidden tests" in warning for warning in result.warnings
+    )
+    assert result.methods[0].counts["passed though wrong"] == 1
 
 
 def test_a_chain_without_a_test_ends(tmp_path: Path) -> None:

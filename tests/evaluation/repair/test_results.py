@@ -86,3 +86,19 @@ def test_oddities_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert any("2 programs define another function than the one that is asked for" in said for said in result.warnings)
     prompts = [json.loads(line).get("prompt", "") for line in plan.file.read_text().splitlines()[1:]]
     assert any("the program defines no shift2, which is asked for; it defines plus" in prompt for prompt in prompts)
+
+
+def test_wrong_tests_of_a_model_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that expects 5 refuses its own right program, then hands in one that is wrong and gives 5."""
+    monkeypatch.setattr(judging, "run_jobs", run_here)
+
+    def mistaken(method: str, number: int, index: int, turn: int, step: str, seed: int) -> str:
+        if step == "tests":
+            return f"assert shift{number}(7) == 5"
+        return right(number) if turn == 0 else "    return 5\n"
+
+    result = ran(made_plan(tmp_path, Scripted(mistaken), items=1, turns=1, feedback="selfgen", baselines=False))
+    counts = result.methods[0].counts
+    assert counts["refused though right"] == 1 and counts["passed though wrong"] == 1
+    assert result.methods[0].lost == [0, 1] and [number.value for number in result.methods[0].solved] == [1, 0]
+    assert any("1 programs fail the model's own tests and pass the hidden ones" in said for said in result.warnings)
