@@ -88,13 +88,16 @@ def test_oddities_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert any("the program defines no shift2, which is asked for; it defines plus" in prompt for prompt in prompts)
 
 
-def test_wrong_tests_of_a_model_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "text", ["assert shift0(7) == 5", "7) == 5\nassert shift0(8) == 5", "```python\nassert shift0(7) == 5"]
+)
+def test_wrong_tests_of_a_model_are_counted(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that expects 5 refuses its own right program, then hands in one that is wrong and gives 5."""
     monkeypatch.setattr(judging, "run_jobs", run_here)
 
     def mistaken(method: str, number: int, index: int, turn: int, step: str, seed: int) -> str:
         if step == "tests":
-            return f"assert shift{number}(7) == 5"
+            return text  # behind a prompt that ends with "assert shift0("
         return right(number) if turn == 0 else "    return 5\n"
 
     result = ran(made_plan(tmp_path, Scripted(mistaken), items=1, turns=1, feedback="selfgen", baselines=False))
