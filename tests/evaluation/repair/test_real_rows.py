@@ -131,13 +131,13 @@ def test_prompts_about_real_programs_hold_no_hidden_assert(
     monkeypatch.setattr(judging, "run_jobs", run_here)
 
     def wrong(method: str, number: int, index: int, turn: int, step: str, seed: int) -> str:
-        return f"assert f({turn}) == 1" if step == "tests" else f"    return 'wrong {turn}'\n"
+        return "0) == 'never'" if step == "tests" else f"    return 'wrong {turn}'\n"
 
     plan = plan_of("humaneval", Scripted(wrong), real_data, tmp_path, feedback=mode, turns=1)
     repair(plan, silent=True)
     records = [json.loads(line) for line in plan.file.read_text().splitlines()[1:]]
     prompts = [(record["item"], record["prompt"]) for record in records if "prompt" in record]
-    assert len(prompts) > 164
+    assert len(prompts) > 800 and sum("What running it says" in prompt for _, prompt in prompts) > 500
     texts = {problem.item.key: problem for problem in plan.problems}
     for item, prompt in prompts:
         problem = texts[item]
