@@ -16,6 +16,9 @@ __all__ = ["asserts_in", "called", "docstring_examples", "hard_coded"]
 
 _MOST = 5  # tests of a model that are taken
 _ARROW = re.compile(r"\s*(?:#\s*)?(?:={1,2}>|={1,2}|-{1,3}>|➞|→|➜|returns|should return)\s*")
+_BUILTINS = frozenset(
+    "abs all any bool dict enumerate float frozenset int isinstance len list max min range round set sorted str sum tuple zip".split()
+)
 _SMALL = 2  # whole numbers up to this size, and texts of one letter, stand in any program
 
 
@@ -101,17 +104,30 @@ def called(test: str) -> str:
 
 
 def asserts_in(text: str, entry_point: str) -> tuple[str, ...]:
-    """The first five asserts of a model's text that call a function, each once; those that are no Python are left out.
+    """The first five asserts of a model's text that call a function, each once.
+
+    Left out are those that are no Python, and those that use more than the function, literals and a few builtins: a name that the text
+    defines elsewhere is not there when the assert runs, and whatever else they do would end the judge and not the program.
 
     Args:
         text: what a model wrote: fenced code, or plain lines.
         entry_point: the function that they have to call.
     """
     block = fenced(text)
-    found = [
-        test for test in _asserts(text if block is None else block) if entry_point in _names_called(ast.parse(test))
-    ]
+    found = [test for test in _asserts(text if block is None else block) if _self_contained(test, entry_point)]
     return tuple(dict.fromkeys(found))[:_MOST]
+
+
+def _self_contained(test: str, entry_point: str) -> bool:
+    tree = ast.parse(test)
+    nodes = list(ast.walk(tree))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return (
+        entry_point in _names_called(tree)
+        and names - bound <= {entry_point, *_BUILTINS}
+        and not any(isinstance(node, (ast.Attribute, ast.Lambda)) for node in nodes)
+    )
 
 
 def _asserts(code: str) -> Iterator[str]:

@@ -125,7 +125,10 @@ def test_examples_of_docstrings(text: str, found: str | None) -> None:
 
 def test_asserts_of_a_model() -> None:
     text = "Sure!\n```python\nassert f(1) == 2\nassert f(1) == 2\nassert g(1) == 2\nx = 3\nassert f(x) == 4\n```"
-    assert asserts_in(text, "f") == ("assert f(1) == 2", "assert f(x) == 4")
+    assert asserts_in(text, "f") == ("assert f(1) == 2",), "x would not be there when the assert runs"
+    assert asserts_in("assert sorted(f([x, 1]) for x in range(3)) == [2]", "f"), "names of its own are"
+    for harmful in ("f(1) == __import__('os')._exit(0)", "f(1) == exit()", "f(open('x')) == 1", "f(''.__class__) == 1"):
+        assert asserts_in(f"assert {harmful}", "f") == (), harmful
     assert asserts_in("prose\nassert f(1) == 2\nassert f(1) ==", "f") == ("assert f(1) == 2",)
     assert asserts_in("nothing", "f") == ()
     assert len(asserts_in("\n".join(f"assert f({i}) == {i}" for i in range(9)), "f")) == 5
