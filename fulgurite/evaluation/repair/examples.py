@@ -17,7 +17,8 @@ __all__ = ["asserts_in", "called", "docstring_examples", "hard_coded"]
 _MOST = 5  # tests of a model that are taken
 _ARROW = re.compile(r"\s*(?:#\s*)?(?:={1,2}>|={1,2}|-{1,3}>|➞|→|➜|returns|should return)\s*")
 _BUILTINS = frozenset(
-    "abs all any bool dict enumerate float frozenset int isinstance len list max min range round set sorted str sum tuple zip".split()
+    "abs all any bool dict enumerate float frozenset int isinstance len list max min "
+    "range round set sorted str sum tuple zip".split()
 )
 _SMALL = 2  # whole numbers up to this size, and texts of one letter, stand in any program
 
@@ -106,8 +107,8 @@ def called(test: str) -> str:
 def asserts_in(text: str, entry_point: str) -> tuple[str, ...]:
     """The first five asserts of a model's text that call a function, each once.
 
-    Left out are those that are no Python, and those that use more than the function, literals and a few builtins: a name that the text
-    defines elsewhere is not there when the assert runs, and whatever else they do would end the judge and not the program.
+    Left out are those that are no Python, and those that use more than the function, literals and a few builtins: a name that the
+    text defines elsewhere is not there when the assert runs, and whatever else they do would end the judge and not the program.
 
     Args:
         text: what a model wrote: fenced code, or plain lines.
