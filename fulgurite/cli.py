@@ -64,6 +64,10 @@ VERBS = {
         "benchmarks of a model or a server: maths, code in a sandbox, multiple choice",
         "fulgurite.commands.evaluate.command:evaluate",
     ),
+    "repair": Verb(
+        "programs mended in turns by a learner and a teacher, beside what the same budget solves without one",
+        "fulgurite.commands.repair.command:repair",
+    ),
     "control": Verb(
         "measure how closely answers follow the levels of objectives that are asked for",
         "fulgurite.commands.control.command:control",

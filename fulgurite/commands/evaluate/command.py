@@ -21,6 +21,7 @@ from fulgurite.commands.shared.options import (
     SourceOptions,
     with_options,
 )
+from fulgurite.commands.shared.task_paths import path_of_each
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.judging.verdicts import How
 from fulgurite.evaluation.pass_until.drawing import Until, draw_until
@@ -30,7 +31,7 @@ from fulgurite.evaluation.runner.results import result_of
 from fulgurite.evaluation.runner.sampling import collect
 from fulgurite.evaluation.runner.scoring import rate
 from fulgurite.evaluation.runner.writers import in_process, served
-from fulgurite.evaluation.tasks import TASKS, Task, find_tasks
+from fulgurite.evaluation.tasks import find_tasks
 from fulgurite.generation.protocol import SamplingSettings
 
 __all__ = ["evaluate"]
@@ -123,7 +124,7 @@ def evaluate(
             f"evaluate: n={n} with temperature 0 would give the same answer {n} times; set temperature above 0, such as 0.8, or n=1"
         )
     begun = time.monotonic()
-    paths, shot_paths = _each(path, chosen), _each(shots_path, chosen)
+    paths, shot_paths = path_of_each("evaluate", path, chosen), path_of_each("evaluate", shots_path, chosen)
     how = How(judging.sandbox, judging.time_limit, judging.workers)
     drawn = SamplingSettings(
         1, temperature, drawing.top_p, drawing.top_k, drawing.repetition_penalty, seed=drawing.seed
@@ -227,18 +228,3 @@ def _numbers(text: str | None, n: int) -> "list[int] | None":
     if not all(word.isdigit() and 1 <= int(word) <= n for word in words):
         raise ValueError(f"evaluate: k={text!r}; give whole numbers from 1 to n={n} with commas between, such as 1,{n}")
     return [int(word) for word in words]
-
-
-def _each(given: str | None, tasks: "list[Task]") -> "dict[str, str | None]":
-    """A path for each task, from one for all or from NAME=PATH with commas between."""
-    if given is None or given.partition("=")[0] not in TASKS:
-        return {task.name: given for task in tasks}
-    found: dict[str, str | None] = {task.name: None for task in tasks}
-    for part in given.split(","):
-        name, sign, path = part.partition("=")
-        if not sign or name not in found:
-            raise ValueError(
-                f"evaluate: path {part!r}; with NAME=PATH each part names one of the tasks {', '.join(found)}; correct it"
-            )
-        found[name] = path
-    return found
