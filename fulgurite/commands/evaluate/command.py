@@ -13,14 +13,7 @@ from fulgurite.commands.evaluate.until_passes import UntilResult, rates_table, s
 from fulgurite.commands.evaluate.until_passes import draw as draw_rates
 from fulgurite.commands.evaluate.until_passes import result_of as result_until
 from fulgurite.commands.generate.command import load_model
-from fulgurite.commands.shared.options import (
-    ComputeOptions,
-    DrawingOptions,
-    JudgingOptions,
-    ServerOptions,
-    SourceOptions,
-    with_options,
-)
+from fulgurite.commands.shared.options import AskingOptions, with_options
 from fulgurite.commands.shared.task_paths import path_of_each
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.judging.verdicts import How
@@ -43,8 +36,7 @@ def evaluate(
     path: str | None = None,
     out: str | None = None,
     *,
-    source: SourceOptions,
-    remote: ServerOptions,
+    asking: AskingOptions,
     phase: Literal["all", "generate", "score"] = "all",
     n: int = 1,
     k: str | None = None,
@@ -56,11 +48,8 @@ def evaluate(
     chat: bool = False,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
-    drawing: DrawingOptions,
     max_requests: int | None = None,
     max_tokens: int | None = None,
-    compute: ComputeOptions,
-    judging: JudgingOptions,
     dry_run: bool = False,
     list: bool = False,
     overwrite: bool = False,
@@ -72,8 +61,7 @@ def evaluate(
         path: where the rows are: a file, a folder of data, hub (fetches the pinned data set), or builtin; several tasks may have a
             path each, as in "gsm8k=FILE,piqa=FILE".
         out: the folder for samples, scores, results.json and results.png.
-        source: :class:`~fulgurite.commands.shared.options.SourceOptions`.
-        remote: :class:`~fulgurite.commands.shared.options.ServerOptions`.
+        asking: :class:`~fulgurite.commands.shared.options.AskingOptions`.
         phase: all, or generate (samples only), or score (verdicts on samples that are there; takes no model).
         n: samples of each item; above 1 they are drawn, and pass@k and maj@k are reported.
         k: of pass@k and maj@k, with commas between; none takes 1, 10, 100 and n.
@@ -85,11 +73,8 @@ def evaluate(
         chat: ask as a chat's user, with the chat template, in place of a text that is continued.
         max_new_tokens: tokens of an answer at most; none takes the task's.
         temperature: 0 takes the likeliest token each time; none takes 0 for one sample, 0.8 for several, 1 with until_passes.
-        drawing: :class:`~fulgurite.commands.shared.options.DrawingOptions`.
         max_requests: HTTP requests to the server at most, for each task.
         max_tokens: tokens that the server may use at most, prompts included, for each task.
-        compute: :class:`~fulgurite.commands.shared.options.ComputeOptions`.
-        judging: :class:`~fulgurite.commands.shared.options.JudgingOptions`.
         dry_run: show the first three prompts of each task as the model would get them, and end.
         list: show the tasks, and end.
         overwrite: replace samples and scores that are there; with --phase score the scores only.
@@ -125,10 +110,8 @@ def evaluate(
         )
     begun = time.monotonic()
     paths, shot_paths = path_of_each("evaluate", path, chosen), path_of_each("evaluate", shots_path, chosen)
-    how = How(judging.sandbox, judging.time_limit, judging.workers)
-    drawn = SamplingSettings(
-        1, temperature, drawing.top_p, drawing.top_k, drawing.repetition_penalty, seed=drawing.seed
-    )
+    how = How(asking.sandbox, asking.time_limit, asking.workers)
+    drawn = SamplingSettings(1, temperature, asking.top_p, asking.top_k, asking.repetition_penalty, seed=asking.seed)
     plans = []
     for task in chosen:
         if phase != "generate" and not dry_run and task.judge is not None:
@@ -145,35 +128,35 @@ def evaluate(
                 shots_path=shot_paths[task.name],
                 chat=chat,
                 max_new_tokens=max_new_tokens,
-                on_bad_row=judging.on_bad_row,
+                on_bad_row=asking.on_bad_row,
             )
         )
     asked = {
-        "tasks": tasks, "path": path, "model": source.model, "adapter": source.adapter, "server": remote.server,
-        "served_model": remote.served_model, "n": n, "limit": limit, "shots": shots, "chat": chat, "seed": drawing.seed,
+        "tasks": tasks, "path": path, "model": asking.model, "adapter": asking.adapter, "server": asking.server,
+        "served_model": asking.served_model, "n": n, "limit": limit, "shots": shots, "chat": chat, "seed": asking.seed,
         "until_passes": until_passes, "cap": cap,
     }  # fmt: skip
     if phase != "score":
-        if remote.server is None:
-            if remote.served_model is not None:
+        if asking.server is None:
+            if asking.served_model is not None:
                 raise ValueError(
-                    f"evaluate: --served_model {remote.served_model} without --server; give the server's address"
+                    f"evaluate: --served_model {asking.served_model} without --server; give the server's address"
                 )
-            loaded = load_model("evaluate", source, compute)
-            writers = in_process(loaded, drawing.batch_size, chat)
+            loaded = load_model("evaluate", asking, asking)
+            writers = in_process(loaded, asking.batch_size, chat)
         else:
-            if source.model is not None or source.adapter is not None:
+            if asking.model is not None or asking.adapter is not None:
                 raise ValueError(
                     "evaluate: --server and --model were given; a server knows its model; give one of them"
                 )
-            writers = served(remote.server, remote.served_model, remote.concurrency, max_requests, max_tokens)
+            writers = served(asking.server, asking.served_model, asking.concurrency, max_requests, max_tokens)
         if dry_run:
             for plan in plans:
                 say(prompts_shown(plan, writers.tokenizer))
             return
         if until is not None:
-            size = size_of(loaded.model) if remote.server is None else None
-            name = str(remote.served_model or source.adapter or source.model)
+            size = size_of(loaded.model) if asking.server is None else None
+            name = str(asking.served_model or asking.adapter or asking.model)
             found = [
                 result_until(plan, draw_until(plan, writers.answers, until, how, overwrite), name, size)
                 for plan in plans

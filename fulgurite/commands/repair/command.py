@@ -13,14 +13,7 @@ from pathlib import Path
 from fulgurite.commands.evaluate.report import write_results
 from fulgurite.commands.generate.command import load_model
 from fulgurite.commands.repair.report import draw, errors_table, methods_table, moves_table, prompts_shown, tasks_table
-from fulgurite.commands.shared.options import (
-    ComputeOptions,
-    DrawingOptions,
-    JudgingOptions,
-    ServerOptions,
-    SourceOptions,
-    with_options,
-)
+from fulgurite.commands.shared.options import AskingOptions, with_options
 from fulgurite.commands.shared.task_paths import path_of_each
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.judging.verdicts import How
@@ -46,8 +39,7 @@ def repair(
     path: str | None = None,
     out: str | None = None,
     *,
-    source: SourceOptions,
-    remote: ServerOptions,
+    asking: AskingOptions,
     teacher: str | None = None,
     teacher_adapter: str | None = None,
     teacher_server: str | None = None,
@@ -65,9 +57,6 @@ def repair(
     explanation_tokens: int = 512,
     temperature: float = 0.2,
     sampling_temperature: float = 0.8,
-    drawing: DrawingOptions,
-    compute: ComputeOptions,
-    judging: JudgingOptions,
     dry_run: bool = False,
     list: bool = False,
     overwrite: bool = False,
@@ -79,8 +68,7 @@ def repair(
         path: where the rows are: a file, a folder of data, hub, or builtin; several tasks may have a path each, as in
             "humaneval=FILE,mbpp=FILE".
         out: the folder for chains, results.json, results.png and training data.
-        source: :class:`~fulgurite.commands.shared.options.SourceOptions`.
-        remote: :class:`~fulgurite.commands.shared.options.ServerOptions`.
+        asking: :class:`~fulgurite.commands.shared.options.AskingOptions`.
         teacher: another model that teaches, as --model takes it; without one the learner teaches too.
         teacher_adapter: its adapter.
         teacher_server: a server of the teacher, in place of --teacher.
@@ -99,9 +87,6 @@ def repair(
         explanation_tokens: tokens of an explanation at most.
         temperature: of programs and explanations; 0 takes the likeliest token each time.
         sampling_temperature: of the independent samples.
-        drawing: :class:`~fulgurite.commands.shared.options.DrawingOptions`.
-        compute: :class:`~fulgurite.commands.shared.options.ComputeOptions`.
-        judging: :class:`~fulgurite.commands.shared.options.JudgingOptions`.
         dry_run: show the prompts of the first problem of each task, and end.
         list: show the tasks, and end.
         overwrite: replace chains that are there.
@@ -133,32 +118,30 @@ def repair(
         raise ValueError(f"repair: --out {out} is a file; give a folder for chains and results")
     if limit is not None and limit < 1:
         raise ValueError(f"repair: limit={limit}; give 1 or more")
-    begun, folder, how = time.monotonic(), Path(out or "."), How(judging.sandbox, judging.time_limit, judging.workers)
+    begun, folder, how = time.monotonic(), Path(out or "."), How(asking.sandbox, asking.time_limit, asking.workers)
     drawn = SamplingSettings(
-        max_new_tokens, temperature, drawing.top_p, drawing.top_k, drawing.repetition_penalty, seed=drawing.seed
+        max_new_tokens, temperature, asking.top_p, asking.top_k, asking.repetition_penalty, seed=asking.seed
     )
     explained = replace(drawn, max_new_tokens=explanation_tokens)
     paths = path_of_each("repair", path, chosen)
-    rows = {task.name: items_of(task, paths[task.name], limit, judging.on_bad_row) for task in chosen}
+    rows = {task.name: items_of(task, paths[task.name], limit, asking.on_bad_row) for task in chosen}
     if not dry_run:
         for task in chosen:
             judge_of(task).check(how)
 
-    def role(source: SourceOptions, remote: ServerOptions, settings: SamplingSettings, chats: bool) -> Role:
-        if remote.server is not None:
-            if source.model is not None or source.adapter is not None:
+    def role(given: AskingOptions, settings: SamplingSettings, chats: bool) -> Role:
+        if given.server is not None:
+            if given.model is not None or given.adapter is not None:
                 raise ValueError(
                     "repair: a server and a model were given for one role; a server knows its model; give one"
                 )
             # With log-probabilities a server tells how many tokens an answer has.
-            writers = served(remote.server, remote.served_model, remote.concurrency, None, None, True, "repair")
+            writers = served(given.server, given.served_model, asking.concurrency, None, None, True, "repair")
             return Role(writers.answers, settings, chats)
-        if remote.served_model is not None:
-            raise ValueError(
-                f"repair: served_model {remote.served_model} without its server; give the server's address"
-            )
-        loaded = load_model("repair", source, compute)
-        writers = in_process(loaded, drawing.batch_size, chats)
+        if given.served_model is not None:
+            raise ValueError(f"repair: served_model {given.served_model} without its server; give the server's address")
+        loaded = load_model("repair", given, given)
+        writers = in_process(loaded, asking.batch_size, chats)
         window = getattr(getattr(loaded.model, "config", None), "max_position_embeddings", None)
         return Role(writers.answers, settings, chats, writers.tokenizer, window)
 
@@ -167,20 +150,18 @@ def repair(
         "teacher_served_model": teacher_served_model,
     }  # fmt: skip
     asked = {
-        "tasks": tasks, "path": path, "model": source.model, "adapter": source.adapter, "server": remote.server,
-        "served_model": remote.served_model, **theirs, "feedback": feedback, "turns": turns, "n": n, "limit": limit,
+        "tasks": tasks, "path": path, "model": asking.model, "adapter": asking.adapter, "server": asking.server,
+        "served_model": asking.served_model, **theirs, "feedback": feedback, "turns": turns, "n": n, "limit": limit,
         "chat": chat, "teacher_chat": teacher_chat, "temperature": temperature,
-        "sampling_temperature": sampling_temperature, "seed": drawing.seed,
+        "sampling_temperature": sampling_temperature, "seed": asking.seed,
     }  # fmt: skip
     teaching = chat if teacher_chat is None else teacher_chat
-    learner = role(source, remote, drawn, chat)
+    learner = role(asking, drawn, chat)
     if any(value is not None for value in theirs.values()):
-        taught_by = role(
-            SourceOptions(teacher, teacher_adapter, source.template),
-            ServerOptions(teacher_server, teacher_served_model, remote.concurrency),
-            explained,
-            teaching,
+        asked_of = replace(
+            asking, model=teacher, adapter=teacher_adapter, server=teacher_server, served_model=teacher_served_model
         )
+        taught_by = role(asked_of, explained, teaching)
     else:
         taught_by = replace(learner, settings=explained, chat=teaching)
     plans = [

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 __all__ = [
+    "AskingOptions",
     "ComputeOptions",
     "DrawingOptions",
     "JudgingOptions",
@@ -110,6 +111,11 @@ class JudgingOptions:
     on_bad_row: Literal["few", "skip", "error"] = "few"
 
 
+@dataclass(frozen=True)
+class AskingOptions(JudgingOptions, ComputeOptions, DrawingOptions, ServerOptions, SourceOptions):
+    """All of them: a model or a server is asked, and its answers are judged."""
+
+
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
     """A verb's function with the fields of its groups as keywords of their own, in signature, annotations and docstring.
 
@@ -163,5 +169,6 @@ def _keyword(name: str, default: Any, kind: Any) -> inspect.Parameter:
 
 
 def _described(group: Any) -> str:
-    """The lines under `Args:` of a group's docstring."""
-    return textwrap.indent(textwrap.dedent((inspect.getdoc(group) or "").partition("Args:\n")[2]), "    ").rstrip()
+    """The lines under `Args:` of a group's docstring, those of its bases first."""
+    parts = ((kind.__doc__ or "").partition("Args:\n")[2] for kind in reversed(group.__mro__))
+    return "\n".join(textwrap.indent(textwrap.dedent(part), "    ").rstrip() for part in parts if part)

@@ -30,8 +30,8 @@ def backends(monkeypatch: pytest.MonkeyPatch) -> list[Scripted]:
     """In place of models, one for each that is loaded; their programs run here."""
     made: list[Scripted] = []
 
-    def load(verb: str, model: str | None, *more: Any) -> Any:
-        made.append(Scripted(rule, str(model)))
+    def load(verb: str, source: Any, compute: Any) -> Any:
+        made.append(Scripted(rule, str(source.model)))
         return SimpleNamespace(model=None, backend=made[-1])
 
     monkeypatch.setattr(command, "load_model", load)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from fulgurite.commands.shared.options import ComputeOptions, DrawingOptions, SourceOptions, with_options
+from fulgurite.commands.shared.options import AskingOptions, ComputeOptions, DrawingOptions, SourceOptions, with_options
 from fulgurite.commands.shared.parser import CommandParser
 
 seen = []
@@ -66,3 +66,19 @@ def test_two_options_of_one_name_are_refused():
 
     with pytest.raises(TypeError, match="doubled has two options of one name: seed"):
         with_options(doubled)
+
+
+def test_a_group_of_groups_is_described_by_its_parts():
+    @with_options
+    def asks(n: int = 1, *, asking: AskingOptions) -> None:
+        """A verb.
+
+        Args:
+            n: how many.
+            asking: whom.
+        """
+
+    names = list(inspect.signature(asks).parameters)
+    lines = (asks.__doc__ or "").partition("Args:\n")[2].splitlines()
+    assert [line.partition(":")[0].strip() for line in lines] == names
+    assert names[:4] == ["n", "model", "adapter", "template"] and names[-1] == "on_bad_row"
