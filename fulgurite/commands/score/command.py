@@ -229,7 +229,14 @@ def _taken(row: Row | None, asked: Asked) -> Rewards | None:
 
 
 def _hash(common: str, conversations: Sequence[Conversation]) -> str:
-    turns = json.dumps([[[turn.role, turn.content] for turn in each.turns] for each in conversations])
+    # What is beside the texts counts where it is there: rows of texts keep the hash of earlier versions.
+    turns = json.dumps(
+        [
+            [[turn.role, turn.content, *([turn.extra] if turn.extra else [])] for turn in each.turns]
+            + ([each.tools] if each.tools else [])
+            for each in conversations
+        ]
+    )
     return hashlib.sha256(f"{common}\n{turns}".encode()).hexdigest()[:16]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fulgurite.data.readers.base import BadRow
-from fulgurite.data.readers.messages import messages
+from fulgurite.data.readers.messages import messages, tools_of
 from fulgurite.data.records.conversation import Conversation, Turn, checked
 from fulgurite.data.records.findings import Finding, place
 
@@ -48,7 +48,8 @@ def read_asked(row: Row, source: str, number: int, as_chat: bool) -> Asked:
         found = _by_columns(row, as_chat)
         if found is not None:
             kind, answers = found
-            return Asked(row, kind, [_conversation(turns, source, number) for turns in answers])
+            tools = tools_of(row.get("tools"))
+            return Asked(row, kind, [_conversation(turns, source, number, tools) for turns in answers])
     except BadRow as error:
         raise ValueError(f"{where}: {error.reason}: {error.detail}; correct the row") from error
     filled = ", ".join(repr(name) for name, value in row.items() if value is not None) or "none"
@@ -106,7 +107,7 @@ def _turns_before(prompt: object, as_chat: bool) -> tuple[Turn, ...]:
     return (Turn("user" if as_chat else "prompt", prompt),) if isinstance(prompt, str) else messages(prompt, "prompt")
 
 
-def _conversation(turns: tuple[Turn, ...], source: str, number: int) -> Conversation:
+def _conversation(turns: tuple[Turn, ...], source: str, number: int, tools: str | None = None) -> Conversation:
     """The turns with their place; a BadRow for what no training would take, but an empty answer has its reward too."""
     last = turns[-1]
     empty = isinstance(last.content, str) and not last.content.strip()
@@ -114,7 +115,7 @@ def _conversation(turns: tuple[Turn, ...], source: str, number: int) -> Conversa
     for finding in checked(Conversation(shown, source, number)):
         if isinstance(finding, Finding):
             raise BadRow(finding.reason, finding.detail)
-    return Conversation(turns, source, number)
+    return Conversation(turns, source, number, tools=tools)
 
 
 def _answered(before: tuple[Turn, ...], answer: object) -> tuple[Turn, ...]:
