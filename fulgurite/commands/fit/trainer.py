@@ -38,6 +38,7 @@ from fulgurite.callbacks import (
 )
 from fulgurite.commands.fit.checkpoints import MetricCheckpoint
 from fulgurite.commands.fit.intervals import check_trainer_options
+from fulgurite.commands.fit.nulls import refuse_nulls
 from fulgurite.commands.fit.permissions import only_typed_permissions
 from fulgurite.commands.fit.progress import StepsProgressBar
 from fulgurite.commands.fit.reports import report_fit, write_predictions
@@ -122,6 +123,8 @@ class TrainerCLI(LightningCLI):
             )
         check_trainer_options(config["trainer"], verb)
         only_typed_permissions(config["model"], args)
+        for section in (config["model"], config["data"]):
+            refuse_nulls(section)
         wanted, folder = config.get("ckpt_path"), self._checkpoint_folder(config)
         if wanted is not None:
             config["ckpt_path"] = find_checkpoint(str(wanted), folder, verb)

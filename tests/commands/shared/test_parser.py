@@ -67,6 +67,38 @@ def test_a_hash_is_a_letter(capsys: pytest.CaptureFixture[str]) -> None:
     assert "#none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["generate", "--model", "null", "--prompt", "a"], "'null' is neither a folder nor a model"),
+        (["generate", "--model", "playground", "--file=~", "--output", "o.jsonl"], "--file ~: no such file"),
+        (
+            [*MODEL, "run", "--data.path", "null"],
+            "GLUEDataModule: path was given null, which stands for no value; allowed",
+        ),
+        ([*MODEL, "run", "--data.batch_size", "null"], "GLUEDataModule: batch_size was given null"),
+        ([*MODEL, "run", "--model.learning_rate", "null"], "ClassificationModule: learning_rate was given null"),
+    ],
+)
+def test_null_is_a_name_or_refused(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As YAML it is no value: generate said that nothing was asked, and a fit ended in a traceback."""
+    assert main(words) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_user_without_a_home(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no line in /etc/passwd."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "FULGURITE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert main([*MODEL, "run"]) == 1
+    assert "this user has no home folder; set HOME, or FULGURITE_CACHE" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("logger", ["WandbLogger", "TensorBoardLogger"])
 def test_a_logger_that_is_not_installed(
     logger: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
