@@ -254,6 +254,11 @@ def _known_trouble(error: BaseException | None) -> BaseException | None:
         return ValueError(
             f"{name}: a package that it needs is not installed; pip install '{match.group(2)}', or choose another"
         )
+    if isinstance(error, ImportError) and (match := re.match(r"Requirement '([^']+)' not met", text)):
+        return ValueError(
+            f"a package that was asked for is not installed; pip install '{match.group(1)}', or choose another strategy, device or "
+            "logger"
+        )
     if match := re.search(r"class_path '([\w.]+)':\s+((?:Neither|No module named) .+)", text):
         name = match.group(1).rpartition(".")[2]
         return ValueError(

@@ -45,7 +45,7 @@ from fulgurite.commands.fit.reports import report_fit, write_predictions
 from fulgurite.commands.fit.run_config import RunConfig, check_same_run
 from fulgurite.commands.fit.waiting import limit_waiting
 from fulgurite.commands.fit.writing import WholeCheckpoints, earlier_run, takes_checkpoints
-from fulgurite.commands.shared.checkpoint_files import find_checkpoint, read_checkpoint
+from fulgurite.commands.shared.checkpoint_files import check_weights, find_checkpoint, read_checkpoint
 from fulgurite.commands.shared.parser import TrainerParser
 from fulgurite.console import metrics_table, quiet_lightning, say, shortest
 from fulgurite.lightning_modules import FinetuneModule
@@ -151,6 +151,7 @@ class TrainerCLI(LightningCLI):
             return
         verb = self.config["subcommand"]
         content = read_checkpoint(config["ckpt_path"])
+        check_weights(config["ckpt_path"], content)
         check_same_run(content, config["ckpt_path"], map(str, config.get("config") or []), verb)
         before = config["model"].clone()
         super()._parse_ckpt_path()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _POINTER = b"version https://git-lfs"
 
-__all__ = ["find_checkpoint", "load_module", "read_checkpoint"]
+__all__ = ["check_weights", "find_checkpoint", "load_module", "read_checkpoint"]
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
@@ -148,12 +148,31 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
         raise ValueError(
             f"checkpoint {path}: its class {foreign[0]} cannot be imported here; run where that module is importable"
         ) from error
-    if (bad := check_finite(module)) is not None:
+    _refuse_not_finite(path, check_finite(module))
+    return module.eval()
+
+
+def check_weights(path: str | Path, content: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose weights compute nothing of use.
+
+    Args:
+        path: the file, for the message.
+        content: of :func:`read_checkpoint`.
+
+    Raises:
+        ValueError: a tensor of its weights holds NaN or infinity.
+    """
+    from fulgurite.models.weight_files import first_not_finite
+
+    _refuse_not_finite(path, first_not_finite(content["state_dict"]))
+
+
+def _refuse_not_finite(path: str | Path, name: str | None) -> None:
+    if name is not None:
         raise ValueError(
-            f"checkpoint {path}: {bad} holds NaN or infinity, so that the model would compute nothing of use; take an earlier "
+            f"checkpoint {path}: {name} holds NaN or infinity, so that the model would compute nothing of use; take an earlier "
             "checkpoint, or train again with a lower learning rate"
         )
-    return module.eval()
 
 
 def _importable(class_path: str) -> bool:

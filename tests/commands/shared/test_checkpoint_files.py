@@ -8,7 +8,7 @@ import torch
 
 from fulgurite.cli import main
 from fulgurite.commands.shared.checkpoint_files import find_checkpoint, read_checkpoint
-from tests.commands.fit.runs import checkpoint_of
+from tests.commands.fit.runs import QUICK, checkpoint_of
 
 
 @pytest.mark.parametrize("wanted", ["last", "best"])
@@ -38,6 +38,21 @@ def test_best_is_gone(tmp_path: Path) -> None:
     ):
         find_checkpoint("best", tmp_path, "test")
     assert find_checkpoint("last", tmp_path, "test") == str(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict", "fit"])
+def test_weights_that_are_not_finite_are_not_measured(
+    tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fulgurite.lightning_modules import ClassificationModule
+
+    file = checkpoint_of(ClassificationModule("playground", num_labels=2), tmp_path / "run" / "last.ckpt")
+    content = torch.load(file, weights_only=True)
+    content["state_dict"]["network.score.weight"][0, 0] = float("nan")
+    torch.save(content, file)
+    words = [verb, *QUICK, "--ckpt_path", str(file), "--trainer.default_root_dir", str(tmp_path / "other")]
+    assert main(words) == 1
+    assert "last.ckpt: network.score.weight holds NaN or infinity" in capsys.readouterr().err
 
 
 def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:

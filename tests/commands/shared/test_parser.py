@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,9 @@ def test_a_strategy_is_given_by_name_or_class(capsys: pytest.CaptureFixture[str]
     words = ["validate", *QUICK, "--trainer.logger", "false", "--trainer.strategy"]
     assert main([*words, "SingleDeviceStrategy", "--trainer.strategy.device", "cpu"]) == 0
     capsys.readouterr()
+    if find_spec("torch_xla") is None:
+        assert main([*words, "xla"]) == 1
+        assert "is not installed; pip install 'torch_xla" in capsys.readouterr().err
     assert main([*words, "nothing"]) == 1
     assert "--trainer.strategy nothing: no strategy has this name; give auto, ddp" in capsys.readouterr().err
 
