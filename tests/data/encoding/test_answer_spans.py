@@ -177,7 +177,10 @@ def test_an_encoder_decoder_leaves_out_what_its_texts_cannot_hold() -> None:
 
 def test_keys_of_messages_that_nothing_reads_are_named() -> None:
     turns = (Turn("user", "a", extra='{"id": 3}'), Turn("assistant", "b", extra='{"name": "x", "id": 4}'))
-    for template, told in ((TWO_ENDS, "id, name"), (TWO_ENDS.replace("'<|user|>'", "'<|user|>' + (m.name or '')"), "id")):
+    for template, told in (
+        (TWO_ENDS, "id, name"),
+        (TWO_ENDS.replace("'<|user|>'", "'<|user|>' + (m.name or '')"), "id"),
+    ):
         (row,) = ConversationEncoder(with_template(template), 1000).encode([Conversation(turns, "x", 1)])[0]
         assert isinstance(row, EncodedConversation)
         assert row.note == f"keys of messages that the chat template never writes: {told}"
