@@ -17,6 +17,7 @@ from fulgurite.data.encoding.conversations import TOO_LONG, ConversationEncoder,
 from fulgurite.data.encoding.prompts import is_chat
 from fulgurite.data.encoding.templates import ChatRenderer
 from fulgurite.data.records.conversation import Conversation, Turn
+from fulgurite.models.sizes import check_vocabulary, positions_of, vocabulary_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +40,7 @@ class RewardScorer:
     Args:
         model: a RewardModel, or a transformers model with one label; set to evaluation mode.
         tokenizer: with a chat template where chats are scored.
-        max_length: tokens of prompt and answer at most.
+        max_length: tokens of prompt and answer at most; no more than the model has positions.
         batch_size: rows of a forward.
         whole: read the reward behind all that the chat template writes of a finished chat, as TRL and RewardBench do, instead of at
             the end of the last turn, where our own checkpoints are trained.
@@ -55,6 +56,9 @@ class RewardScorer:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"RewardScorer: batch_size is {batch_size}; it must be at least 1")
+        check_vocabulary("RewardScorer", vocabulary_of(model), tokenizer, "the reward model")
+        positions = positions_of(model)
+        max_length = max_length if positions is None else min(max_length, positions)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.batch_size = batch_size
