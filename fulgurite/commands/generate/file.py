@@ -161,6 +161,12 @@ def _refuse_tools(row: Row, where: str) -> None:
 
 def _prompt(row: Row, column: str, where: str, start: tuple[Turn, ...], chat: bool) -> tuple[Turn, ...]:
     value = row[column]
+    if chat and row.get("system"):  # before the user's turn, as in training; it goes before --system
+        if not isinstance(row["system"], str):
+            raise ValueError(
+                f"{where}: the column 'system' holds {repr(row['system'])[:60]}; a text is needed; correct it"
+            )
+        start = (Turn("system", row["system"]),)
     if isinstance(value, list):
         turns = tuple(_turn(item, where, column) for item in value)
         if not turns or turns[-1].role != "user":

@@ -48,8 +48,9 @@ def read_asked(row: Row, source: str, number: int, as_chat: bool) -> Asked:
         found = _by_columns(row, as_chat)
         if found is not None:
             kind, answers = found
-            tools = tools_of(row.get("tools"))
-            return Asked(row, kind, [_conversation(turns, source, number, tools) for turns in answers])
+            tools, system = tools_of(row.get("tools")), _system(row)
+            given = [turns if turns[0].role in ("system", "prompt") else (*system, *turns) for turns in answers]
+            return Asked(row, kind, [_conversation(turns, source, number, tools) for turns in given])
     except BadRow as error:
         raise ValueError(f"{where}: {error.reason}: {error.detail}; correct the row") from error
     filled = ", ".join(repr(name) for name, value in row.items() if value is not None) or "none"
@@ -100,6 +101,11 @@ def _by_columns(row: Row, as_chat: bool) -> tuple[str, list[tuple[Turn, ...]]] |
     if prompt is not None and row.get("completion") is not None:
         return "conversation", [_answered(_turns_before(prompt, as_chat), row["completion"])]
     return None
+
+
+def _system(row: Row) -> tuple[Turn, ...]:
+    """The turn that a column 'system' puts before a chat, as in training."""
+    return (Turn("system", row["system"]),) if row.get("system") else ()
 
 
 def _turns_before(prompt: object, as_chat: bool) -> tuple[Turn, ...]:

@@ -134,6 +134,11 @@ def test_other_answers_are_not_overwritten_unasked(tmp_path: Path, monkeypatch: 
             json.dumps([{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}]),
             [[("system", "s"), ("user", "u")]],
         ),
+        (
+            "in.jsonl",
+            json.dumps({"prompt": "u", "system": "s"}) + "\n" + json.dumps({"prompt": "v", "system": None}),
+            [[("system", "s"), ("user", "u")], [("user", "v")]],
+        ),
     ],
 )
 def test_kinds_of_files(

@@ -287,6 +287,10 @@ def test_tools_and_calls_are_part_of_what_is_scored():
     rows = [asked(None), asked([{"name": "weather"}]), asked(None, reasoning_content="hm")]
     assert [json.loads(row[0].tools or "null") for row in rows] == [None, [{"name": "weather"}], None]
     assert len({_hash("", row) for row in rows}) == 3
+    pair = {"prompt": "rain?", "chosen": "No.", "rejected": "Rain?", "system": "Be short."}
+    for as_chat, roles in ((True, ["system", "user", "assistant"]), (False, ["prompt", "completion"])):
+        for conversation in read_asked(pair, "rows.jsonl", 3, as_chat).conversations:
+            assert [turn.role for turn in conversation.turns] == roles
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 3: tools: "):
         asked("weather")
 
