@@ -65,7 +65,20 @@ class RewardScorer:
         self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop", plain=True)
         self.max_length = max_length
         self._renderer = ChatRenderer(tokenizer) if whole and tokenizer.chat_template else None
+        if self._renderer is not None and not self._writes_behind_the_turn(self._renderer):
+            self._renderer = None
         self.omitted: dict[str, int] = {}
+
+    @property
+    def reads_behind_the_turn(self) -> bool:
+        """Whether rewards of chats are read behind the end of the last turn."""
+        return self._renderer is not None
+
+    def _writes_behind_the_turn(self, renderer: ChatRenderer) -> bool:
+        turns = (Turn("user", "a"), Turn("assistant", "b"))
+        ((row, *_),) = self._encoder.encode([Conversation(turns, "a short chat", 1)])
+        ids = self.tokenizer(renderer.chat(turns)[0], add_special_tokens=False, verbose=False)["input_ids"]
+        return isinstance(row, Omission) or row.input_ids != list(ids)
 
     def score(self, conversations: Sequence[Conversation | Sequence[Turn]]) -> Iterator[list[Scored]]:
         """Rewards in the order given, a chunk of batches at a time.

@@ -45,7 +45,7 @@ def score(
     output: str | None = None,
     benchmark: Literal["rewardbench", "rewardbench2"] | None = None,
     as_chat: bool | None = None,
-    whole_chat: bool = False,
+    whole_chat: bool | None = None,
     template: str | None = None,
     max_length: int = 2048,
     batch_size: int = 8,
@@ -64,8 +64,9 @@ def score(
         benchmark: the file holds rows of RewardBench 1 or 2; print the section scores.
         as_chat: lay the chat template over prompts and answers that are plain texts (true), or join them as they are (false); none
             does what the model was trained on: a checkpoint knows it, a folder has a chat template or has none.
-        whole_chat: read the reward behind all that the chat template writes of a finished chat, such as ChatML's last newline, as
-            models trained with TRL do; ours are trained at the end of the last turn.
+        whole_chat: read the reward behind all that the chat template writes of a finished chat, such as ChatML's last newline, or
+            at the end of the last turn (false); none takes the end of the turn for a checkpoint, which is trained there, and the
+            whole chat for a folder, as TRL, RewardBench and everybody's call of the template do.
         template: auto, a template's name or a Jinja file; none takes the stored one.
         max_length: tokens of prompt and answer at most; longer ones get no reward and are counted, never cut.
         batch_size: answers of a forward.
@@ -120,7 +121,10 @@ def _rewards(
     asked: Sequence[Asked], scorer: RewardScorer, target: Path | None, identity: list[Any], overwrite: bool
 ) -> tuple[list[list[float | None]], list[list[int]]]:
     """Rewards and answer tokens of each row's answers; rows that stand in an earlier output are taken over."""
-    common = json.dumps([*identity, scorer.tokenizer.chat_template, str(next(scorer.model.parameters()).dtype)])
+    behind = ["whole chat"] if scorer.reads_behind_the_turn else []
+    common = json.dumps(
+        [*identity, scorer.tokenizer.chat_template, str(next(scorer.model.parameters()).dtype), *behind]
+    )
     hashes = [_hash(common, a.conversations) for a in asked]
     known: dict[str, Row] = {}
     part = None if target is None else target.with_name(target.name + ".part")
@@ -267,7 +271,7 @@ def _load(
     device: str | None,
     trust_remote_code: bool,
     as_chat: bool,
-    whole_chat: bool,
+    whole_chat: bool | None,
 ) -> RewardScorer:
     from fulgurite.lightning_modules.reward import RewardModule
     from fulgurite.models import load_reward_model
@@ -293,4 +297,5 @@ def _load(
         tokenizer = load_tokenizer(model)
     if as_chat:
         apply_template(tokenizer, template)
-    return RewardScorer(network.to(place), tokenizer, max_length, batch_size, whole_chat)
+    whole = not model.endswith(".ckpt") if whole_chat is None else whole_chat
+    return RewardScorer(network.to(place), tokenizer, max_length, batch_size, whole)

@@ -106,6 +106,53 @@ def test_an_export_gives_its_rewards_in_everybodys_call(tmp_path: Path, capsys) 
             assert float(model(input_ids=ids).logits) == pytest.approx(row["reward_chosen"], abs=1e-4)
 
 
+def test_models_trained_elsewhere_are_read_where_everybody_reads_them(tmp_path: Path) -> None:
+    """ChatML as published ends a finished chat with a newline, behind which TRL and RewardBench read the reward."""
+    from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+
+    from fulgurite.data.encoding.templates import apply_template
+
+    tokenizer = load_tokenizer("playground")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|user|>' + m.role + ': ' + m.content + '<|end|>' + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|user|>assistant: ' }}{% endif %}"
+    )
+    apply_template(tokenizer, "auto").save_pretrained(tmp_path / "model")
+    torch.manual_seed(0)
+    sizes = dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.5
+    )
+    config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=tokenizer.pad_token_id, **sizes)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in PAIRS[:3]))
+    words = [
+        "score",
+        "--model",
+        str(tmp_path / "model"),
+        "--file",
+        str(source),
+        "--output",
+        str(out),
+        "--device",
+        "cpu",
+    ]
+    assert main(words) == 0
+    read = [json.loads(line)["reward_chosen"] for line in out.read_text().splitlines()]
+    for row, reward in zip(PAIRS, read, strict=False):
+        chat = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}]
+        ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=False)
+        with torch.no_grad():
+            assert reward == pytest.approx(float(stock(input_ids=ids).logits), abs=1e-4)
+            at_the_turn = float(stock(input_ids=ids[:, :-1]).logits)
+        assert abs(reward - at_the_turn) > 1e-3
+    # The other place is other settings: what stands there is not taken over.
+    assert main([*words, "--whole_chat", "false"]) == 1
+    assert main([*words, "--whole_chat", "false", "--overwrite", "true"]) == 0
+    assert json.loads(out.read_text().splitlines()[0])["reward_chosen"] != read[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("template", [None, "none"])
 def test_answers_are_asked_for_as_they_were_trained(template: str | None, tmp_path: Path, capsys) -> None:
