@@ -131,7 +131,14 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, FinetuneModule)):
         raise ValueError(f"checkpoint {path}: its class {class_path} is not a FinetuneModule; export knows only those")
-    from fulgurite.lightning_modules.checks.hyperparameters import OF_THE_MACHINE
+    from fulgurite.lightning_modules.checks.hyperparameters import INSTANTIATOR, OF_THE_MACHINE
+
+    asked = hyperparameters.get("_instantiator", INSTANTIATOR)
+    if asked != INSTANTIATOR:  # Lightning before 2.6.6 calls whatever the file names
+        raise ValueError(
+            f"checkpoint {path}: it asks for {asked!r} to be called, which no checkpoint of `fulgurite fit` does; allowed is "
+            f"{INSTANTIATOR}; take it as a file that runs foreign code"
+        )
 
     changed: dict[str, Any] = {
         name: None for name in OF_THE_MACHINE if name in hyperparameters

@@ -61,6 +61,18 @@ def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "last.ckpt")
 
 
+def test_a_function_that_a_checkpoint_names_is_not_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lightning before 2.6.6, which our floor allows, calls it."""
+    from fulgurite.lightning_modules import ClassificationModule
+
+    file = checkpoint_of(ClassificationModule("playground", num_labels=2), tmp_path / "last.ckpt")
+    content = torch.load(file, weights_only=True)
+    content["hyper_parameters"]["_instantiator"] = "os.system"
+    torch.save(content, file)
+    assert main(["export", "--ckpt_path", str(file), "--out", str(tmp_path / "out"), "--format", "merged"]) == 1
+    assert "it asks for 'os.system' to be called" in capsys.readouterr().err
+
+
 def test_an_adapter_of_a_class_that_is_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from fulgurite.adapters import LoRA
     from fulgurite.lightning_modules import ClassificationModule
