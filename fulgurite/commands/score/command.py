@@ -18,6 +18,7 @@ from fulgurite.commands.score.report import benchmark_table, summary_table
 from fulgurite.commands.score.rows import HASH, Asked, Row, read_asked, read_item
 from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint
 from fulgurite.commands.shared.devices import usable_device
+from fulgurite.commands.shared.options import ComputeOptions, with_options
 from fulgurite.commands.shared.written_rows import json_line, stamp, written_rows
 from fulgurite.console import say, shortest
 from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
@@ -39,6 +40,7 @@ _BLOCK = 16  # batches whose rows are scored together, or taken over together
 Rewards = tuple[list[float | None], list[int]]  # of each answer of a row, with its tokens
 
 
+@with_options
 def score(
     model: str,
     file: str,
@@ -49,10 +51,9 @@ def score(
     template: str | None = None,
     max_length: int = 2048,
     batch_size: int = 8,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    device: str | None = None,
+    *,
+    compute: ComputeOptions,
     overwrite: bool = False,
-    trust_remote_code: bool = False,
 ) -> None:
     """Scores answers with a reward model.
 
@@ -70,10 +71,8 @@ def score(
         template: auto, a template's name or a Jinja file; none takes the stored one.
         max_length: tokens of prompt and answer at most; longer ones get no reward and are counted, never cut.
         batch_size: answers of a forward.
-        dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
-        device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
+        compute: :class:`~fulgurite.commands.shared.options.ComputeOptions`.
         overwrite: replace an output that holds other rewards.
-        trust_remote_code: run code that came with the backbone; only as it is typed here, whatever a checkpoint says.
     """
     source = Path(file)
     if not source.exists():
@@ -100,7 +99,7 @@ def score(
         ]
     else:
         asked = [read_asked(row, place.source, place.row, as_chat) for row, place in rows]
-    scorer = _load(model, template, max_length, batch_size, dtype, device, trust_remote_code, as_chat, whole_chat)
+    scorer = _load(model, template, max_length, batch_size, compute, as_chat, whole_chat)
     rewards, lengths = _rewards(
         asked, scorer, None if output is None else Path(output), [model, stamp(model)], overwrite
     )
@@ -267,19 +266,17 @@ def _load(
     template: str | None,
     max_length: int,
     batch_size: int,
-    dtype: str | None,
-    device: str | None,
-    trust_remote_code: bool,
+    compute: ComputeOptions,
     as_chat: bool,
     whole_chat: bool | None,
 ) -> RewardScorer:
     from fulgurite.lightning_modules.reward import RewardModule
     from fulgurite.models import load_reward_model
 
-    place = usable_device("score", device)
+    place = usable_device("score", compute.device)
     tokenizer: PreTrainedTokenizerBase
     if model.endswith(".ckpt"):
-        module = load_module(model, trust_remote_code)
+        module = load_module(model, compute.trust_remote_code)
         module.configure_model()
         if not isinstance(module, RewardModule) or module.network is None:
             raise ValueError(
@@ -289,11 +286,13 @@ def _load(
         network = module.network
         tokenizer = load_tokenizer(module.backbone)
         lay_stored(tokenizer, module.chat_template)
-        network = network if dtype is None else network.to(getattr(torch, dtype))
+        network = network if compute.dtype is None else network.to(getattr(torch, compute.dtype))
     else:
-        dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
+        dtype = compute.dtype or ("float32" if place.type == "cpu" else "bfloat16")
         folder = resolve_backbone(model)
-        network = load_reward_model(folder, dtype=dtype, require_head=True, trust_remote_code=trust_remote_code).model
+        network = load_reward_model(
+            folder, dtype=dtype, require_head=True, trust_remote_code=compute.trust_remote_code
+        ).model
         tokenizer = load_tokenizer(model)
     if as_chat:
         apply_template(tokenizer, template)
