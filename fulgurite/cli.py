@@ -153,7 +153,7 @@ def _texts_called_null(words: list[str], function: Callable[..., None], values: 
     for word, after in zip(words, [*words, ""][1:], strict=True):
         name, equals, value = word.removeprefix("--").partition("=")
         text = value if equals else after
-        optional = str(function.__annotations__.get(name)) == "str | None"
+        optional = str(function.__annotations__.get(name)) in ("str | None", "typing.Optional[str]")
         if word.startswith("--") and text and optional and values[name] is None:
             found[name] = text
     return found
