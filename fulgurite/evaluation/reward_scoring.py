@@ -65,7 +65,7 @@ class RewardScorer:
         self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop", plain=True)
         self.max_length = max_length
         self._renderer = ChatRenderer(tokenizer) if whole and tokenizer.chat_template else None
-        if self._renderer is not None and not self._writes_behind_the_turn(self._renderer):
+        if not (whole and self.writes_behind_the_turn()):
             self._renderer = None
         self.omitted: dict[str, int] = {}
 
@@ -74,7 +74,11 @@ class RewardScorer:
         """Whether rewards of chats are read behind the end of the last turn."""
         return self._renderer is not None
 
-    def _writes_behind_the_turn(self, renderer: ChatRenderer) -> bool:
+    def writes_behind_the_turn(self) -> bool:
+        """Whether the chat template of a finished chat goes on behind the end of its last turn."""
+        if not self.tokenizer.chat_template:
+            return False
+        renderer = ChatRenderer(self.tokenizer)
         turns = (Turn("user", "a"), Turn("assistant", "b"))
         ((row, *_),) = self._encoder.encode([Conversation(turns, "a short chat", 1)])
         ids = self.tokenizer(renderer.chat(turns)[0], add_special_tokens=False, verbose=False)["input_ids"]

@@ -66,8 +66,8 @@ def score(
         as_chat: lay the chat template over prompts and answers that are plain texts (true), or join them as they are (false); none
             does what the model was trained on: a checkpoint knows it, a folder has a chat template or has none.
         whole_chat: read the reward behind all that the chat template writes of a finished chat, such as ChatML's last newline, or
-            at the end of the last turn (false); none takes the end of the turn for a checkpoint, which is trained there, and the
-            whole chat for a folder, as TRL, RewardBench and everybody's call of the template do.
+            at the end of the last turn (false), where ours are trained; none takes the end of the turn, and says so where the
+            folder's template writes more: models trained with TRL need true.
         template: auto, a template's name or a Jinja file; none takes the stored one.
         max_length: tokens of prompt and answer at most; longer ones get no reward and are counted, never cut.
         batch_size: answers of a forward.
@@ -296,5 +296,10 @@ def _load(
         tokenizer = load_tokenizer(model)
     if as_chat:
         apply_template(tokenizer, template)
-    whole = not model.endswith(".ckpt") if whole_chat is None else whole_chat
-    return RewardScorer(network.to(place), tokenizer, max_length, batch_size, whole)
+    scorer = RewardScorer(network.to(place), tokenizer, max_length, batch_size, bool(whole_chat))
+    if whole_chat is None and not model.endswith(".ckpt") and scorer.writes_behind_the_turn():
+        say(
+            f"rewards are read at the end of the last turn, behind which the chat template of {shortest(model)} writes more: right "
+            "for models of `fulgurite fit`; give --whole_chat true for one that was trained with TRL or the like"
+        )
+    return scorer

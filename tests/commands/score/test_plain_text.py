@@ -106,7 +106,7 @@ def test_an_export_gives_its_rewards_in_everybodys_call(tmp_path: Path, capsys) 
             assert float(model(input_ids=ids).logits) == pytest.approx(row["reward_chosen"], abs=1e-4)
 
 
-def test_models_trained_elsewhere_are_read_where_everybody_reads_them(tmp_path: Path) -> None:
+def test_models_trained_elsewhere_are_read_where_everybody_reads_them(tmp_path: Path, capsys) -> None:
     """ChatML as published ends a finished chat with a newline, behind which TRL and RewardBench read the reward."""
     from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
@@ -139,18 +139,22 @@ def test_models_trained_elsewhere_are_read_where_everybody_reads_them(tmp_path: 
         "cpu",
     ]
     assert main(words) == 0
+    assert "give --whole_chat true for one that was trained with TRL" in " ".join(capsys.readouterr().out.split())
+    turn = [json.loads(line)["reward_chosen"] for line in out.read_text().splitlines()]
+    # The other place is other settings: what stands there is not taken over.
+    words += ["--whole_chat", "true"]
+    assert main(words) == 1
+    assert main([*words, "--overwrite", "true"]) == 0
     read = [json.loads(line)["reward_chosen"] for line in out.read_text().splitlines()]
-    for row, reward in zip(PAIRS, read, strict=False):
+    assert "--whole_chat true for one" not in " ".join(capsys.readouterr().out.split())
+    for place, row, reward in zip(range(3), PAIRS, read, strict=False):
         chat = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}]
         ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=False)
         with torch.no_grad():
             assert reward == pytest.approx(float(stock(input_ids=ids).logits), abs=1e-4)
-            at_the_turn = float(stock(input_ids=ids[:, :-1]).logits)
-        assert abs(reward - at_the_turn) > 1e-3
-    # The other place is other settings: what stands there is not taken over.
-    assert main([*words, "--whole_chat", "false"]) == 1
-    assert main([*words, "--whole_chat", "false", "--overwrite", "true"]) == 0
-    assert json.loads(out.read_text().splitlines()[0])["reward_chosen"] != read[0]
+            last = int((ids[0] == tokenizer.convert_tokens_to_ids("<|end|>")).nonzero()[-1])
+            at_the_turn = float(stock(input_ids=ids[:, : last + 1]).logits)
+        assert turn[place] == pytest.approx(at_the_turn, abs=1e-4) and abs(reward - at_the_turn) > 1e-3
 
 
 @pytest.mark.slow
