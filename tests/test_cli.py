@@ -385,6 +385,23 @@ def test_a_signal_ends_a_command_with_its_code_and_leaves_no_temporary_file(
         signal.signal(sent, before)
 
 
+def test_lightnings_own_end_by_sigterm_has_the_same_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Within fit, validate, test and predict Lightning takes the signal and raises this, which exited with 0."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from fulgurite.commands.fit import trainer
+
+    def ended(words: list[str]) -> None:
+        raise SIGTERMException
+
+    monkeypatch.setattr(trainer, "run_trainer_verb", ended)
+    for verb in ("fit", "validate", "test", "predict"):
+        assert main([verb]) == 143
+        assert capsys.readouterr().err == "fulgurite: error: terminated\n"
+
+
 def test_signals_that_somebody_handles_or_ignores_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """nohup ignores SIGHUP; a program that embeds the command may have its own SIGTERM."""
     from fulgurite.commands.score import command

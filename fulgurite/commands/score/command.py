@@ -47,7 +47,7 @@ def score(
     output: str | None = None,
     benchmark: Literal["rewardbench", "rewardbench2"] | None = None,
     as_chat: bool | None = None,
-    whole_chat: bool = False,
+    whole_chat: bool | None = None,
     template: str | None = None,
     max_length: int = 2048,
     batch_size: int = 8,
@@ -65,8 +65,9 @@ def score(
         benchmark: the file holds rows of RewardBench 1 or 2; print the section scores.
         as_chat: lay the chat template over prompts and answers that are plain texts (true), or join them as they are (false); none
             does what the model was trained on: a checkpoint knows it, a folder has a chat template or has none.
-        whole_chat: read the reward behind all that the chat template writes of a finished chat, such as ChatML's last newline, as
-            models trained with TRL do; ours are trained at the end of the last turn.
+        whole_chat: read the reward behind all that the chat template writes of a finished chat, such as ChatML's last newline, or
+            at the end of the last turn (false), where ours are trained; none takes the end of the turn, and says so where the
+            folder's template writes more: models trained with TRL need true.
         template: auto, a template's name or a Jinja file; none takes the stored one.
         max_length: tokens of prompt and answer at most; longer ones get no reward and are counted, never cut.
         batch_size: answers of a forward.
@@ -119,7 +120,10 @@ def _rewards(
     asked: Sequence[Asked], scorer: RewardScorer, target: Path | None, identity: list[Any], overwrite: bool
 ) -> tuple[list[list[float | None]], list[list[int]]]:
     """Rewards and answer tokens of each row's answers; rows that stand in an earlier output are taken over."""
-    common = json.dumps([*identity, scorer.tokenizer.chat_template, str(next(scorer.model.parameters()).dtype)])
+    behind = ["whole chat"] if scorer.reads_behind_the_turn else []
+    common = json.dumps(
+        [*identity, scorer.tokenizer.chat_template, str(next(scorer.model.parameters()).dtype), *behind]
+    )
     hashes = [_hash(common, a.conversations) for a in asked]
     known: dict[str, Row] = {}
     part = None if target is None else target.with_name(target.name + ".part")
@@ -228,7 +232,14 @@ def _taken(row: Row | None, asked: Asked) -> Rewards | None:
 
 
 def _hash(common: str, conversations: Sequence[Conversation]) -> str:
-    turns = json.dumps([[[turn.role, turn.content] for turn in each.turns] for each in conversations])
+    # What is beside the texts counts where it is there: rows of texts keep the hash of earlier versions.
+    turns = json.dumps(
+        [
+            [[turn.role, turn.content, *([turn.extra] if turn.extra else [])] for turn in each.turns]
+            + ([each.tools] if each.tools else [])
+            for each in conversations
+        ]
+    )
     return hashlib.sha256(f"{common}\n{turns}".encode()).hexdigest()[:16]
 
 
@@ -257,7 +268,7 @@ def _load(
     batch_size: int,
     compute: ComputeOptions,
     as_chat: bool,
-    whole_chat: bool,
+    whole_chat: bool | None,
 ) -> RewardScorer:
     from fulgurite.lightning_modules.reward import RewardModule
     from fulgurite.models import load_reward_model
@@ -285,4 +296,10 @@ def _load(
         tokenizer = load_tokenizer(model)
     if as_chat:
         apply_template(tokenizer, template)
-    return RewardScorer(network.to(place), tokenizer, max_length, batch_size, whole_chat)
+    scorer = RewardScorer(network.to(place), tokenizer, max_length, batch_size, bool(whole_chat))
+    if whole_chat is None and not model.endswith(".ckpt") and scorer.writes_behind_the_turn():
+        say(
+            f"rewards are read at the end of the last turn, behind which the chat template of {shortest(model)} writes more: right "
+            "for models of `fulgurite fit`; give --whole_chat true for one that was trained with TRL or the like"
+        )
+    return scorer

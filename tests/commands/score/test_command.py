@@ -275,6 +275,26 @@ def test_a_bad_row_is_named_before_anything_is_scored(checkpoint, tmp_path, caps
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
+def test_tools_and_calls_are_part_of_what_is_scored():
+    """They go to the chat template, and a row that differs in them alone is another row."""
+    from fulgurite.commands.score.command import _hash
+    from fulgurite.commands.score.rows import read_asked
+
+    def asked(tools, **answer):
+        messages = [{"role": "user", "content": "rain?"}, {"role": "assistant", "content": "No.", **answer}]
+        return read_asked({"messages": messages, "tools": tools}, "rows.jsonl", 3, True).conversations
+
+    rows = [asked(None), asked([{"name": "weather"}]), asked(None, reasoning_content="hm")]
+    assert [json.loads(row[0].tools or "null") for row in rows] == [None, [{"name": "weather"}], None]
+    assert len({_hash("", row) for row in rows}) == 3
+    pair = {"prompt": "rain?", "chosen": "No.", "rejected": "Rain?", "system": "Be short."}
+    for as_chat, roles in ((True, ["system", "user", "assistant"]), (False, ["prompt", "completion"])):
+        for conversation in read_asked(pair, "rows.jsonl", 3, as_chat).conversations:
+            assert [turn.role for turn in conversation.turns] == roles
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 3: tools: "):
+        asked("weather")
+
+
 def test_an_empty_answer_has_a_reward(checkpoint, tmp_path):
     source, out = write(tmp_path / "a.jsonl", [{"prompt": "p", "completions": ["", "b"]}]), tmp_path / "o.jsonl"
     assert main(["score", "--model", checkpoint, "--device", "cpu", "--file", source, "--output", str(out)]) == 0

@@ -117,6 +117,15 @@ def test_peft_folders_that_do_not_fit_or_merge_are_refused(tmp_path):
         merge_adapter(base(), str(tmp_path / "peft"))
 
 
+def test_a_stage_that_is_not_finite_is_refused(tmp_path):
+    module = moved(FIRST["SFTModule"]())
+    with torch.no_grad():
+        next(iter(module.adapter.branches.values())).lora_b[0, 0] = float("nan")
+    path = write(module, tmp_path / "first.ckpt")
+    with pytest.raises(ValueError, match=r"init_adapter: .*first\.ckpt: network\..*lora_b holds NaN or infinity"):
+        merge_adapter(base(), path)
+
+
 def first_of(kind, folder):
     path = write(moved(FIRST["SoRAModule"]()), folder / "first.ckpt")
     if kind == "checkpoint":
