@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fulgurite.commands.evaluate.report import draw, prompts_shown, results_table, tasks_table, write_results
-from fulgurite.commands.evaluate.until_passes import UntilResult, rates_table, size_of, write_counts
-from fulgurite.commands.evaluate.until_passes import draw as draw_rates
+from fulgurite.commands.evaluate.until_passes import UntilResult, size_of, write_counts
 from fulgurite.commands.evaluate.until_passes import result_of as result_until
+from fulgurite.commands.evaluate.until_report import draw as draw_rates
+from fulgurite.commands.evaluate.until_report import rates_table
 from fulgurite.commands.generate.command import load_model
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.judging.verdicts import How
-from fulgurite.evaluation.pass_until.drawing import Until, draw_until
+from fulgurite.evaluation.pass_until.drawing import draw_until
 from fulgurite.evaluation.pass_until.estimators import special_functions
+from fulgurite.evaluation.pass_until.forecast import bounds_told
+from fulgurite.evaluation.pass_until.stopping import Until
 from fulgurite.evaluation.runner.plan import Plan, plan_of
 from fulgurite.evaluation.runner.results import result_of
 from fulgurite.evaluation.runner.sampling import collect
@@ -40,6 +43,7 @@ def evaluate(
     n: int = 1,
     k: str | None = None,
     until_passes: int | None = None,
+    until_passes_of: Literal["instance", "task"] = "instance",
     cap: int = 100_000,
     limit: int | None = None,
     shots: int | None = None,
@@ -81,8 +85,10 @@ def evaluate(
         phase: all, or generate (samples only), or score (verdicts on samples that are there; takes no model).
         n: samples of each item; above 1 they are drawn, and pass@k and maj@k are reported.
         k: of pass@k and maj@k, with commas between; none takes 1, 10, 100 and n.
-        until_passes: draw each item until so many answers pass (2 or more), as PassUntil does; resolves rates that no fixed n does.
-        cap: draws of an item at most, with until_passes.
+        until_passes: draw until so many answers pass (2 or more), as PassUntil does; resolves rates that no fixed n does.
+        until_passes_of: what has to have so many passes: each item (instance), for rates of items; or the task, whose items are
+            drawn in random order, for its score alone, which takes far fewer draws.
+        cap: draws at most, of an item or of the task, with until_passes.
         limit: the first so many items of each task.
         shots: examples in front of each prompt; none takes what the task is defined with.
         shots_path: a file of training rows, from whose beginning the examples are taken; "gsm8k=FILE,…" for several tasks.
@@ -104,7 +110,8 @@ def evaluate(
         time_limit: seconds of a generated program's test.
         workers: programs that run at a time; none takes as many as there are processors.
         on_bad_row: rows that are no item are left out and counted up to a tenth of all (few), always (skip), or are an error.
-        dry_run: show the first three prompts of each task as the model would get them, and end.
+        dry_run: show the first three prompts of each task as the model would get them (with until_passes, the least and the most
+            draws too), and end.
         list: show the tasks, and end.
         overwrite: replace samples and scores that are there; with --phase score the scores only.
         trust_remote_code: run code that came with a checkpoint's backbone; only as it is typed here.
@@ -125,7 +132,7 @@ def evaluate(
         if value is not None and value < least:
             raise ValueError(f"evaluate: {name}={value}; give {least} or more")
     ks = _numbers(k, n)
-    until = None if until_passes is None else Until(until_passes, cap)
+    until = None if until_passes is None else Until(until_passes, cap, until_passes_of)
     if until is not None:
         special_functions()
         if n != 1 or k is not None or phase != "all":
@@ -176,12 +183,15 @@ def evaluate(
         if dry_run:
             for plan in plans:
                 say(prompts_shown(plan, writers.tokenizer))
+                if until is not None:
+                    keys, longest = [item.key for item in plan.items], plan.settings.max_new_tokens
+                    say(bounds_told(plan.task.name, keys, until, longest))
             return
         if until is not None:
             size = None if server is not None else size_of(loaded.model)
             name = str(served_model or adapter or model)
             found = [
-                result_until(plan, draw_until(plan, writers.answers, until, how, overwrite), name, size)
+                result_until(plan, draw_until(plan, writers.answers, until, how, overwrite, tell=say), name, size)
                 for plan in plans
             ]
             _report_until(Path(out or "."), found, _given(locals()), time.monotonic() - begun)
@@ -209,7 +219,7 @@ def evaluate(
 def _given(values: "dict[str, Any]") -> "dict[str, Any]":
     """The options that are kept with the results."""
     kept = ("tasks", "path", "model", "adapter", "server", "served_model", "n", "limit", "shots", "chat", "seed")
-    return {name: value for name, value in values.items() if name in (*kept, "until_passes", "cap")}
+    return {name: value for name, value in values.items() if name in (*kept, "until_passes", "until_passes_of", "cap")}
 
 
 def _report_until(folder: Path, results: "list[UntilResult]", given: "dict[str, Any]", seconds: float) -> None:
