@@ -114,3 +114,11 @@ def test_real_rows(name: str, real_data: Path) -> None:
     found = items_of(TASKS[name], str(real_data), limit=120)
     assert len(found.items) == 120 and not found.bad
     assert len({item.key for item in found.items}) == 120
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("name", "rows"), [("bigbench_emoji_movie", 100), ("bigbench_date_understanding", 369)])
+def test_real_rows_that_are_asked_without_their_choices(name: str, rows: int, real_data: Path) -> None:
+    found = items_of(TASKS[name], str(real_data))
+    assert len(found.items) == rows and not found.bad
+    assert all(item.solution and item.solution not in item.prompt for item in found.items)
