@@ -246,7 +246,8 @@ def test_bigbench_by_name_finds_its_file_and_shows_no_choices(tmp_path: Path) ->
     for name, place in (("date_understanding", "bigbench"), ("emoji_movie", "bigbench/benchmark_tasks/emoji_movie")):
         file = tmp_path / place / ("task.json" if "benchmark" in place else f"{name}.json")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"name": name, "examples": [row]}))
+        # As published: the examples are one of several lists.
+        file.write_text(json.dumps({"name": name, "keywords": ["dates"], "metrics": ["exact"], "examples": [row]}))
         [item] = items_of(TASKS[f"bigbench_{name}"], str(tmp_path)).items
         assert item.prompt == "Q: Which day?\nA:"
         assert right(f"bigbench_{name}", item, " 05/01/2021\n") and not right(f"bigbench_{name}", item, "02/23/2021")

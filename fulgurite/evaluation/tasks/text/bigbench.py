@@ -12,14 +12,18 @@ does not name them, so that none are left out here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from fulgurite.data.records.findings import Place
+from fulgurite.data.sources.tables import rows_of
 from fulgurite.evaluation.judging.verdicts import TextJudge
 from fulgurite.evaluation.tasks.choices.accuracy import chosen, with_blank
 from fulgurite.evaluation.tasks.task import Item, Row, Task, field_of, register
 
-__all__ = ["FILES", "line_of", "targets_of"]
+__all__ = ["FILES", "line_of", "read_examples", "targets_of"]
 
 # Where a task's file lies: in a folder of data, in BIG-bench's repository, in a folder of one file a task.
 FILES = ("bigbench/{0}.json", "bigbench/benchmark_tasks/{0}/task.json", "{0}/task.json", "{0}.json")
@@ -36,6 +40,23 @@ def _choice(row: Row, number: int) -> Item:
 
 def _grade(item: Item, sums: Sequence[float], greedy: Sequence[bool] | None) -> dict[str, float]:
     return {"multiple_choice_grade": float(item.target[chosen(sums)])}
+
+
+def read_examples(path: Path) -> Iterator[tuple[Place, Row]]:
+    """The rows of a task's file: the list `examples` beside other lists (keywords, metrics); other formats are read as usual.
+
+    Args:
+        path: task.json of a task, or a file of rows.
+    """
+    if path.suffix == ".json":
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: no JSON ({error}); give a task's task.json") from error
+        if isinstance(content, dict) and isinstance(content.get("examples"), list):
+            yield from ((Place(str(path), number), row) for number, row in enumerate(content["examples"], 1))
+            return
+    yield from rows_of(path, owner="evaluate")
 
 
 def targets_of(row: Row) -> list[str]:
@@ -87,6 +108,7 @@ register(
         1,
         _choice,
         files=("task.json",),
+        read=read_examples,
         metrics=_grade,
     )
 )
@@ -103,6 +125,7 @@ for _name, _summary, _files in (
             _written,
             TextJudge(_same, _canonical),
             files=_files or tuple(file.format(_name) for file in FILES),
+            read=read_examples,
             stop=("\nQ:",),
             max_new_tokens=64,
             answer=line_of,

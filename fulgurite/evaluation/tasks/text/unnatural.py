@@ -12,7 +12,7 @@ from typing import Any
 
 from fulgurite.evaluation.judging.verdicts import TextJudge
 from fulgurite.evaluation.tasks.task import Item, Row, Task, field_of, register
-from fulgurite.evaluation.tasks.text.bigbench import FILES, line_of, targets_of
+from fulgurite.evaluation.tasks.text.bigbench import FILES, line_of, read_examples, targets_of
 
 __all__ = ["SUBTASKS"]
 
@@ -50,6 +50,7 @@ for _name in SUBTASKS:
             1,
             _item,
             TextJudge(_same, str.strip),
+            read=read_examples,
             files=tuple(file.format(f"unnatural_in_context_learning/{_name}") for file in FILES),
             stop=("\nInput:",),
             max_new_tokens=64,
