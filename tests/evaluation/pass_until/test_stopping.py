@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.studies.passuntil import replayed
+from benchmarks.studies.passuntil import replay_task, replayed
 from fulgurite.evaluation.judging.verdicts import How
 from fulgurite.evaluation.pass_until.drawing import draw_until
 from fulgurite.evaluation.pass_until.estimators import interval, unbiased, variance
@@ -152,6 +152,16 @@ def test_the_task_needs_fewer_draws_than_a_fixed_number() -> None:
         assert np.std(10 / (n - 1)) / p.mean() < goal + 3 * goal / np.sqrt(2 * len(n))
         made += float(np.mean([one.made for one in drawn]))
     assert made <= 0.6 * fixed
+
+
+@pytest.mark.real_data
+def test_on_the_pythia_counts_too(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figure of docs/passuntil.md at small size: at most 60 % of the draws that a fixed number needs."""
+    monkeypatch.setenv("FULGURITE_REAL_DATA", str(real_data))
+    found = replay_task(20)
+    assert found["draws that count"] <= found["draws made"] <= 0.6 * found["draws made"] / found["of fixed, one n"]
+    assert np.mean(found["relative s.d."]) < 0.35 + 3 * 0.35 / np.sqrt(2 * 20 * 9)
+    assert np.mean(found["mean over truth"]) == pytest.approx(1, abs=3 * 0.35 / np.sqrt(20 * 9))
 
 
 def test_only_instance_or_task() -> None:
