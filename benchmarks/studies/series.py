@@ -4,7 +4,8 @@
 
 Sizes follow the rule of arXiv 2310.03262 (layers 4i, heads floor(i (8 + i) / 4), head width 64, a gated feed-forward layer of 2.5
 widths), scaled down: i layers, the same heads, head width 8. All are Llamas with the playground's tokenizer and are trained by
-`fulgurite fit --config configs/series_playground.yaml` from random weights on the same rows in the same order.
+`fulgurite fit --config configs/series_playground.yaml` from random weights on the same rows in the same order. The learning rate is
+inverse to the width: with one rate for all, the training losses of the two largest sizes stay above that of the fourth.
 
 The task: seven to nine digits are to be sorted ("Q: sort 50331727" is answered by "A: 01233577"). All digits have to be right, so
 that guessing passes once in ten million draws or more rarely. No string of digits that is asked stands in the training rows. The
@@ -33,6 +34,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "series_playground.yaml"
 SIZES = (1, 2, 3, 4, 5, 6)
 _HEAD = 8  # width of a head
 _TRAINED, _ASKED = 40_000, 40  # rows to train on; instances of the task
+_RATE, _MIDDLE = 3e-3, 64  # the learning rate at this width; it falls with the width
 _EVERY = 100  # steps between checkpoints
 _LONGEST, _BATCH = 16, 64  # tokens of an answer at most (the longest right one has 11); answers drawn at once
 
@@ -117,6 +119,7 @@ def train(out: Path, sizes: Sequence[int], steps: int | None) -> None:
             "--trainer.default_root_dir",
             str(out / "fit" / str(i)),
         ]
+        words += ["--model.learning_rate", f"{_RATE * _MIDDLE / shape(i)['width']:.3g}"]
         words += ["--trainer.max_steps", str(steps)] if steps else []
         # Weights along the way; such a callback stands in the place of the one that keeps last.ckpt, so that it keeps it too.
         keeper = {"dirpath": out / "fit" / str(i) / "checkpoints", "every_n_train_steps": _EVERY, "save_top_k": -1}
@@ -130,7 +133,7 @@ def train(out: Path, sizes: Sequence[int], steps: int | None) -> None:
 
 
 def ask(out: Path, i: int, passes: int, cap: int) -> Path:
-    """Draws a size until the task has its passes; returns its counts, with the size's name for the model.
+    """Draws a size until the task has its passes; returns the file of its counts, OUT/counts/i.csv, with a short model name.
 
     Args:
         out: the folder.
@@ -138,12 +141,23 @@ def ask(out: Path, i: int, passes: int, cap: int) -> Path:
         passes: r of the task.
         cap: draws of the task at most.
     """
-    folder = out / "asked" / str(i)
-    words = ["evaluate", "--model", str(out / "fit" / str(i) / "checkpoints" / "last.ckpt")]
-    words += ["--tasks", "bigbench_written", "--path", str(out / "task.json"), "--out", str(folder)]
+    folder, weights = out / "asked" / str(i), str(out / "fit" / str(i) / "checkpoints" / "last.ckpt")
+    words = [
+        "evaluate",
+        "--model",
+        weights,
+        "--tasks",
+        "bigbench_written",
+        "--path",
+        str(out / "task.json"),
+        "--out",
+        str(folder),
+    ]
     words += ["--until_passes", str(passes), "--until_passes_of", "task", "--cap", str(cap)]
     _run([*words, "--max_new_tokens", str(_LONGEST), "--batch_size", str(_BATCH)])
-    return folder / "bigbench_written" / "counts.csv"
+    counts = out / "counts" / f"{i}.csv"
+    write_text(counts, (folder / "bigbench_written" / "counts.csv").read_text().replace(weights, f"i = {i}"))
+    return counts
 
 
 def law(out: Path, sizes: Sequence[int], passes: int, cap: int) -> dict[str, Any]:
@@ -210,7 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/series"))
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--steps", type=int, help="of training; the recipe's unless given")
-    parser.add_argument("--passes", type=int, default=15)
+    parser.add_argument("--passes", type=int, default=100)
     parser.add_argument("--cap", type=int, default=60_000)
     options = parser.parse_args(arguments)
     sizes = [int(word) for word in options.sizes.split(",")]
