@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.studies.passuntil import published_values, pythia_counts
+from benchmarks.studies.pass_rates.passuntil import published_values, pythia_counts
 from fulgurite.cli import main
 from fulgurite.evaluation.pass_until.study import study_of
 from tests.evaluation.pass_until.series import SIZES, rows_of, true_score

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.studies.passuntil import planted
+from benchmarks.studies.pass_rates.passuntil import planted
 from fulgurite.evaluation.pass_until.counts import Count, Counts, table_of
 
 SIZES = (36e6, 109e6, 241e6, 498e6, 892e6, 1.54e9)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.studies.passuntil import replay_task, replayed
+from benchmarks.studies.pass_rates.passuntil import replay_task, replayed
 from fulgurite.evaluation.judging.verdicts import How
 from fulgurite.evaluation.pass_until.drawing import draw_until
 from fulgurite.evaluation.pass_until.estimators import interval, unbiased, variance

@@ -1,6 +1,6 @@
 """Study: a series of playground models of six sizes, how often each passes a task, and is the largest predicted by the others?
 
-    python -m benchmarks.studies.series [--parts rows,models,train,law] [--out runs/series] [--sizes 1,2,3] [--steps 400]
+    python -m benchmarks.studies.pass_rates.series [--parts rows,models,train,law] [--out runs/series] [--sizes 1,2,3] [--steps 400]
 
 Sizes follow the rule of arXiv 2310.03262 (layers 4i, heads floor(i (8 + i) / 4), head width 64, a gated feed-forward layer of 2.5
 widths), scaled down: i layers, the same heads, head width 8. All are Llamas with the playground's tokenizer and are trained by
@@ -30,7 +30,7 @@ from fulgurite.whole_files import write_text
 
 __all__ = ["CONFIG", "SIZES", "ask", "law", "main", "shape", "train", "write_models", "write_rows"]
 
-CONFIG = Path(__file__).parents[2] / "configs" / "series_playground.yaml"
+CONFIG = Path(__file__).parents[3] / "configs" / "series_playground.yaml"
 SIZES = (1, 2, 3, 4, 5, 6)
 _HEAD = 8  # width of a head
 _TRAINED, _ASKED = 40_000, 40  # rows to train on; instances of the task

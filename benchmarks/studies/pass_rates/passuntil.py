@@ -1,6 +1,6 @@
 """Study: are the statistics of `fulgurite scaling` right, by simulation, and what do they say of the Pythia counts?
 
-    python -m benchmarks.studies.passuntil [--parts law,replay] [--repeats 400] [--json FILE]
+    python -m benchmarks.studies.pass_rates.passuntil [--parts law,replay] [--repeats 400] [--json FILE]
 
 Parts: estimators, intervals, law, instances, published, pythia, replay, task; all of them unless some are named.
 
@@ -39,7 +39,7 @@ SIZES = np.array([0.036e9, 0.109e9, 0.241e9, 0.498e9, 0.892e9, 1.54e9, 2.45e9]) 
 
 def folder() -> Path:
     """Where the real rows are."""
-    return Path(os.environ.get("FULGURITE_REAL_DATA") or Path(__file__).parents[3] / "shared" / "data") / "scaling"
+    return Path(os.environ.get("FULGURITE_REAL_DATA") or Path(__file__).parents[4] / "shared" / "data") / "scaling"
 
 
 def pythia_counts(tokens: str = "300B") -> Counts:

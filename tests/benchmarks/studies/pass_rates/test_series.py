@@ -10,7 +10,7 @@ import pytest
 import yaml
 from transformers import AutoConfig, AutoTokenizer
 
-from benchmarks.studies import series
+from benchmarks.studies.pass_rates import series
 from fulgurite.evaluation.pass_until.reading import COLUMNS
 from fulgurite.evaluation.tasks import TASKS
 from fulgurite.evaluation.tasks.rows import items_of
