@@ -224,8 +224,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/series"))
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--steps", type=int, help="of training; the recipe's unless given")
-    parser.add_argument("--passes", type=int, default=100)
-    parser.add_argument("--cap", type=int, default=60_000)
+    parser.add_argument("--passes", type=int, default=60)
+    parser.add_argument("--cap", type=int, default=40_000)
     options = parser.parse_args(arguments)
     sizes = [int(word) for word in options.sizes.split(",")]
     parts: dict[str, Callable[[], Any]] = {
