@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fulgurite.commands.evaluate.report import draw, prompts_shown, results_table, tasks_table, write_results
-from fulgurite.commands.evaluate.until_passes import UntilResult, rates_table, size_of, write_counts
-from fulgurite.commands.evaluate.until_passes import draw as draw_rates
+from fulgurite.commands.evaluate.until_passes import UntilResult, size_of, write_counts
 from fulgurite.commands.evaluate.until_passes import result_of as result_until
+from fulgurite.commands.evaluate.until_report import draw as draw_rates
+from fulgurite.commands.evaluate.until_report import rates_table
 from fulgurite.commands.generate.command import load_model
 from fulgurite.commands.shared.options import AskingOptions, with_options
 from fulgurite.commands.shared.task_paths import path_of_each
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.judging.verdicts import How
-from fulgurite.evaluation.pass_until.drawing import Until, draw_until
+from fulgurite.evaluation.pass_until.drawing import draw_until
 from fulgurite.evaluation.pass_until.estimators import special_functions
+from fulgurite.evaluation.pass_until.forecast import bounds_told
+from fulgurite.evaluation.pass_until.stopping import Until
 from fulgurite.evaluation.runner.plan import Plan, plan_of
 from fulgurite.evaluation.runner.results import result_of
 from fulgurite.evaluation.runner.sampling import collect
@@ -41,6 +44,7 @@ def evaluate(
     n: int = 1,
     k: str | None = None,
     until_passes: int | None = None,
+    until_passes_of: Literal["instance", "task"] = "instance",
     cap: int = 100_000,
     limit: int | None = None,
     shots: int | None = None,
@@ -65,8 +69,10 @@ def evaluate(
         phase: all, or generate (samples only), or score (verdicts on samples that are there; takes no model).
         n: samples of each item; above 1 they are drawn, and pass@k and maj@k are reported.
         k: of pass@k and maj@k, with commas between; none takes 1, 10, 100 and n.
-        until_passes: draw each item until so many answers pass (2 or more), as PassUntil does; resolves rates that no fixed n does.
-        cap: draws of an item at most, with until_passes.
+        until_passes: draw until so many answers pass (2 or more), as PassUntil does; resolves rates that no fixed n does.
+        until_passes_of: what has to have so many passes: each item (instance), for rates of items; or the task, whose items are
+            drawn in random order, for its score alone, which takes far fewer draws.
+        cap: draws at most, of an item or of the task, with until_passes.
         limit: the first so many items of each task.
         shots: examples in front of each prompt; none takes what the task is defined with.
         shots_path: a file of training rows, from whose beginning the examples are taken; "gsm8k=FILE,…" for several tasks.
@@ -75,7 +81,8 @@ def evaluate(
         temperature: 0 takes the likeliest token each time; none takes 0 for one sample, 0.8 for several, 1 with until_passes.
         max_requests: HTTP requests to the server at most, for each task.
         max_tokens: tokens that the server may use at most, prompts included, for each task.
-        dry_run: show the first three prompts of each task as the model would get them, and end.
+        dry_run: show the first three prompts of each task as the model would get them (with until_passes, the least and the most
+            draws too), and end.
         list: show the tasks, and end.
         overwrite: replace samples and scores that are there; with --phase score the scores only.
     """
@@ -95,7 +102,7 @@ def evaluate(
         if value is not None and value < least:
             raise ValueError(f"evaluate: {name}={value}; give {least} or more")
     ks = _numbers(k, n)
-    until = None if until_passes is None else Until(until_passes, cap)
+    until = None if until_passes is None else Until(until_passes, cap, until_passes_of)
     if until is not None:
         special_functions()
         if n != 1 or k is not None or phase != "all":
@@ -134,7 +141,7 @@ def evaluate(
     asked = {
         "tasks": tasks, "path": path, "model": asking.model, "adapter": asking.adapter, "server": asking.server,
         "served_model": asking.served_model, "n": n, "limit": limit, "shots": shots, "chat": chat, "seed": asking.seed,
-        "until_passes": until_passes, "cap": cap,
+        "until_passes": until_passes, "until_passes_of": until_passes_of, "cap": cap,
     }  # fmt: skip
     if phase != "score":
         if asking.server is None:
@@ -153,12 +160,15 @@ def evaluate(
         if dry_run:
             for plan in plans:
                 say(prompts_shown(plan, writers.tokenizer))
+                if until is not None:
+                    keys, longest = [item.key for item in plan.items], plan.settings.max_new_tokens
+                    say(bounds_told(plan.task.name, keys, until, longest))
             return
         if until is not None:
             size = size_of(loaded.model) if asking.server is None else None
             name = str(asking.served_model or asking.adapter or asking.model)
             found = [
-                result_until(plan, draw_until(plan, writers.answers, until, how, overwrite), name, size)
+                result_until(plan, draw_until(plan, writers.answers, until, how, overwrite, tell=say), name, size)
                 for plan in plans
             ]
             _report_until(Path(out or "."), found, asked, time.monotonic() - begun)

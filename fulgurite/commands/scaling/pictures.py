@@ -27,7 +27,7 @@ def draw(study: Study, folder: Path, by: str) -> list[Path]:
     panels = {"pu": _scores, "f": _coordinates, "instances": _instances, "predictions": _predictions}
     files = []
     for name, panel in panels.items():
-        if name != "pu" and study.law is None:
+        if (name != "pu" and study.law is None) or (name == "instances" and study.instances is None):
             continue
         if name == "predictions" and not (study.held_out or study.predictions):
             continue
@@ -58,8 +58,9 @@ def _bars(axes: Any, x: Any, y: Any, low: Any, high: Any, **options: Any) -> Non
 def _scores(axes: Any, study: Study) -> None:
     found = study.scores
     sizes, pu = [s.size for s in found], [s.pu for s in found]
-    task = ([s.task_low for s in found], [s.task_high for s in found])
-    _bars(axes, sizes, pu, *task, fmt="none", color="C7", label="95 %, other instances too")
+    if not study.counts.whole:
+        task = ([s.task_low for s in found], [s.task_high for s in found])
+        _bars(axes, sizes, pu, *task, fmt="none", color="C7", label="95 %, other instances too")
     _bars(
         axes,
         sizes,

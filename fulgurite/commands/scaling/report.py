@@ -18,13 +18,16 @@ def scores_table(study: Study) -> Table:
     Args:
         study: what was found.
     """
-    items = len(study.counts.instances)
+    items, whole = len(study.counts.instances), study.counts.whole
+    title = (
+        f"scores over {items} instances; mean of logs over the {study.scores[0].log_instances} that every model passes"
+    )
     shown = _table(
-        f"scores over {items} instances; mean of logs over the {study.scores[0].log_instances} that every model passes",
+        f"scores over {whole} instances, drawn in random order until the task has its passes" if whole else title,
         ("model", "left"),
         ("size", "right"),
         ("draws", "right"),
-        ("passed", "right"),
+        ("passes" if whole else "passed", "right"),
         ("mean of instances, PU", "right"),
         ("± by draws", "right"),
         ("± by task", "right"),
@@ -37,7 +40,7 @@ def scores_table(study: Study) -> Table:
             score.model,
             sizes_text([score.size])[0],
             f"{score.draws:,}",
-            f"{score.passed}/{items}",
+            str(score.passed) if whole else f"{score.passed}/{items}",
             f"{score.pu:.4g}",
             f"{score.measurement_error:.2g}",
             "" if math.isnan(score.task_error) else f"{score.task_error:.2g}",

@@ -15,12 +15,12 @@ __all__ = ["Count", "Counts", "table_of"]
 
 @dataclass(frozen=True)
 class Count:
-    """The draws of one model on one instance.
+    """The draws of one model on one instance, or on a whole task whose instances were drawn at random until r passes.
 
     Attributes:
         model: its name.
         size: parameters (without embeddings, for the law) or compute; any unit, the same for all models.
-        instance: the instance's name.
+        instance: the instance's name; of a whole task, a name of its set of instances.
         n: draws.
         c: passes among them.
         r: passes at which the draws ended; 0 where their number was fixed beforehand.
@@ -28,6 +28,8 @@ class Count:
         loss: summed negative log-likelihood of the reference answer, in nats; None where it isn't known.
         settings: how the draws were made, as text; it has to be the same everywhere.
         grader: who said what passes; it has to be the same everywhere.
+        stop: what had r passes when the draws ended: "instance", or "task" for a row that counts a whole task.
+        items: instances that such a row of a whole task counts; 0 for a row of one instance.
         where: file and line, for messages.
     """
 
@@ -41,12 +43,16 @@ class Count:
     loss: float | None = None
     settings: str = ""
     grader: str = ""
+    stop: str = "instance"
+    items: int = 0
     where: str = "a row"
 
 
 @dataclass(frozen=True)
 class Counts:
     """A series of models by rising size, on the instances that all of them have. Arrays are [models, instances].
+
+    Where draws ended at the r-th pass of the whole task there is one column, which counts the task and no instance.
 
     Attributes:
         models: names.
@@ -58,6 +64,7 @@ class Counts:
         cap: draws at most; where their number was fixed, that number.
         loss: of the reference answers in nats, nan where unknown.
         notes: what was left out or what a reader should know, in whole sentences.
+        whole: instances of the task that the one column counts; 0 where each column is an instance.
     """
 
     models: tuple[str, ...]
@@ -69,6 +76,7 @@ class Counts:
     cap: Ints
     loss: Floats
     notes: tuple[str, ...] = field(default=())
+    whole: int = 0
 
     @property
     def rates(self) -> Floats:
@@ -107,7 +115,8 @@ def table_of(rows: Sequence[Count]) -> Counts:
 
     Raises:
         ValueError: impossible counts, a row twice, models of equal size, one model with two sizes, draws that were made or graded
-            in different ways, r = 1, or no instance that all models have.
+            in different ways, draws that ended by the instance beside draws that ended by the task, r = 1, or no instance that all
+            models have.
     """
     if not rows:
         raise ValueError("scaling: no counts were given; needed is a row of n and c for each model and instance")
@@ -115,6 +124,7 @@ def table_of(rows: Sequence[Count]) -> Counts:
         _check_row(row)
     _check_same(rows, "settings", "sampling settings", "draw all models in one way")
     _check_same(rows, "grader", "graders", "grade all models again with one")
+    _check_stop(rows)
     cells: dict[tuple[str, str], Count] = {}
     sizes: dict[str, tuple[float, str]] = {}
     for row in rows:
@@ -167,6 +177,7 @@ def table_of(rows: Sequence[Count]) -> Counts:
         cap,
         array("loss", np.float64),
         tuple(notes),
+        rows[0].items,
     )
 
 
@@ -194,6 +205,30 @@ def _check_row(row: Count) -> None:
     if row.r and row.n > row.cap:
         raise ValueError(f"{named} n={row.n} with cap={row.cap} was given; n is at most the cap; correct the row")
 
+    if row.stop not in ("instance", "task"):
+        raise ValueError(f"{named} stop={row.stop!r} was given; allowed are instance and task; correct the row")
+    if row.stop == "task" and (row.r < 2 or row.items < 1):
+        raise ValueError(
+            f"{named} stop=task with r={row.r} and items={row.items} was given; a row of a whole task needs r from 2 and the "
+            "number of its instances; correct the row"
+        )
+
+
+def _check_stop(rows: Sequence[Count]) -> None:
+    """Draws that ended with an instance and draws that ended with the task are counts of different things."""
+    first = rows[0]
+    for row in rows:
+        if row.stop != first.stop:
+            raise ValueError(
+                f"scaling: draws ended at the r-th pass of the {first.stop} at {first.where}, of the {row.stop} at {row.where}; "
+                "one table has one of them; draw all models with one --until_passes_of (draws that are there are used again)"
+            )
+        if row.stop == "task" and (row.instance, row.items) != (first.instance, first.items):
+            raise ValueError(
+                f"scaling: the tasks differ: {first.instance}, {first.items} instances, at {first.where}; {row.instance}, "
+                f"{row.items} instances, at {row.where}; a series is asked the same instances; draw again"
+            )
+
 
 def _check_same(rows: Sequence[Count], name: str, plural: str, what_to_do: str) -> None:
     first = rows[0]
@@ -213,6 +248,11 @@ def _notes(
     common: Sequence[str],
 ) -> list[str]:
     notes = []
+    if rows[0].stop == "task":
+        notes.append(
+            f"the draws of a model ended at the r-th pass of the whole task, its {rows[0].items} instances in random order: there "
+            "are the task's scores and their law, no rates and laws of instances, and no error by other instances"
+        )
     if len(common) < len(every):
         lacking = [model for model in models if any((model, name) not in cells for name in every)]
         notes.append(

@@ -40,19 +40,20 @@ class Score:
         model: its name.
         size: its size.
         draws: of all instances together.
-        passed: instances with a pass.
+        passed: instances with a pass; of a table that counts the whole task, its passes.
         pu: mean of the unbiased instance rates.
         pu_published: mean by the paper's estimator.
         measurement_error: standard error by other draws on the same instances.
-        task_error: standard error by other instances of the same kind, the measurement's part taken off.
+        task_error: standard error by other instances of the same kind, the measurement's part taken off; nan where the table has
+            one instance or counts the whole task.
         low: lower end of the 95 % interval by measurement.
         high: upper end.
-        task_low: lower end of the 95 % interval for other instances too (bootstrap).
+        task_low: lower end of the 95 % interval for other instances too (bootstrap); nan where the table counts the whole task.
         task_high: upper end.
         f: log(−log PU); None where PU is 0 or 1.
         f_error: its standard error by measurement, s.e.(PU) / (PU |log PU|).
         mean_log: −mean of log p over the instances that every model passes, in nats; None where there is none.
-        log_instances: how many these are.
+        log_instances: how many these are; 0 where the table counts the whole task.
     """
 
     model: str
@@ -138,7 +139,8 @@ def scores(counts: Counts, repeats: int = 2000, seed: int = 0) -> list[Score]:
     old = published(counts.n, counts.c, counts.r).mean(1)
     found = []
     for i, model in enumerate(counts.models):
-        task_low, task_high = map(float, np.percentile(other[:, i], _LEVEL))
+        ends = (float("nan"), float("nan")) if counts.whole else np.percentile(other[:, i], _LEVEL)
+        task_low, task_high = map(float, ends)
         pu = float(rates[i].mean())
         measured = float(np.sqrt(spread[i].sum()) / items)
         total = float(rates[i].var(ddof=1) / items) if items > 1 else float("nan")
@@ -150,7 +152,7 @@ def scores(counts: Counts, repeats: int = 2000, seed: int = 0) -> list[Score]:
                 model,
                 float(counts.sizes[i]),
                 int(counts.n[i].sum()),
-                int((counts.c[i] > 0).sum()),
+                int(counts.c[i].sum() if counts.whole else (counts.c[i] > 0).sum()),
                 pu,
                 float(old[i]),
                 measured,
@@ -184,7 +186,7 @@ def _interval(counts: Counts, place: int, means: Floats) -> tuple[float, float]:
 def _mean_logs(counts: Counts) -> tuple[Floats | None, int]:
     """−mean log p over the instances that every model passes, without bias where draws went on until r passes."""
     solvable = (counts.c > 0).all(0)
-    if not solvable.any():
+    if counts.whole or not solvable.any():  # the log of a mean is no mean of logs
         return None, 0
     n, c, r = counts.n[:, solvable], counts.c[:, solvable], counts.r[:, solvable]
     ended = (r > 0) & (c == r)

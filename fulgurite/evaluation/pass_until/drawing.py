@@ -1,99 +1,33 @@
-"""Draws answers of each item until r of them pass, or until a cap: the sampling of PassUntil (arXiv 2310.03262, Sec 4.1).
+"""Draws answers until r of them pass, or until a cap: the sampling of PassUntil (arXiv 2310.03262, Sec 4.1).
 
 Draws have numbers before they are made (the number is part of a draw's seed), and what counts is the number of the r-th pass: never
-the order in which answers are finished, because short answers finish first and may pass more often. An item's draws come in
-batches, 64 first and then as many as it has, 4096 at most; an item with r passes leaves. Items with the fewest draws go first.
+the order in which answers are finished, because short answers finish first and may pass more often. Which draws are made next, and
+when they end, is said by the rule in `stopping`: r passes of each item, whose batches grow from 64 to 4096 draws, or of the task.
 
-Each batch is one line of OUT/TASK/draws.jsonl: numbers of the passes, not the texts, of which only the passing ones are kept. A run
-that is stopped goes on with the next batch of each item; r and the cap can be raised later. The same answer to the same item is
-judged once.
+Each batch of an item is one line of OUT/TASK/draws.jsonl: numbers of the passes, not the texts, of which only the passing ones are
+kept. A run that is stopped goes on with the next batch of each item; r, the cap and the rule can be changed later. The same answer
+to the same item is judged once.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fulgurite.evaluation.judging.verdicts import How, Verdict
+from fulgurite.evaluation.pass_until.forecast import forecast_of
+from fulgurite.evaluation.pass_until.stopping import ItemDraws, Stop, TaskCount, Until, stop_of
 from fulgurite.evaluation.runner.plan import Plan
 from fulgurite.evaluation.runner.record_file import IdentityError, RecordFile
 from fulgurite.evaluation.tasks.task import Item
 from fulgurite.generation.protocol import Backend, Request, Sample
 
-__all__ = ["Drawn", "ItemDraws", "Until", "draw_until", "expected_rest"]
+__all__ = ["Drawn", "draw_until"]
 
-_FIRST, _LARGEST = 64, 4096  # draws of an item's batch
-_ROUND = 8192  # draws that the backend is asked for at once
 _KEY = ("item", "start")
-
-
-@dataclass(frozen=True)
-class Until:
-    """When an item is done.
-
-    Attributes:
-        passes: r, from 2: for r = 1 no useful unbiased estimate exists.
-        cap: draws at most.
-
-    Raises:
-        ValueError: r below 2, or a cap below r.
-    """
-
-    passes: int
-    cap: int = 100_000
-
-    def __post_init__(self) -> None:
-        if self.passes < 2:
-            raise ValueError(f"until_passes={self.passes}; give 2 or more: one pass gives no unbiased estimate")
-        if self.cap < self.passes:
-            raise ValueError(f"cap={self.cap} with until_passes={self.passes}; give a cap of at least that many draws")
-
-
-@dataclass
-class ItemDraws:
-    """The draws of one item so far.
-
-    Attributes:
-        item: its key.
-        drawn: draws 0 to drawn − 1 are made and judged.
-        passed: numbers of those that passed, rising.
-        tokens: of all answers; None where a server does not say.
-        truncated: answers that were cut off; they count as not passed.
-        empty: texts without an answer.
-        seconds: from the first to the last answer of each batch, added up.
-    """
-
-    item: str
-    drawn: int = 0
-    passed: list[int] = field(default_factory=list)
-    tokens: int | None = 0
-    truncated: int = 0
-    empty: int = 0
-    seconds: float = 0.0
-
-    def counts(self, until: Until) -> tuple[int, int, bool]:
-        """n draws, c passes among them, and whether the item is done with r passes (n is then the r-th pass's number)."""
-        if len(self.passed) >= until.passes and self.passed[until.passes - 1] < until.cap:
-            return self.passed[until.passes - 1] + 1, until.passes, True
-        n = min(self.drawn, until.cap)
-        return n, sum(number < n for number in self.passed), False
-
-    def open(self, until: Until) -> bool:
-        """Whether it needs more draws."""
-        return not self.counts(until)[2] and self.drawn < until.cap
-
-    def take(self, record: Mapping[str, Any]) -> None:
-        """Adds a batch."""
-        self.drawn += record["count"]
-        self.passed += record["passed"]
-        tokens = record["tokens"]
-        self.tokens = None if self.tokens is None or tokens is None else self.tokens + tokens
-        self.truncated += record["truncated"]
-        self.empty += record["empty"]
-        self.seconds += record["seconds"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +36,8 @@ class Drawn:
 
     Attributes:
         items: in the task's order.
-        until: when an item was done.
+        until: when draws ended.
+        stop: the rule.
         new: draws that this call made.
         seconds: that it took.
         troubles: why items are still open: answers that could not be had, a sandbox that is broken.
@@ -113,6 +48,7 @@ class Drawn:
 
     items: list[ItemDraws]
     until: Until
+    stop: Stop
     new: int
     seconds: float
     troubles: list[str]
@@ -121,26 +57,33 @@ class Drawn:
     judge: dict[str, Any]
 
     def states(self) -> dict[str, int]:
-        """Items by state: resolved (r passes), censored (at the cap with fewer), open."""
-        found = {"resolved": 0, "censored": 0, "open": 0}
-        for draws in self.items:
-            done = draws.counts(self.until)[2]
-            found["resolved" if done else "open" if draws.open(self.until) else "censored"] += 1
-        return found
+        """Items by state: resolved (r passes), censored (at the cap with fewer), open; by the rule of the task, the task alone."""
+        return self.stop.states({each.item: each for each in self.items})
+
+    def task(self) -> TaskCount | None:
+        """The count of the task in its order of draws; None where each item was drawn until r passes."""
+        return self.stop.task({each.item: each for each in self.items})
 
 
 def draw_until(
-    plan: Plan, backend: Backend, until: Until, how: How, overwrite: bool = False, silent: bool = False
+    plan: Plan,
+    backend: Backend,
+    until: Until,
+    how: How,
+    overwrite: bool = False,
+    silent: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> Drawn:
-    """Draws and judges until every item is done.
+    """Draws and judges until every item, or the task, is done.
 
     Args:
         plan: the task, of answers; its settings have a temperature above 0, and its n has no meaning here.
         backend: what writes the answers.
-        until: when an item is done.
+        until: when draws end.
         how: what the user chose about judging.
         overwrite: begin anew.
         silent: show no progress.
+        tell: gets the forecast of draws, tokens and time, before the first batch and after the first round.
 
     Raises:
         ValueError: a task of choices, or a temperature of 0.
@@ -158,6 +101,8 @@ def draw_until(
     identity = {**plan.identity(backend.identity()), "judge": verdicts}
     begun = time.monotonic()
     draws = {item.key: ItemDraws(item.key) for item in plan.items}
+    by_key = {item.key: item for item in plan.items}
+    stop = stop_of(until, list(by_key), plan.task.name, plan.settings.seed)
     with RecordFile(_file(plan), "draws", identity, _KEY, overwrite) as file:
         asked = {item.key: plan.request(item) for item in plan.items}
         for record in sorted(file.records, key=lambda record: record["start"]):
@@ -168,23 +113,40 @@ def draw_until(
         before = sum(each.drawn for each in draws.values())
         troubles: dict[str, str] = {}
         memory: dict[tuple[str, str], bool] = {}
+
+        def new() -> int:
+            return sum(each.drawn for each in draws.values()) - before
+
+        def forecast(since: float) -> None:
+            longest = plan.settings.max_new_tokens
+            told = forecast_of(stop, draws, longest, new(), time.monotonic() - since).told(
+                plan.task.name, until, len(draws)
+            )
+            if tell is not None and told:
+                tell(told)
+
+        forecast(begun)
         with _bar(plan, before, silent) as bar:
-            while wanted := _next(plan, draws, until, troubles):
-                _round(plan, backend, how, wanted, memory, draws, file, troubles, lambda: _show(bar, draws, until))
-        new = sum(each.drawn for each in draws.values()) - before
+            asking = time.monotonic()
+            while wanted := stop.wanted(draws, troubles):
+                batches = [(by_key[key], start, count) for key, start, count in wanted]
+                first = not new()
+                _round(plan, backend, how, batches, memory, draws, file, troubles, lambda: _show(bar, draws, stop))
+                if first:
+                    forecast(asking)
         found = [draws[item.key] for item in plan.items]
         told = [f"{item}: {why}" for item, why in troubles.items()]
-        return Drawn(found, until, new, time.monotonic() - begun, told, file.repaired, identity, verdicts)
-
-
-def expected_rest(draws: Sequence[ItemDraws], until: Until) -> float:
-    """Draws that the open items still need, by the mean of each one's pass rate under the prior Beta(½, ½), the cap counted."""
-    rest = 0.0
-    for each in draws:
-        if each.open(until):
-            rate = (len(each.passed) + 0.5) / (each.drawn + 1)
-            rest += min(until.cap - each.drawn, (until.passes - len(each.passed)) / rate)
-    return rest
+        return Drawn(
+            found,
+            until,
+            stop,
+            new(),
+            time.monotonic() - begun,
+            told,
+            file.repaired,
+            identity,
+            verdicts,
+        )
 
 
 def _file(plan: Plan) -> Path:
@@ -203,23 +165,6 @@ def _check(plan: Plan, record: Mapping[str, Any], asked: str, known: ItemDraws) 
             f"{_file(plan)}: of {plan.task.name} {record['item']} draws {known.drawn} to {record['start'] - 1} are missing; "
             "restore the file, or --overwrite true"
         )
-
-
-def _next(
-    plan: Plan, draws: Mapping[str, ItemDraws], until: Until, troubles: Mapping[str, str]
-) -> list[tuple[Item, int, int]]:
-    """The next batches: item, number of the first draw, draws; those with the fewest draws first."""
-    wanted: list[tuple[Item, int, int]] = []
-    total = 0
-    open_items = [item for item in plan.items if draws[item.key].open(until) and item.key not in troubles]
-    for item in sorted(open_items, key=lambda item: draws[item.key].drawn):
-        start = draws[item.key].drawn
-        count = min(max(_FIRST, min(start, _LARGEST)), until.cap - start)
-        if wanted and total + count > _ROUND:
-            break
-        wanted.append((item, start, count))
-        total += count
-    return wanted
 
 
 def _round(
@@ -314,12 +259,9 @@ def _bar(plan: Plan, before: int, silent: bool) -> Any:
     return tqdm(initial=before, desc=f"{plan.task.name}: draws", unit="draw", disable=True if silent else None)
 
 
-def _show(bar: Any, draws: Mapping[str, ItemDraws], until: Until) -> None:
-    """Draws so far of those that are expected, and items by state."""
+def _show(bar: Any, draws: Mapping[str, ItemDraws], stop: Stop) -> None:
+    """Draws so far of those that are expected, and items (or the task) by state."""
     made = sum(each.drawn for each in draws.values())
-    rest = expected_rest(list(draws.values()), until)
-    resolved = sum(each.counts(until)[2] for each in draws.values())
-    still = sum(each.open(until) for each in draws.values())
-    bar.total = int(made + rest)
-    bar.set_postfix(resolved=resolved, censored=len(draws) - resolved - still, open=still, refresh=False)
+    bar.total = int(made + stop.expected(draws))
+    bar.set_postfix(**stop.states(draws), refresh=False)
     bar.update(made - bar.n)

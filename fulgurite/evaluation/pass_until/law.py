@@ -175,9 +175,10 @@ def points_of(counts: Counts, repeats: int = 2000, seed: int = 0) -> Points:
     for i, model in enumerate(counts.models):
         if not 0 < mean[i] < 1:
             share = "no" if mean[i] == 0 else "every"
+            used = "" if counts.whole else ", the fit of instances uses it"
             notes.append(
                 f"{model}: {share} draw of {int(counts.n[i].sum())} passed, so that log(−log PU) does not exist; the fit of the "
-                "task's score leaves it out, the fit of instances uses it"
+                f"task's score leaves it out{used}"
             )
         elif error[i] == 0:
             notes.append(

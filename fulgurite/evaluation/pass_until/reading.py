@@ -16,7 +16,7 @@ from fulgurite.evaluation.runner.sampling import SAMPLE_KEY
 
 __all__ = ["COLUMNS", "read_counts", "read_size"]
 
-COLUMNS = ("model", "size", "instance", "n", "c", "r", "cap", "loss", "compute", "settings", "grader")
+COLUMNS = ("model", "size", "instance", "n", "c", "r", "cap", "loss", "compute", "settings", "grader", "stop", "items")
 _NEEDED = ("model", "instance", "n", "c")
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
@@ -159,6 +159,8 @@ def _count(row: Mapping[str, Any], named: Mapping[str, str], sizes: Mapping[str,
         loss,
         str(value("settings") or ""),
         str(value("grader") or ""),
+        str(value("stop") or "instance"),
+        whole("items", 0),
         where,
     )
 

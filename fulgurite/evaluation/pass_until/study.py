@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +43,7 @@ class Study:
         predictions: of models beyond the fitted ones and of sizes that were asked for.
         curvature: the curvature test; None below four sizes.
         forms: the lowest AICc first.
-        instances: the law of each instance; None below three sizes.
+        instances: the law of each instance; None below three sizes, and where the table counts the whole task.
         instances_p: how often chance alone would leave the fitted instances this far from the scores.
         loss: the fit that puts the reference answers' losses in place of passes for hard instances; None without losses.
         verdict: "rejected", "not rejected" or "not tested": whether the law holds for the task's score.
@@ -142,16 +142,22 @@ def study_of(
     targets |= dict(predict or {})
     truths = {score.model: (score.pu, score.measurement_error) for score in found}
     own = counts.of_models(chosen)
-    by_instances = predict_instances(own, targets, truths, instance_repeats, seed)
-    predictions = [predicted(law, name, size, points) for name, size in targets.items()] + by_instances.predictions
+    predictions = [predicted(law, name, size, points) for name, size in targets.items()]
     held = held_out(mine)
-    for last in range(len(chosen) - 1, max(LEAST_SIZES, len(chosen) - 2) - 1, -1):
-        name = own.models[last]
-        less = own.of_models(range(last))
-        if less.c.any():
-            held += predict_instances(less, {name: float(own.sizes[last])}, truths, instance_repeats, seed).predictions
-    loss, more, said = predict_by_loss(own, by_instances.fit, targets, truths)
-    notes += said
+    by_instances, loss = None, None
+    if counts.whole:
+        predictions, held = ([_of_same_instances(one) for one in some] for some in (predictions, held))
+    else:
+        by_instances = predict_instances(own, targets, truths, instance_repeats, seed)
+        for last in range(len(chosen) - 1, max(LEAST_SIZES, len(chosen) - 2) - 1, -1):
+            name = own.models[last]
+            less = own.of_models(range(last))
+            if less.c.any():
+                last_one = {name: float(own.sizes[last])}
+                held += predict_instances(less, last_one, truths, instance_repeats, seed).predictions
+        loss, more, said = predict_by_loss(own, by_instances.fit, targets, truths)
+        predictions += by_instances.predictions + more
+        notes += said
     forms = compare_forms(mine, vote, temperature)
     testable = [form.p_value for form in forms if form.p_value is not None]
     if testable and max(testable) < _REJECTED:
@@ -160,7 +166,7 @@ def study_of(
             "AICc only ranks them"
         )
     verdict, reasons = verdict_of(law, bend, [at for at in held if at.fit == "task"])
-    if by_instances.p_value < _REJECTED:
+    if by_instances is not None and by_instances.p_value < _REJECTED:
         reasons.append(
             f"the laws of the instances do not give the measured scores either (deviance {by_instances.deviance:.1f} over "
             f"{len(own.models)} sizes, p = {by_instances.p_value:.3g})"
@@ -172,16 +178,21 @@ def study_of(
         names,
         law,
         held,
-        predictions + more,
+        predictions,
         bend,
         forms,
-        by_instances.fit,
-        by_instances.p_value,
+        None if by_instances is None else by_instances.fit,
+        None if by_instances is None else by_instances.p_value,
         loss,
         verdict,
         reasons,
         notes,
     )
+
+
+def _of_same_instances(one: Prediction) -> Prediction:
+    """Without the interval by other instances, which counts of a whole task cannot give."""
+    return replace(one, task_low=None, task_high=None)
 
 
 def verdict_of(

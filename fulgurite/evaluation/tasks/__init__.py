@@ -4,6 +4,6 @@ from fulgurite.evaluation.tasks.choices import arc, hellaswag, piqa, race, scien
 from fulgurite.evaluation.tasks.code import humaneval, humaneval_x, mbpp, repair
 from fulgurite.evaluation.tasks.mathematics import competition, theorems, word_problems
 from fulgurite.evaluation.tasks.task import TASKS, Hub, Item, Task, find_tasks, register
-from fulgurite.evaluation.tasks.text import bbh, bigbench
+from fulgurite.evaluation.tasks.text import bbh, bigbench, unnatural
 
 __all__ = ["TASKS", "Hub", "Item", "Task", "find_tasks", "register"]

@@ -37,6 +37,35 @@ def test_the_playground(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (tmp_path / "gsm8k" / "draws.jsonl").read_text() == before, "nothing is drawn twice"
 
 
+def test_until_the_task_has_its_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        *RUN,
+        "--max_new_tokens",
+        "32",
+        "--chat",
+        "--until_passes",
+        "3",
+        "--until_passes_of",
+        "task",
+        "--cap",
+        "96",
+    ]
+    cost = "until 3 passes of the task of 3 items, or 96 draws: 3 to 96 draws, at most 3,072 tokens of answers"
+    assert main([*words, "--dry_run", "true"]) == 0 and cost in " ".join(capsys.readouterr().out.split())
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert cost in said
+    assert "pass rates, draws until 3 passes of the task or 96" in said
+    assert (tmp_path / "results.png").stat().st_size > 5000
+    found = json.loads((tmp_path / "results.json").read_text())["results"]["gsm8k"]
+    [row] = read_counts(tmp_path / "gsm8k" / "counts.csv")
+    assert (row.n, row.c) == (found["task_draws"]["n"], found["task_draws"]["c"])
+    assert (row.r, row.cap, row.stop, row.items) == (3, 96, "task", 3)
+    assert sum(item["n"] for item in found["items"]) == row.n and sum(item["c"] for item in found["items"]) == row.c
+    counts = table_of([row])
+    assert counts.whole == 3 and counts.rates.mean() == pytest.approx(found["score"]["pu"])
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -6,12 +6,13 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.studies.passuntil import published_values, pythia_counts
+from benchmarks.studies.pass_rates.passuntil import published_values, pythia_counts
 from fulgurite.cli import main
 from fulgurite.evaluation.pass_until.study import study_of
-from tests.evaluation.pass_until.series import rows_of, true_score
+from tests.evaluation.pass_until.series import SIZES, rows_of, true_score
 
 QUICK = ["--repeats", "300", "--instance_repeats", "20"]
 
@@ -119,3 +120,26 @@ def test_the_law_does_not_hold_on_pythia_and_that_is_said(real_data, monkeypatch
     assert [one.model for one in task] == ["Pythia_6.9B_300B", "Pythia_12B_300B"]
     assert not any(one.agrees for one in task) and all(one.relative_error > 0.5 for one in task)
     assert study.curvature is not None and study.curvature.label == "none"  # the quadratic does not fit either
+
+
+def test_counts_of_a_whole_task_have_a_law_of_the_task_alone(tmp_path, capsys):
+    files = []
+    for place, size in enumerate(SIZES):
+        rng = np.random.default_rng(place)
+        n = 20 + rng.negative_binomial(20, true_score(size))
+        files.append(tmp_path / f"m{place}.csv")
+        files[-1].write_text(
+            "model,size,instance,n,c,r,cap,stop,items\n" + f"m{place},{size:.0f},t 1f,{n},20,20,{10**9},task,40\n"
+        )
+    words = ["scaling", "--counts", ",".join(map(str, files)), "--out", str(tmp_path / "out"), "--fit_up_to", "900M"]
+    assert main([*words, *QUICK]) == 0, capsys.readouterr()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "scores over 40 instances, drawn in random order until the task has its passes" in said
+    assert "ended at the r-th pass of the whole task" in said
+    found = json.loads((tmp_path / "out" / "scaling.json").read_text())
+    assert {one["fit"] for one in found["predictions"] + found["held_out"]} == {"task"}
+    last = found["predictions"][0]
+    assert last["model"] == "m5" and last["agrees"] is True and last["task_low"] is None
+    assert found["instances"] is None and found["loss"] is None and found["scores"][0]["task_error"] is None
+    pictures = {file.name for file in (tmp_path / "out").glob("*.png")}
+    assert pictures == {"pu.png", "f.png", "predictions.png"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.studies.pass_rates.passuntil import planted
 from fulgurite.evaluation.pass_until.counts import Count, Counts, table_of
-from fulgurite.evaluation.pass_until.estimators import simulate
 
 SIZES = (36e6, 109e6, 241e6, 498e6, 892e6, 1.54e9)
 LOG_C, ALPHA = 8.6, 0.35
@@ -23,12 +23,9 @@ def rows_of(
     log_c: float = LOG_C,
 ) -> list[Count]:
     """Counts of draws with log(−log p) = log c − α log N + bend (log N − mean)², the level spread over instances."""
-    rng = np.random.default_rng(seed)
-    off = (np.log(sizes) - np.log(sizes).mean())[:, None]
-    level = log_c - alpha * np.log(sizes).mean() + spread * rng.standard_normal(items)
-    n, c = simulate(np.exp(-np.exp(level - alpha * off + bend * off**2)), cap, r, rng)
+    table, _ = planted(np.random.default_rng(seed), np.array(sizes), items, log_c, alpha, r, cap, bend, (spread, 0.0))
     return [
-        Count(f"m{i}", size, str(s), int(n[i, s]), int(c[i, s]), r, cap if r else 0)
+        Count(f"m{i}", size, str(s), int(table.n[i, s]), int(table.c[i, s]), r, cap if r else 0)
         for i, size in enumerate(sizes)
         for s in range(items)
     ]

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from fulgurite.evaluation.pass_until.counts import Count, table_of
+from fulgurite.evaluation.pass_until.datasets import scores
+from fulgurite.evaluation.pass_until.estimators import interval
 from fulgurite.evaluation.pass_until.law import points_of
 from fulgurite.evaluation.pass_until.study import study_of
 from tests.evaluation.pass_until.series import SIZES, rows_of
@@ -28,6 +30,9 @@ ROW = Count("m", 1e6, "a", 10, 3, where="file, line 2")
         ({"r": 2, "cap": 20}, "c is at most r"),
         ({"r": 4, "cap": 3}, "the cap is at least r"),
         ({"r": 4, "cap": 8}, "n is at most the cap"),
+        ({"stop": "items"}, "stop='items' was given; allowed are instance and task"),
+        ({"stop": "task", "items": 3}, "stop=task with r=0 and items=3"),
+        ({"stop": "task", "r": 4, "cap": 20}, "stop=task with r=4 and items=0"),
     ],
 )
 def test_impossible_rows(change, told):
@@ -101,3 +106,32 @@ def test_nothing_below_fit_up_to():
 def test_rates_of_mixed_plans():
     table = table_of([replace(ROW, r=3, cap=50), replace(ROW, instance="b")])
     assert np.allclose(table.rates, [[2 / 9, 3 / 10]])
+
+
+WHOLE = Count("m", 1e6, "t 1f", 900, 11, 11, 10_000, stop="task", items=40, where="line 2")
+
+
+def test_a_row_of_a_whole_task_is_no_instance():
+    table = table_of([WHOLE, replace(WHOLE, model="k", size=2e6, n=300)])
+    assert table.whole == 40 and table.of_models([1]).whole == 40
+    assert "ended at the r-th pass of the whole task, its 40 instances in random order" in table.notes[0]
+    small, large = scores(table, 300)
+    assert (small.pu, large.pu) == pytest.approx((10 / 899, 10 / 299)) and small.passed == 11
+    assert small.low == pytest.approx(interval(900, 11, 11)[0]) and small.high == pytest.approx(
+        interval(900, 11, 11)[1]
+    )
+    assert small.mean_log is None and small.log_instances == 0
+    assert np.isnan([small.task_error, small.task_low, small.task_high]).all()
+
+
+@pytest.mark.parametrize(
+    "other, told",
+    [
+        ({"stop": "instance", "items": 0, "where": "line 3"}, "of the task at line 2, of the instance at line 3"),
+        ({"instance": "t 2e"}, "the tasks differ: t 1f, 40 instances, at line 2; t 2e, 40 instances"),
+        ({"items": 20}, "t 1f, 20 instances"),
+    ],
+)
+def test_rules_of_stopping_are_not_mixed(other, told):
+    with pytest.raises(ValueError, match=told):
+        table_of([WHOLE, replace(WHOLE, model="k", size=2e6, **other)])

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from fulgurite.evaluation.judging.verdicts import How, TextJudge, Verdict
-from fulgurite.evaluation.pass_until.drawing import Drawn, ItemDraws, Until, draw_until, expected_rest
+from fulgurite.evaluation.pass_until.drawing import Drawn, draw_until
+from fulgurite.evaluation.pass_until.stopping import ItemDraws, Until, expected_rest
 from fulgurite.evaluation.runner.plan import Plan
 from fulgurite.evaluation.runner.record_file import IdentityError
 from fulgurite.generation.protocol import Prompt, Request, Sample, SamplingSettings

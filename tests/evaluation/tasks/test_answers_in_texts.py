@@ -11,6 +11,7 @@ from fulgurite.evaluation.tasks import TASKS, Item
 from fulgurite.evaluation.tasks.choices.accuracy import accuracy, chosen
 from fulgurite.evaluation.tasks.code.programs import fenced, from_continuation
 from fulgurite.evaluation.tasks.rows import items_of
+from fulgurite.evaluation.tasks.text.unnatural import SUBTASKS
 
 
 def item_of(name: str, row: dict[str, Any]) -> Item:
@@ -238,6 +239,34 @@ def test_bigbench() -> None:
     metrics = TASKS["bigbench_choices"].metrics
     assert metrics is not None and metrics(item, [-1.0, -2.0], None) == {"multiple_choice_grade": 1.0}
     assert right("bigbench_written", item_of("bigbench_written", row), " up\n")
+
+
+def test_bigbench_by_name_finds_its_file_and_shows_no_choices(tmp_path: Path) -> None:
+    row = {"input": "Which day?", "target_scores": {"05/01/2021": 1, "02/23/2021": 0}}
+    for name, place in (("date_understanding", "bigbench"), ("emoji_movie", "bigbench/benchmark_tasks/emoji_movie")):
+        file = tmp_path / place / ("task.json" if "benchmark" in place else f"{name}.json")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # As published: the examples are one of several lists.
+        file.write_text(json.dumps({"name": name, "keywords": ["dates"], "metrics": ["exact"], "examples": [row]}))
+        [item] = items_of(TASKS[f"bigbench_{name}"], str(tmp_path)).items
+        assert item.prompt == "Q: Which day?\nA:"
+        assert right(f"bigbench_{name}", item, " 05/01/2021\n") and not right(f"bigbench_{name}", item, "02/23/2021")
+
+
+def test_unnatural_in_context_learning(tmp_path: Path) -> None:
+    assert len(SUBTASKS) == 8 and all(TASKS[f"bigbench_unnatural_{name}"].kind == "answers" for name in SUBTASKS)
+    file = tmp_path / "bigbench" / "unnatural_in_context_learning" / "dates" / "task.json"
+    file.parent.mkdir(parents=True)
+    whole = "Input: 2014-06-01\nOutput: !06!01!2014!\nInput: 2001-02-03\nOutput: "
+    rows = [{"input": whole, "target": "!02!03!2001!"}, {"input": "2001-02-04", "target": ["!02!04!2001!"]}]
+    file.write_text(json.dumps({"name": "dates", "examples": rows}))
+    task = TASKS["bigbench_unnatural_dates"]
+    first, second = items_of(task, str(file)).items
+    assert first.prompt == whole.rstrip() and second.prompt == "Input: 2001-02-04\nOutput:"
+    assert task.example is not None and task.example(second) == "Input: 2001-02-04\nOutput: !02!04!2001!"
+    assert right(task.name, first, " !02!03!2001!\nInput: x") and not right(task.name, first, " !02!04!2001!")
+    word = item_of("bigbench_unnatural_identity", {"inputs": "Input: Ab\nOutput:", "targets": ["Ab"]})
+    assert right("bigbench_unnatural_identity", word, " Ab") and not right("bigbench_unnatural_identity", word, " ab")
 
 
 @pytest.mark.parametrize(

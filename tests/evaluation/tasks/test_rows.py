@@ -125,3 +125,11 @@ def test_programs_of_the_playground_are_solved_by_their_solutions() -> None:
         exec("\n".join([item.solution, *item.data["tests"]]), space)  # our own text
         assert len(item.data["tests"]) >= 3, item.key
     assert items_of(TASKS["mbpp"], "builtin").items == items, "the same rows each time"
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("name", "rows"), [("bigbench_emoji_movie", 100), ("bigbench_date_understanding", 369)])
+def test_real_rows_that_are_asked_without_their_choices(name: str, rows: int, real_data: Path) -> None:
+    found = items_of(TASKS[name], str(real_data))
+    assert len(found.items) == rows and not found.bad
+    assert all(item.solution and "choice" not in item.prompt for item in found.items)

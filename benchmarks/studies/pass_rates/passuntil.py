@@ -1,8 +1,8 @@
 """Study: are the statistics of `fulgurite scaling` right, by simulation, and what do they say of the Pythia counts?
 
-    python -m benchmarks.studies.passuntil [--parts law,replay] [--repeats 400] [--json FILE]
+    python -m benchmarks.studies.pass_rates.passuntil [--parts law,replay] [--repeats 400] [--json FILE]
 
-Parts: estimators, intervals, law, instances, published, pythia, replay; all of them unless some are named.
+Parts: estimators, intervals, law, instances, published, pythia, replay, task; all of them unless some are named.
 
 The Pythia counts are read from FULGURITE_REAL_DATA, or ../shared/data beside the checkout.
 """
@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,19 @@ from fulgurite.evaluation.pass_until.estimators import interval, published, simu
 from fulgurite.evaluation.pass_until.forms import curvature
 from fulgurite.evaluation.pass_until.instances import predict_instances
 from fulgurite.evaluation.pass_until.law import fit_law, held_out, points_of, predicted
+from fulgurite.evaluation.pass_until.stopping import ItemDraws, Until, stop_of
 from fulgurite.evaluation.pass_until.study import study_of, verdict_of
 from fulgurite.evaluation.runner.statistics import pass_at_k
 
-__all__ = ["PARTS", "main", "planted", "pythia_counts"]
+__all__ = ["PARTS", "Replayed", "main", "planted", "pythia_counts", "replayed"]
 
+_GOAL = 0.35  # relative s.d. of each model's score in the replays
 SIZES = np.array([0.036e9, 0.109e9, 0.241e9, 0.498e9, 0.892e9, 1.54e9, 2.45e9])  # of arXiv 2310.03262
 
 
 def folder() -> Path:
     """Where the real rows are."""
-    return Path(os.environ.get("FULGURITE_REAL_DATA") or Path(__file__).parents[3] / "shared" / "data") / "scaling"
+    return Path(os.environ.get("FULGURITE_REAL_DATA") or Path(__file__).parents[4] / "shared" / "data") / "scaling"
 
 
 def pythia_counts(tokens: str = "300B") -> Counts:
@@ -67,7 +70,8 @@ def planted(
 ) -> tuple[Counts, np.ndarray]:
     """A simulated series, and its true rates [models, items].
 
-    log(−log p) = log c − α log N + bend (log N − mean)², with normal spread over items of the level and of log α.
+    log(−log p) = log c − α log N + bend (log N − mean)², with normal spread over items of the level and of log α. With r = 0 the
+    number of draws is fixed, `cap` for each item.
     """
     x = np.log(sizes)
     middle = x.mean()
@@ -237,19 +241,50 @@ def pythia(_: int) -> dict[str, Any]:
     return found
 
 
+@dataclass(frozen=True)
+class Replayed:
+    """A task drawn by the product's own rule: draws that count, passes, and draws that were made."""
+
+    n: int
+    c: int
+    made: int
+
+
+def replayed(until: Until, rates: np.ndarray, rng: np.random.Generator, seed: int) -> Replayed:
+    """Draws a task whose instances pass at these rates, by the rule that `fulgurite evaluate --until_passes_of task` stops by."""
+    keys = [str(place) for place in range(len(rates))]
+    stop = stop_of(until, keys, "replay", seed)
+    draws = {key: ItemDraws(key) for key in keys}
+    while wanted := stop.wanted(draws, {}):
+        for key, start, count in wanted:
+            passed = np.flatnonzero(rng.random(count) < rates[int(key)]) + start
+            draws[key].drawn += count
+            draws[key].passed += passed.tolist()
+    found = stop.task(draws)
+    assert found is not None
+    return Replayed(found.n, found.c, sum(each.drawn for each in draws.values()))
+
+
+def pythia_rates() -> np.ndarray:
+    """c/n of the Pythia counts, [models, problems], as the true rates of a replay."""
+    counts = pythia_counts()
+    return np.asarray(counts.c / counts.n)
+
+
+def fixed_draws(p: np.ndarray) -> np.ndarray:
+    """The fixed number of draws of each instance that a model needs, [models]."""
+    return np.asarray(np.ceil((p * (1 - p)).sum(1) / (_GOAL * p.sum(1)) ** 2))
+
+
 def replay(repeats: int) -> dict[str, Any]:
     """Draws to a relative s.d. of 0.35 of each model's score, with c/n of the Pythia counts as the true rates.
 
     Fixed: n draws of each instance. Until r passes of each instance: r and the cap that need the fewest draws over the series. Both
     either with one setting for all models (nobody knows the rates beforehand), or with the best setting of each model, chosen with
-    the truth known. Until r passes of the task: draws on instances in random order until the whole task has r passes, with the r of
-    all models alike; each model's score is (r − 1) / (K − 1).
+    the truth known.
     """
-    counts = pythia_counts()
-    rng = np.random.default_rng(4)
-    goal, items = 0.35, len(counts.instances)
-    p = counts.c / counts.n
-    each = np.ceil((p * (1 - p)).sum(1) / (goal * p.sum(1)) ** 2)
+    p, rng, goal = pythia_rates(), np.random.default_rng(4), _GOAL
+    items, each = p.shape[1], fixed_draws(p)
     settings = []
     for r in (2, 3, 4, 5, 10):
         for cap in np.unique(np.geomspace(10, 100_000, 25).astype(int)):
@@ -276,18 +311,31 @@ def replay(repeats: int) -> dict[str, Any]:
         }
         result["relative s.d."] = together[3].tolist()
         result["draws of each model"] = together[2].tolist()
-    for r in range(3, 40):
-        n, c = simulate(p.mean(1), 10**9, r, rng, (max(repeats, 4000), len(p)))
-        spread = unbiased(n, c, r).std(0) / p.mean(1)
-        if (spread <= goal).all():
-            draws = float(n.mean(0).sum())
-            shares = {"of fixed, one n": draws / fixed_one, "of fixed, n of each model": draws / fixed_each}
-            result["until r passes of the task"] = {"r": r, "draws": draws, **shares, "relative s.d.": spread.tolist()}
-            break
     if all(one is not None for one in best):
         draws = float(sum(one[2][i] for i, one in enumerate(best) if one is not None))
         result["until r, setting of each model"] = {"draws": draws, "of fixed": draws / fixed_each}
     return result
+
+
+def replay_task(repeats: int) -> dict[str, Any]:
+    """The same by the product's own stopping at r passes of the task; draws that are made count, those behind the r-th pass too."""
+    p, rng = pythia_rates(), np.random.default_rng(5)
+    each = fixed_draws(p)
+    fixed_one, fixed_each = float(each.max() * p.size), float(each.sum() * p.shape[1])
+    r = 11  # relative s.d. about 1 / sqrt(r − 2) for rare passes
+    found = [[replayed(Until(r, 10**7, "task"), own, rng, seed) for seed in range(repeats)] for own in p]
+    n, made = (np.array([[getattr(one, name) for one in own] for own in found], float) for name in ("n", "made"))
+    counted, drawn = float(n.mean(1).sum()), float(made.mean(1).sum())
+    return {
+        "r": r,
+        "draws made": drawn,
+        "draws that count": counted,
+        "of fixed, one n": drawn / fixed_one,
+        "of fixed, n of each model": drawn / fixed_each,
+        "mean over truth": (((r - 1) / (n - 1)).mean(1) / p.mean(1)).tolist(),
+        "relative s.d.": (((r - 1) / (n - 1)).std(1) / p.mean(1)).tolist(),
+        "repeats": repeats,
+    }
 
 
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -298,6 +346,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "published": published_values,
     "pythia": pythia,
     "replay": replay,
+    "task": replay_task,
 }
 
 
