@@ -72,7 +72,7 @@ def compile_target(target: str, quick: bool) -> list[dict[str, Any]]:
     """One row per distinct configuration of every kernel."""
     from fulgurite.kernels.low_rank import triton_rules
 
-    triton_rules.HIP = TARGETS[target][0] == "hip"
+    triton_rules.HIP, triton_rules.SM_100 = TARGETS[target][0] == "hip", target == "sm_100"
     seen: set[Any] = set()
     results = []
     for case, kernel, arguments in _cases(quick):

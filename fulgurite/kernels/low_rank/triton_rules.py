@@ -1,4 +1,4 @@
-"""Tile sizes of the low-rank kernels: rules that look at shapes only, not at trials or at the device (except for AMD's).
+"""Tile sizes of the low-rank kernels: rules that look at shapes only, not at trials or at the device (except for AMD's and sm_100).
 
 So the order of every sum, and with it every bit of a result, depends on shapes alone, and the first training step is not spent on
 trials. ``python -m benchmarks.aot`` compiles every configuration of these rules for GPUs that need not be there; none may spill.
@@ -6,7 +6,10 @@ trials. ``python -m benchmarks.aot`` compiles every configuration of these rules
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
+
+import torch
 
 from fulgurite.kernels.triton_common import HIP, stages_on
 
@@ -24,6 +27,8 @@ __all__ = [
     "split_rows",
 ]
 
+# Whether Triton compiles for sm_100 or newer, where its larger tiles were seen to spill; None looks at the current device.
+SM_100: bool | None = None
 # Above, the accumulators of a 64-row tile alone would fill the register file, and a low-rank branch is no longer skinny.
 MAX_RANK = 128
 # tl.dot needs 16 columns at least: the tensor cores' tile.
@@ -46,6 +51,15 @@ class Tile(NamedTuple):
     stages: int
 
 
+def _spills_sooner() -> bool:
+    return _is_sm_100() if SM_100 is None else SM_100
+
+
+@functools.cache
+def _is_sm_100() -> bool:
+    return not HIP and torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 10
+
+
 def rank_tile(rank: int) -> int:
     """Columns that ranks are padded to: 16, 32, 64 or 128."""
     return max(MIN_RANK_TILE, 1 << (rank - 1).bit_length())
@@ -56,12 +70,16 @@ def shrink_tile(rows: int, ranks: int, itemsize: int, dropout: bool = False) -> 
     if ranks <= 32:
         height = 64 if rows >= 8192 else 32 if rows >= 2048 else 16
     else:  # 32 rows and 64 ranks of bf16 were seen to spill on sm_90
-        height = 64 if rows >= 4096 else 16
+        height = 64 if rows >= 4096 and not (_spills_sooner() and ranks == 64 and itemsize == 4) else 16
     # Bytes of a row at a time: fewer where the factor's tile or the random bits want registers and shared memory.
     wide = itemsize == 2 and not dropout and not HIP
     width = 256 if ranks <= (64 if wide else 16) else 128 if ranks <= 64 else 64
     if dropout:
         width = max(64, width // 2)
+    elif HIP and itemsize == 2 and ranks in (16, 64):
+        width //= 2  # 72 KiB were needed, 64 are there
+    elif _spills_sooner() and itemsize == 2 and ranks == 64:
+        width //= 2
     return Tile(height, width // itemsize, 4, stages_on(3 if wide and ranks > 16 else 4))
 
 
@@ -78,8 +96,9 @@ def expand_tile(itemsize: int) -> Tile:
 def outer_tile(ranks: int, itemsize: int) -> Tile:
     """Tile of outer: 64 rows of 128 or 256 bytes at a time, in float32 32 rows; 64 bytes where 128 ranks of it would spill."""
     if itemsize == 2:
-        wide = 16 < ranks <= 64 and not HIP
-        return Tile(64, 128 if wide else 64, 4, 3 if ranks <= 64 else 2)
+        narrow = _spills_sooner()
+        wide = 16 < ranks <= (32 if narrow else 64) and not HIP
+        return Tile(64, 128 if wide else 32 if narrow and ranks > 64 else 64, 4, 3 if ranks <= 64 else 2)
     return Tile(32, 32 if ranks <= 64 else 16, 4, 3 if ranks <= 64 else 2)
 
 
