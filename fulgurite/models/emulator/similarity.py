@@ -4,7 +4,7 @@ With one row for each example, K = X Xᵀ and L = Y Yᵀ,
 
     HSIC(X, Y) = Σ (H K H) ∘ (H L H),  H = I − 1 1ᵀ / n,      CKA(X, Y) = HSIC(X, Y) / √(HSIC(X, X) · HSIC(Y, Y)).
 
-This is the biased estimate that CRaSh publishes. Where there are more features than examples it rises towards 1 for unrelated states
+This is the biased estimate that CRaSh publishes. With more features than examples it rises towards 1, for unrelated states
 too. The unbiased one (Song et al., 2012; used for CKA in arXiv 2010.15327) leaves out each example's similarity to itself: with
 the diagonals of K and L set to zero and r the row sums of K, s the sum of all,
 
