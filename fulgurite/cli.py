@@ -72,6 +72,10 @@ VERBS = {
         "pass rates over a series of model sizes, the law that they follow, and whether it holds",
         "fulgurite.commands.scaling.command:scaling",
     ),
+    "emulate": Verb(
+        "a smaller model of some layers of a full one, on which these are trained elsewhere",
+        "fulgurite.commands.emulate.command:emulate",
+    ),
 }
 
 _EPILOG = """\

@@ -1,9 +1,9 @@
 """An emulator's folder: the kept layers as a plain transformers checkpoint, and the manifest.
 
-    choose     EMULATOR/config.json, model.safetensors, emulator.json: plain transformers loads it.
-    repeat-*   EMULATOR/layers/config.json, layers/model.safetensors, emulator.json: each layer stands on the disk once, and
-               :func:`load_emulator` repeats it. Plain transformers finds no model in EMULATOR, so that nobody takes the kept
-               layers alone for the emulator.
+choose     EMULATOR/config.json, model.safetensors, emulator.json: plain transformers loads it.
+repeat-*   EMULATOR/layers/config.json, layers/model.safetensors, emulator.json: each layer stands on the disk once, and
+           :func:`load_emulator` repeats it. Plain transformers finds no model in EMULATOR, so that nobody takes the kept
+           layers alone for the emulator.
 """
 
 from __future__ import annotations

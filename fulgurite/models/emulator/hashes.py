@@ -1,4 +1,4 @@
-"""A fingerprint of a model's weights, part by part: two models with the same one are the same base, whatever their folders are called."""
+"""A fingerprint of a model's weights, part by part: equal fingerprints mean the same base, whatever folders are called."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def _hash(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
     for name, parameter in sorted(parameters):
         tensor = parameter.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """The repeated layers of a causal language model, found by structure: the list of as many modules as its configuration has layers.
 
-`model.layers` of Llama, Qwen2, Mistral and Gemma, `model.decoder.layers` of OPT, `transformer.h` of GPT-2 and BLOOM, `gpt_neox.layers`
-of GPT-NeoX: nothing here knows these names.
+`model.layers` of Llama, Qwen2, Mistral and Gemma, `model.decoder.layers` of OPT, `transformer.h` of GPT-2 and BLOOM,
+`gpt_neox.layers` of GPT-NeoX: nothing here knows these names.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def find_layers(model: nn.Module) -> Layers:
         for parameter in layer.parameters():
             if owner.setdefault(id(parameter), number) != number:
                 raise ValueError(
-                    f"find_layers: the layers {owner[id(parameter)]} and {number} of {kind} share parameters, so that they cannot be "
-                    "kept or trained apart; give a model whose layers have weights of their own"
+                    f"find_layers: the layers {owner[id(parameter)]} and {number} of {kind} share parameters, so that they cannot "
+                    "be kept or trained apart; give a model whose layers have weights of their own"
                 )
     if not _is_causal(model):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What an emulator's folder says of itself, `emulator.json`: of which model it is made, which layer came from where, what is trained."""
+"""What an emulator's folder says of itself in `emulator.json`: its full model, where each layer came from, what is trained."""
 
 from __future__ import annotations
 

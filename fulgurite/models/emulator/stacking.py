@@ -58,8 +58,8 @@ def restack(model: nn.Module, sources: Sequence[int], trained: Sequence[int] = (
                 module.layer_idx = place
     if not torch.equal(before, logits_of_probe(made)) and bool(before.isfinite().all()):
         raise ValueError(
-            f"restack: the layers of {type(model).__name__} compute by their number (such as scale_attn_by_inverse_layer_idx), so that "
-            "at another place they are other layers; give a model without that"
+            f"restack: the layers of {type(model).__name__} compute by their number (such as scale_attn_by_inverse_layer_idx), so "
+            "that at another place they are other layers; give a model without that"
         )
     return made
 

@@ -1,8 +1,8 @@
 """What each layer makes of each example: one vector, taken from the layer's output while batches run through the model.
 
-A forward hook at each layer pools its output (B, T, H) to (B, H) at once, so that one pass over the data is enough and n · L · H numbers
-are kept in all; no states of tokens outlive their layer. The output of the last layer is taken as it leaves the layer; transformers'
-own `hidden_states`, which the paper's code reads, has the final norm on top of it.
+A forward hook at each layer pools its output (B, T, H) to (B, H) at once, so that one pass over the data is enough and n · L · H
+numbers are kept in all; no states of tokens outlive their layer. The last layer's output is taken as it leaves the layer; in
+transformers' own `hidden_states`, which the paper's code reads, it has gone through the final norm.
 
     weighted   Σ t · m_t · h_t / Σ t · m_t with t = 1 … T and the mask m: the features of the paper's training scripts
     mean       Σ m_t · h_t / Σ m_t
@@ -40,7 +40,7 @@ class PooledStates:
             raise ValueError(f"PooledStates: pooling={pooling!r}; allowed are {', '.join(POOLING)}")
         self.layers, self.pooling = find_layers(model).modules, pooling
         self._weights: torch.Tensor | None = None
-        self._rows: list[int] = []
+        self._rows: list[str] = []
         self._found: list[list[torch.Tensor]] = [[] for _ in self.layers]
         self._hooks: list[Any] = []
 
@@ -57,12 +57,12 @@ class PooledStates:
         for hook in self._hooks:
             hook.remove()
 
-    def begin(self, mask: torch.Tensor, rows: list[int]) -> None:
+    def begin(self, mask: torch.Tensor, rows: list[str]) -> None:
         """Say what the next forward is about.
 
         Args:
             mask: (B, T), 1 for tokens, 0 for the padding behind them.
-            rows: numbers of the examples, (B,), for messages.
+            rows: names of the examples, (B,), for messages.
         """
         weights = mask.float()
         if self.pooling == "weighted":
@@ -84,7 +84,7 @@ class PooledStates:
             bad = ~pooled.isfinite().all(1)
             if bool(bad.any()):
                 raise ValueError(
-                    f"emulate: layer {number} gives NaN or infinity for row {self._rows[int(bad.nonzero()[0])]}; look at the model's "
+                    f"emulate: layer {number} gives NaN or infinity for {self._rows[int(bad.nonzero()[0])]}; look at the model's "
                     "weights, or compute in another dtype"
                 )
             self._found[number].append(pooled)
