@@ -150,6 +150,7 @@ PUBLIC = {
         "CPOModule",
         "ClassificationModule",
         "FinetuneModule",
+        "OffsiteTuningModule",
         "PreferenceModule",
         "RewardModule",
         "SFTModule",
@@ -240,6 +241,10 @@ OPTIONS = {
     "fulgurite.lightning_modules.SFTModule": (
         "backbone task adapter learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype from_scratch "
         "gradient_checkpointing kernels trust_remote_code"
+    ),
+    "fulgurite.lightning_modules.OffsiteTuningModule": (
+        "backbone adapter learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing "
+        "kernels trust_remote_code"
     ),
     "fulgurite.lightning_modules.APETModule": (
         "backbone task budget selection seed targets mask storage score_batches learning_rate head_learning_rate weight_decay "

@@ -66,6 +66,8 @@ class FinetuneModule(LightningModule):
     """
 
     exports = True  # whether what is trained can leave as one model or one adapter
+    instead_of_export = ""  # where it cannot: what it is, and what to do
+    trained_part = "the whole network"  # what is trained where there is no adapter
     data_task: str | None = None  # what a datamodule's `task_type` must be where that is not the backbone's task
 
     def __init__(
@@ -281,7 +283,7 @@ class FinetuneModule(LightningModule):
         """Say what is trained; from here on the weights are not those of an untrained model."""
         self._trained = True
         name_classes(self.network, self.label_names)
-        rank_zero_info(what_is_trained(self._network(), self.adapter))
+        rank_zero_info(what_is_trained(self._network(), self.adapter, self.trained_part))
 
     def on_test_start(self) -> None:
         """Refuse to report test figures of weights that nobody trained."""

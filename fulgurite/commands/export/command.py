@@ -84,10 +84,7 @@ def export(
     refuse_around(target, resolve_backbone(module.backbone), "base model")
     module.configure_model()
     if not module.exports:
-        raise ValueError(
-            f"export: {shortest(ckpt_path)} is a {type(module).__name__}: several models and a gate, which no other program can "
-            "load as one; give the checkpoint itself to fulgurite generate and test"
-        )
+        raise ValueError(f"export: {shortest(ckpt_path)} is a {type(module).__name__}: {module.instead_of_export}")
     adapter = module.adapter
     reward = isinstance(module.network, RewardModel)
     if layout is not None and not (reward and format == "merged"):

@@ -36,7 +36,6 @@ class Manifest:
         clusters: numbers of the layers of each cluster; None without clustering.
         disclosed_bytes: of the weights that the folder gives away.
         full_bytes: of the full model's weights.
-        distilled: whether frozen layers were changed by distillation, so that they are no longer the full model's.
     """
 
     origin: str
@@ -54,7 +53,6 @@ class Manifest:
     clusters: list[list[int]] | None
     disclosed_bytes: int
     full_bytes: int
-    distilled: bool = False
 
     @property
     def sources(self) -> list[int]:
