@@ -76,6 +76,9 @@ VERBS = {
         "a smaller model of some layers of a full one, on which these are trained elsewhere",
         "fulgurite.commands.emulate.command:emulate",
     ),
+    "plug-in": Verb(
+        "put layers that were tuned on an emulator into the full model", "fulgurite.commands.plug_in.command:plug_in"
+    ),
 }
 
 _EPILOG = """\

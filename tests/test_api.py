@@ -73,6 +73,7 @@ PUBLIC = {
     ],
     "fulgurite.models": [
         "Backbone",
+        "Emulator",
         "FusedGeneration",
         "FusedNetwork",
         "FusedStates",
@@ -90,7 +91,9 @@ PUBLIC = {
         "enable_trees",
         "find_decoder",
         "head_options",
+        "linear_cka",
         "load_backbone",
+        "load_emulator",
         "load_reward_model",
         "output_head",
         "packed_inputs",

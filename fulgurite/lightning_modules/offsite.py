@@ -85,7 +85,8 @@ class OffsiteTuningModule(FinetuneModule):
         assert self.manifest is not None
         stored = Manifest.from_dict(checkpoint.get("emulator"), "OffsiteTuningModule: the checkpoint")
         if stored != self.manifest:
-            same = stored.origin_hash == self.manifest.origin_hash
+            mine = (self.manifest.origin_class, self.manifest.origin_hash)
+            same = (stored.origin_class, stored.origin_hash) == mine
             what = "with other layers or other sharing" if same else "of another base"
             raise ValueError(
                 f"OffsiteTuningModule: the checkpoint was trained on an emulator {what} than {self.backbone}; give the emulator "

@@ -21,6 +21,7 @@ def draw(similarity: torch.Tensor, manifest: Manifest, file: Path) -> None:
         file: where to.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11.0, 4.6), layout="constrained", dpi=110)
     heat, line = figure.subplots(1, 2)
@@ -45,4 +46,6 @@ def draw(similarity: torch.Tensor, manifest: Manifest, file: Path) -> None:
     line.set_title(f"{len(manifest.kept)} of {manifest.layers} layers stay", fontsize=9)
     line.grid(alpha=0.3)
     line.legend(fontsize=7)
+    for axis in (heat.xaxis, heat.yaxis, line.xaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     save(figure, file)

@@ -19,7 +19,7 @@ from fulgurite.adapters.methods import config_from_dict, method_of
 from fulgurite.data.conditions.objectives import CONDITION_FILE, Objectives
 from fulgurite.lightning_modules.checks.peft_stage import is_peft_folder, merge_peft, peft_factors
 
-__all__ = ["attach_trained", "low_rank_parts", "merge_adapter", "stored_conditions"]
+__all__ = ["low_rank_parts", "merge_adapter", "stored_conditions"]
 
 _NETWORK = "network."
 
@@ -50,7 +50,7 @@ def merge_adapter(model: nn.Module, path: str) -> None:
             _load(model, tensors, set(model.state_dict()), path)
             rank_zero_info(f"the weights of {path} were taken")
             return
-        adapter = attach_trained(model, config, tensors, path)
+        adapter = _attach_trained(model, config, tensors, path)
         try:
             adapter.merge()
         finally:
@@ -77,7 +77,7 @@ def low_rank_parts(make_base: Callable[[], nn.Module], path: str) -> list[Factor
         if before := _options(checkpoint).get("init_adapter"):
             earlier = low_rank_parts(make_base, before)
         config = _adapter_of(checkpoint, path)
-        adapter = None if config is None else attach_trained(base, config, _tensors(checkpoint), path)
+        adapter = None if config is None else _attach_trained(base, config, _tensors(checkpoint), path)
     else:
         adapter = load_adapter(base, path)
     factors = None if adapter is None else adapter.low_rank_factors()
@@ -90,18 +90,8 @@ def low_rank_parts(make_base: Callable[[], nn.Module], path: str) -> list[Factor
     return [*earlier, factors]
 
 
-def attach_trained(model: nn.Module, config: AdapterConfig, tensors: dict[str, torch.Tensor], path: str) -> Adapter:
-    """The adapter of a checkpoint on the model, with its trained values.
-
-    Args:
-        model: the base.
-        config: of the adapter.
-        tensors: the checkpoint's, by the model's names.
-        path: of the checkpoint, for messages.
-
-    Raises:
-        ValueError: tensors of another adapter or model.
-    """
+def _attach_trained(model: nn.Module, config: AdapterConfig, tensors: dict[str, torch.Tensor], path: str) -> Adapter:
+    """The adapter of a checkpoint on the model, with its trained values."""
     # Positions that gradients chose are known to the checkpoint alone.
     positions = positions_in(tensors, "", "default") if method_of(config).takes_choice else None
     adapter = attach(model, config, positions=positions, check_forward=False)

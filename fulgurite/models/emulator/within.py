@@ -11,6 +11,7 @@ from torch import nn
 
 from fulgurite.adapters import AdapterConfig
 from fulgurite.adapters.layers.targets import find_targets
+from fulgurite.adapters.methods import method_of
 
 __all__ = ["within_layers"]
 
@@ -19,7 +20,7 @@ def within_layers(config: AdapterConfig, model: nn.Module, layers: str, numbers:
     """The same adapter with `targets` that match inside of these layers only.
 
     Args:
-        config: LoRA, SoRA, APET or another with `targets` over names; a regex of its own still has to match the whole name.
+        config: LoRA, SoRA, APET or another with `targets` over names; a regex there still has to match the whole name.
         model: that it is going to be attached to.
         layers: qualified name of the list of layers.
         numbers: places in that list.
@@ -30,11 +31,12 @@ def within_layers(config: AdapterConfig, model: nn.Module, layers: str, numbers:
     fields: set[str] = (
         {field.name for field in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else set()
     )
-    targets = getattr(config, "targets", None)
-    if "targets" not in fields or not isinstance(targets, str) or targets == "outputs":
+    targets = str(getattr(config, "targets", ""))
+    sparse = method_of(config).takes_choice
+    if "targets" not in fields or targets == "outputs" or (sparse and "storage" not in fields):
         raise ValueError(
             f"within_layers: {type(config).__name__} cannot be put into some layers and leave them as weights; allowed are LoRA, "
-            "SoRA, APET, BitFit, or no adapter, which trains the layers whole"
+            "SoRA, APET, or no adapter, which trains the layers whole"
         )
     start = rf"{regex.escape(layers)}\.(?:{'|'.join(map(str, sorted(numbers)))})\."
     if targets == "all":
@@ -46,6 +48,8 @@ def within_layers(config: AdapterConfig, model: nn.Module, layers: str, numbers:
         inside = rf"{start}(?:{'|'.join(map(regex.escape, ends))})(?:\.weight)?"
     else:
         inside = f"(?={start})(?:{targets})"
+    # Places have other names in the full model, so that a seed would draw other positions there: they travel themselves.
+    stored = {"storage": "indices"} if sparse else {}
     changed: Any = config
-    narrowed: AdapterConfig = dataclasses.replace(changed, targets=inside)
+    narrowed: AdapterConfig = dataclasses.replace(changed, targets=inside, **stored)
     return narrowed

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from fulgurite.models import load_backbone
 from fulgurite.models.emulator.folder import emulator_of, load_emulator, write_emulator
 from fulgurite.models.emulator.layers import find_layers
 from tests.models.emulator.families import FAMILIES, family
@@ -177,3 +178,14 @@ def test_a_manifest_that_is_no_json_is_refused(folder: Path) -> None:
 
 def test_another_dtype_is_taken_after_the_check(folder: Path) -> None:
     assert next(load_emulator(folder, "bfloat16").model.parameters()).dtype == torch.bfloat16
+
+
+def test_a_shared_emulator_is_no_plain_model(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    full = family("llama")
+    write_emulator(full, emulator_of(full, "full", KEPT, TRAINED, "repeat-all", "crash").manifest, tmp_path)
+    with pytest.raises((OSError, ValueError)):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds an emulator with shared layers, which plain transformers cannot load"):
+        load_backbone(str(tmp_path), "causal_lm")
