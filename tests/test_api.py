@@ -163,6 +163,7 @@ PUBLIC = {
     ],
     "fulgurite.datamodules": [
         "CPODataModule",
+        "ChoiceTasksDataModule",
         "ConversationDataModule",
         "FilesDataModule",
         "GLUEDataModule",
@@ -256,6 +257,10 @@ OPTIONS = {
     "fulgurite.datamodules.PETTasksDataModule": (
         "task path revision task_type verbaliser max_answer_length generate limit_eval tokenizer batch_size eval_batch_size "
         "max_length num_workers seed cache_dir limit_train pad_multiple"
+    ),
+    "fulgurite.datamodules.ChoiceTasksDataModule": (
+        "task path val_path test_path blank on_bad_row val_fraction tokenizer batch_size eval_batch_size max_length num_workers "
+        "seed cache_dir limit_train pad_multiple"
     ),
     "fulgurite.datamodules.GLUEDataModule": (
         "task path revision splits mismatched tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir "

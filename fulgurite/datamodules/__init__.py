@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import Any
 
+from fulgurite.datamodules.choice_tasks import ChoiceTasksDataModule
 from fulgurite.datamodules.conversations import ConversationDataModule, SFTDataModule
 from fulgurite.datamodules.cpo import CPODataModule
 from fulgurite.datamodules.files import FilesDataModule
@@ -22,6 +23,7 @@ from fulgurite.datamodules.ultralink import UltraLinkDataModule
 
 __all__ = [
     "CPODataModule",
+    "ChoiceTasksDataModule",
     "ConversationDataModule",
     "FilesDataModule",
     "GLUEDataModule",

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from fulgurite.data.encoding.continuations import encode_pair
 from fulgurite.data.playground import builtin_rows
 from fulgurite.data.records.findings import Place
 from fulgurite.data.sources.tables import rows_of
-from fulgurite.evaluation.likelihood import encode_pair
 from fulgurite.evaluation.tasks import find_tasks
 from fulgurite.evaluation.tasks.rows import items_of
 from fulgurite.evaluation.tasks.task import Item
@@ -23,7 +23,7 @@ from fulgurite.evaluation.tasks.task import Item
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["SupportRow", "read_support", "right_answer"]
+__all__ = ["SupportRow", "read_support"]
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,6 @@ def read_support(
     return rows
 
 
-def right_answer(item: Item) -> str | None:
-    """The answer that is to be trained, as it follows the item's prompt; None where there is none.
-
-    Args:
-        item: of a task.
-    """
-    if item.choices:
-        return item.choices[item.target if isinstance(item.target, int) else 0]
-    return item.solution or None
-
-
 def _texts(verb: str, path: str) -> Iterator[tuple[Place, dict[str, Any]]]:
     if path == "builtin":
         yield from (
@@ -117,7 +106,7 @@ def _of_text(
 
 
 def _of_item(verb: str, tokenizer: PreTrainedTokenizerBase, task: str, item: Item, max_length: int) -> SupportRow:
-    answer = right_answer(item)
+    answer = item.right_answer
     if answer is None:
         raise ValueError(
             f"{verb}: {task} has no answer written out for {item.key}; give a task of choices, or a file of texts"
