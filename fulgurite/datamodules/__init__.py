@@ -3,13 +3,13 @@
 from importlib import import_module
 from typing import Any
 
-from fulgurite.datamodules.choice_tasks import ChoiceTasksDataModule
 from fulgurite.datamodules.conversations import ConversationDataModule, SFTDataModule
 from fulgurite.datamodules.cpo import CPODataModule
 from fulgurite.datamodules.files import FilesDataModule
 from fulgurite.datamodules.glue import GLUEDataModule
 from fulgurite.datamodules.pet_tasks import PETTasksDataModule
 from fulgurite.datamodules.preferences import PreferenceDataModule
+from fulgurite.datamodules.tasks.choices import ChoiceTasksDataModule
 from fulgurite.datamodules.texts import TextDataModule
 from fulgurite.datamodules.ultrachat import UltraChatDataModule
 from fulgurite.datamodules.ultrachat2 import UltraChat2DataModule
