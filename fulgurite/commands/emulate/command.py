@@ -128,6 +128,7 @@ def emulate(
     given = {"support": support, "task": task, "limit": limit, "max_length": max_length, "placement": placement}
     report |= {"options": {**given, "pooling": pooling, "unbiased": unbiased, "dtype": dtype}}
     report |= {"versions": {"fulgurite": __version__, "torch": torch.__version__}}
+    full = full.to("cpu")  # what is loaded again is compared there, where both round alike
     with whole_folder(target) as folder:
         write_emulator(full, emulator.manifest, folder)
         tokenizer.save_pretrained(folder)

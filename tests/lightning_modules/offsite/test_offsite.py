@@ -144,6 +144,22 @@ def test_a_checkpoint_goes_on_with_what_was_trained(make_trainer, tmp_path: Path
         module(folder).on_load_checkpoint(checkpoint)
 
 
+@pytest.mark.parametrize("adapter", [None, SoRA(rank=2)], ids=["whole", "SoRA"])
+def test_a_run_that_goes_on_from_a_checkpoint_equals_a_straight_one(make_trainer, tmp_path: Path, adapter) -> None:
+    folder = emulator(tmp_path / "emulator", sharing="repeat-all")
+
+    def run(epochs: int, checkpoint: Path | None = None) -> OffsiteTuningModule:
+        torch.manual_seed(3)
+        made = module(folder, adapter=adapter)
+        make_trainer(max_epochs=epochs).fit(made, rows(), ckpt_path=checkpoint, weights_only=True)
+        return made
+
+    straight = run(2).network.state_dict()
+    run(1)
+    again = run(2, tmp_path / "checkpoints" / "last.ckpt").network.state_dict()
+    assert straight.keys() == again.keys() and all(torch.equal(straight[key], again[key]) for key in straight)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"kept": [0, 3, 5], "trained": [0, 5]}, "with other layers"), ({"name": "mistral"}, "of another base")],
