@@ -122,18 +122,21 @@ def plug_in(
     if on is not None and emulator is not None:
         figures["full model"] = _on(place, full, on)
         figures["emulator"] = _on(place, emulator, on)
-    adapter = None
+    name, adapter = manifest.layers_name, None
     if stored is None:
         put_layers(full, tensors, manifest)
+        if on is not None and emulator is not None:
+            figures["emulator, tuned"] = _on(place, emulator, on)
     else:
-        adapter = attach_tuned(full, config_from_dict(stored), tensors, manifest)
-    if on is not None and emulator is not None:
-        if adapter is not None:
-            adapter.merge(reversible=True)
-        figures["emulator, tuned"] = _on(place, emulator, on)
+        config = config_from_dict(stored)
+        if on is not None and emulator is not None:
+            own = {key: value for key, value in state.items() if ".branches." in key}
+            there = attach_tuned(emulator, config, own, name, manifest.trained_places)
+            figures["emulator, tuned"] = _on(place, emulator, on)
+            there.detach()
+        adapter = attach_tuned(full, config, tensors, name, manifest.trained)
+    if on is not None:
         figures["plug-in"] = _on(place, full, on)
-        if adapter is not None:
-            adapter.unmerge()
     del emulator
     full.to("cpu")
     with whole_folder(target) as folder:

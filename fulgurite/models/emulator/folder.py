@@ -19,7 +19,7 @@ from fulgurite.models.emulator.hashes import layer_hash, weight_hashes
 from fulgurite.models.emulator.layers import find_layers, logits_of_probe
 from fulgurite.models.emulator.manifest import MANIFEST, Manifest, read_manifest
 from fulgurite.models.emulator.stacking import restack
-from fulgurite.models.loading import checkpoint_model, dtype_of, quiet
+from fulgurite.models.loading import checkpoint_model, quiet
 
 __all__ = ["Emulator", "emulator_of", "is_emulator", "load_emulator", "write_emulator"]
 
@@ -138,11 +138,14 @@ def load_emulator(folder: str | Path, dtype: str | None = None, trust_remote_cod
         raise FileNotFoundError(
             f"emulator: {place} holds no config.json, so that the emulator is half-written; write it again with `fulgurite emulate`"
         )
-    loaded: nn.Module = checkpoint_model(
-        AutoModelForCausalLM, str(place), manifest.dtype, trust_remote_code=trust_remote_code
-    ).model
+
+    def load(kind: str) -> nn.Module:
+        return checkpoint_model(AutoModelForCausalLM, str(place), kind, trust_remote_code=trust_remote_code).model
+
+    loaded = load(manifest.dtype)
     _check(loaded, manifest, folder)
-    loaded = loaded.to(dtype_of(manifest.dtype if dtype is None else dtype))  # type: ignore[call-overload]
+    if dtype not in (None, manifest.dtype):
+        loaded = load(str(dtype))  # not `to`, which would cast the tables of rotary positions as well
     if manifest.shares:
         kept = {number: place for place, number in enumerate(manifest.kept)}
         loaded = restack(loaded, [kept[source] for source in manifest.sources], list(manifest.trained_places))

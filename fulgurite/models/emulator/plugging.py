@@ -5,7 +5,7 @@ The layer at place i of the emulator is the layer `trained_places[i]` of the ful
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -119,39 +119,41 @@ def put_layers(full: nn.Module, tensors: Mapping[str, torch.Tensor], manifest: M
 
 
 def attach_tuned(
-    full: nn.Module, config: AdapterConfig, tensors: Mapping[str, torch.Tensor], manifest: Manifest
+    model: nn.Module, config: AdapterConfig, tensors: Mapping[str, torch.Tensor], layers: str, numbers: Iterable[int]
 ) -> Adapter:
-    """The adapter that was trained inside of the chosen layers, on the full model.
+    """The adapter that was trained inside of the chosen layers, on the full model, or again on the emulator.
 
     Args:
-        full: checked by :func:`check_base`.
+        model: the full model, checked by :func:`check_base`, or the emulator.
         config: as the training was given it.
-        tensors: of :func:`names_in_full_model`.
-        manifest: of the emulator.
+        tensors: of the adapter by the model's names; for the full model those of :func:`names_in_full_model`.
+        layers: qualified name of the list of layers.
+        numbers: places of the trained ones in the model.
 
     Raises:
         ValueError: tensors of another adapter, or too few of them.
     """
-    narrowed = within_layers(config, full, manifest.layers_name, manifest.trained)
+    numbers = list(numbers)
+    narrowed = within_layers(config, model, layers, numbers)
     given = dict(tensors)
     if not method_of(narrowed).takes_choice:
-        adapter = attach(full, narrowed, check_forward=False)
+        adapter = attach(model, narrowed, check_forward=False)
     else:
         positions = positions_in(given, "", "default")
         if positions is None:
             raise ValueError("plug-in: the checkpoint does not say at which positions it was trained; train it again")
-        adapter = attach(full, narrowed, check_forward=False, positions=positions)
+        adapter = attach(model, narrowed, check_forward=False, positions=positions)
         # Beside the positions stands a hash with the layer's name, which was another in the emulator.
-        own = full.state_dict()
+        own = model.state_dict()
         given |= {key: own[key] for key in given if key.endswith("_extra_state") and key in own}
     adapter.prepare_load(given, "")
     wanted = set(adapter.trained_keys())
-    wrong = sorted(wanted - set(given)) or sorted(key for key in given if key not in full.state_dict())
+    wrong = sorted(wanted - set(given)) or sorted(key for key in given if key not in model.state_dict())
     if wrong:
         adapter.detach()
         raise ValueError(
-            f"plug-in: the tensors of the checkpoint are not those of {type(config).__name__} in the layers {manifest.trained}, "
+            f"plug-in: the tensors of the checkpoint are not those of {type(config).__name__} in the layers {numbers}, "
             f"the first is {wrong[0]!r}; give a checkpoint of OffsiteTuningModule as it was written"
         )
-    full.load_state_dict(given, strict=False)
+    model.load_state_dict(given, strict=False)
     return adapter

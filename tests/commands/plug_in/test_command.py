@@ -31,9 +31,9 @@ def trained(tmp_path: Path, folder: str, change: float = 0.02, **options: Any) -
     """A checkpoint as a Trainer writes it, in place of a fit with random noise on what is trained; (module, file)."""
     from lightning.pytorch import Trainer
 
+    torch.manual_seed(0)
     made = OffsiteTuningModule(folder, **options)
     made.configure_model()
-    torch.manual_seed(0)
     with torch.no_grad():
         for p in made.network.parameters():
             if p.requires_grad:
@@ -80,7 +80,7 @@ def test_an_adapter_leaves_as_a_stock_peft_adapter_of_the_full_model(
 ) -> None:
     from peft import PeftModel
 
-    made, checkpoint = trained(tmp_path, whole, 0.1, adapter=adapter)
+    made, checkpoint = trained(tmp_path, whole, 0.01, adapter=adapter)
     assert plug_in(checkpoint, tmp_path / "out") == 0, capsys.readouterr()
     assert "max |PEFT − adapter|" in capsys.readouterr().out
     full = load_backbone(BASE, "causal_lm").model
@@ -142,12 +142,13 @@ def test_whole_layers_and_their_figures_side_by_side(tmp_path: Path, small: str,
         assert torch.equal(value, start.model.layers[1].get_parameter(key))
 
 
-def test_figures_with_an_adapter_are_those_of_the_written_model(tmp_path: Path, small: str, capsys) -> None:
+@pytest.mark.parametrize("adapter", [LoRA(rank=4), APET(budget=5000)], ids=lambda a: type(a).__name__)
+def test_figures_with_an_adapter_are_those_of_the_written_model(tmp_path: Path, small: str, adapter, capsys) -> None:
     from fulgurite.commands.emulate.measuring import measure
     from fulgurite.commands.emulate.support import read_support
     from fulgurite.data.encoding.tokenizers import load_tokenizer
 
-    made, checkpoint = trained(tmp_path, small, 0.1, adapter=LoRA(rank=4))
+    made, checkpoint = trained(tmp_path, small, 0.01, adapter=adapter)
     words = ["--rows", "builtin", "--limit", "4", "--format", "merged"]
     assert plug_in(checkpoint, tmp_path / "out", *words) == 0, capsys.readouterr()
     figures = json.loads((tmp_path / "out" / "plug_in.json").read_text())
@@ -157,7 +158,7 @@ def test_figures_with_an_adapter_are_those_of_the_written_model(tmp_path: Path, 
     assert measure(made.network, read, 8).perplexity == pytest.approx(
         figures["emulator, tuned"]["perplexity"], rel=1e-5
     )
-    assert figures["plug-in"]["perplexity"] != pytest.approx(figures["full model"]["perplexity"], rel=1e-3)
+    assert figures["plug-in"]["perplexity"] != pytest.approx(figures["full model"]["perplexity"], rel=1e-4)
 
 
 @pytest.mark.parametrize(

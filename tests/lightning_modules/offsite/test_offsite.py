@@ -114,7 +114,7 @@ def test_adapters_stay_inside_of_the_chosen_layers_and_find_their_way_back(
     full: Any = family(name)
     before = {key: value.clone() for key, value in full.state_dict().items()}
     state = {key.removeprefix("network."): value for key, value in checkpoint["state_dict"].items()}
-    back = attach_tuned(full, adapter, names_in_full_model(state, manifest), manifest)
+    back = attach_tuned(full, adapter, names_in_full_model(state, manifest), "model.layers", TRAINED)
     with torch.no_grad():
         back.merge()
         made.adapter.merge()

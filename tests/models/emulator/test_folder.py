@@ -177,7 +177,20 @@ def test_a_manifest_that_is_no_json_is_refused(folder: Path) -> None:
 
 
 def test_another_dtype_is_taken_after_the_check(folder: Path) -> None:
-    assert next(load_emulator(folder, "bfloat16").model.parameters()).dtype == torch.bfloat16
+    found: Any = load_emulator(folder, "bfloat16").model
+    assert {p.dtype for p in found.parameters()} == {torch.bfloat16}
+    assert found.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+@pytest.mark.parametrize("sharing", ["choose", "repeat-all"])
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2"])
+def test_an_emulator_in_half_precision_computes_what_its_layers_do(name: str, sharing: str, tmp_path: Path) -> None:
+    family(name).to(torch.bfloat16).save_pretrained(tmp_path / "full")
+    full = load_backbone(str(tmp_path / "full"), "causal_lm", dtype="bfloat16").model.eval()
+    made = emulator_of(full, "full", KEPT, TRAINED, sharing, "crash")
+    (tmp_path / "emulator").mkdir()
+    write_emulator(full, made.manifest, tmp_path / "emulator")
+    assert torch.equal(logits(load_emulator(tmp_path / "emulator").model), logits(made.model))
 
 
 def test_a_shared_emulator_is_no_plain_model(tmp_path: Path) -> None:
