@@ -79,6 +79,10 @@ VERBS = {
     "plug-in": Verb(
         "put layers that were tuned on an emulator into the full model", "fulgurite.commands.plug_in.command:plug_in"
     ),
+    "landscape": Verb(
+        "the loss along the line between two models, or over the plane through three",
+        "fulgurite.commands.landscape.command:landscape",
+    ),
 }
 
 _EPILOG = """\

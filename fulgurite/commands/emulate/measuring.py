@@ -23,14 +23,19 @@ class Measured(NamedTuple):
     """What a pass found.
 
     Attributes:
-        perplexity: exp of the mean negative log-likelihood of the counted tokens.
+        loss: mean negative log-likelihood of the counted tokens, in nats.
         tokens: how many these are.
         features: (n, H) of each layer; empty where no pooling was asked for.
     """
 
-    perplexity: float
+    loss: float
     tokens: int
     features: list[torch.Tensor]
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the loss."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
 @torch.no_grad()
@@ -62,8 +67,7 @@ def measure(model: nn.Module, rows: Sequence[SupportRow], batch_size: int, pooli
                 step = objective(model, batch)
                 assert step.token_losses is not None
                 loss, tokens = loss + float(step.token_losses.double().sum()), tokens + int(step.targets)
-    mean = loss / tokens
-    return Measured(math.exp(mean) if mean < 700 else math.inf, tokens, [] if states is None else states.features())
+    return Measured(loss / tokens, tokens, [] if states is None else states.features())
 
 
 def _batch(rows: Sequence[SupportRow], device: torch.device) -> Batch:
