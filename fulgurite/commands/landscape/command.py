@@ -1,7 +1,7 @@
 """`fulgurite landscape`: the loss along the line between two models, or over the plane through three.
 
-Such as the base, the base with plugged-in layers, and the fully tuned base. OUT gets points.jsonl, to which each point is added as it
-is measured, so that a run goes on where it was stopped; landscape.json and landscape.png.
+Such as the base, the base with plugged-in layers, and the fully tuned base. OUT gets points.jsonl, to which each point is added as
+it is measured, so that a run goes on where it was stopped; landscape.json and landscape.png.
 """
 
 from __future__ import annotations
