@@ -52,6 +52,16 @@ class OffsiteTuningModule(FinetuneModule):
         remember(self, arguments, OffsiteTuningModule)
         self.manifest: Manifest | None = None
 
+    @staticmethod
+    def leaves_by(checkpoint: str, out: str) -> list[str]:
+        """The words of the command that takes what was trained further.
+
+        Args:
+            checkpoint: the file.
+            out: the folder to make.
+        """
+        return ["plug-in", "--ckpt_path", checkpoint, "--model", "FULL", "--out", out]
+
     def load_base(self) -> Backbone:
         """The emulator, as its owner wrote it."""
         found = load_emulator(self.backbone, self.dtype_name, self.trust_remote_code)

@@ -17,7 +17,7 @@ from fulgurite.commands.emulate.choosing import choose_layers
 from fulgurite.commands.emulate.measuring import measure
 from fulgurite.commands.emulate.picture import draw
 from fulgurite.commands.emulate.report import report_of, report_table
-from fulgurite.commands.emulate.support import read_support
+from fulgurite.commands.emulate.support import fitting, read_support
 from fulgurite.commands.export.folder import check_target
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.console import command_line, say, shortest
@@ -90,6 +90,10 @@ def emulate(
             f"emulate: --method crash with {lack}; it compares layers over the rows of --support, and trains layers at even places "
             "or at borders; or give --method uniform"
         )
+    if task is not None and support is None:
+        raise ValueError(
+            f"emulate: --task {task} without --support; give the file of the task's rows, or leave --task out"
+        )
     if method == "uniform" and placement == "borders":
         raise ValueError("emulate: --placement borders with --method uniform, which has no clusters; give even or ends")
     base = resolve_backbone(model)
@@ -112,7 +116,8 @@ def emulate(
     least = LEAST_ROWS[unbiased]
     rows = None
     if support is not None:
-        rows = read_support("emulate", tokenizer, support, task, column, limit, max_length, least)
+        most = fitting(full, max_length)
+        rows = read_support("emulate", tokenizer, support, task, column, limit, most, least)
     full = full.to(place)  # type: ignore[call-overload]
     seen = None if rows is None else measure(full, rows, batch_size, pooling)
     similarity = None if seen is None else cka_matrix(seen.features, unbiased)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from fulgurite.data.encoding.continuations import encode_pair
 from fulgurite.data.playground import builtin_rows
 from fulgurite.data.records.findings import Place
@@ -19,11 +21,12 @@ from fulgurite.data.sources.tables import rows_of
 from fulgurite.evaluation.tasks import find_tasks
 from fulgurite.evaluation.tasks.rows import items_of
 from fulgurite.evaluation.tasks.task import Item
+from fulgurite.models.sizes import positions_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["SupportRow", "read_support"]
+__all__ = ["SupportRow", "fitting", "read_support"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,16 @@ def read_support(
             "give more rows"
         )
     return rows
+
+
+def fitting(model: nn.Module, max_length: int) -> int:
+    """The tokens of a row at most: as asked for, or the model's positions where it has a table of fewer.
+
+    Args:
+        model: that reads the rows.
+        max_length: as asked for.
+    """
+    return min(max_length, positions_of(model) or max_length)
 
 
 def _texts(verb: str, path: str) -> Iterator[tuple[Place, dict[str, Any]]]:

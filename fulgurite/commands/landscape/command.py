@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fulgurite.commands.emulate.measuring import measure
-from fulgurite.commands.emulate.support import read_support
+from fulgurite.commands.emulate.support import fitting, read_support
 from fulgurite.commands.landscape.picture import draw
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.console import say, shortest
@@ -81,12 +81,12 @@ def landscape(
     where = [resolve_backbone(name) for name in (base, first, second) if name is not None]
     place = usable_device("landscape", device)
     tokenizer = load_tokenizer(where[0])
-    read = read_support("landscape", tokenizer, rows, task, column, limit, max_length)
 
     def load(name: str) -> Any:
         return load_backbone(name, "causal_lm", dtype=dtype, trust_remote_code=trust_remote_code).model.eval()
 
     model = load(where[0]).to(place)
+    read = read_support("landscape", tokenizer, rows, task, column, limit, fitting(model, max_length))
     others = [load(name) for name in where[1:]]
     identity = {
         "models": [layer_hash(each) for each in (model, *others)],

@@ -18,7 +18,7 @@ from torch import nn
 
 from fulgurite.adapters import Adapter
 from fulgurite.adapters.methods import config_from_dict
-from fulgurite.commands.emulate.support import read_support
+from fulgurite.commands.emulate.support import fitting, read_support
 from fulgurite.commands.export.checks import (
     compare,
     in_fp32,
@@ -105,13 +105,15 @@ def plug_in(
         )
     place = usable_device("plug-in", device)
     tokenizer = load_tokenizer(base)
-    on = None if rows is None else _rows(tokenizer, rows, task, column, limit, max_length, batch_size)
 
     def load() -> nn.Module:
         return load_backbone(base, "causal_lm", dtype=manifest.dtype, trust_remote_code=trust_remote_code).model.eval()
 
     full = load()
     check_base(full, manifest, model)
+    on = None
+    if rows is not None:
+        on = _rows(tokenizer, rows, task, column, limit, fitting(full, max_length), batch_size)
     full.requires_grad_(False)
     state = {k.removeprefix(_NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(_NETWORK)}
     tensors = names_in_full_model(state, manifest)

@@ -115,6 +115,7 @@ def test_the_uniform_baseline_needs_no_support_set(tmp_path: Path, capsys) -> No
         (["--keep", "2", "--train", "2"], "--method crash with no --support"),
         (["--support", "builtin", "--placement", "ends"], "--method crash with --placement ends"),
         (["--method", "uniform", "--placement", "borders"], "has no clusters"),
+        (["--method", "uniform", "--task", "arc_easy"], "--task arc_easy without --support"),
         (["--support", "builtin", "--limit", "1", "--keep", "2", "--train", "2"], "holds 1 rows"),
         (
             ["--support", "builtin", "--limit", "3", "--keep", "2", "--train", "2", "--unbiased"],

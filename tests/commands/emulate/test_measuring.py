@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fulgurite.commands.emulate.measuring import measure
-from fulgurite.commands.emulate.support import SupportRow
+from fulgurite.commands.emulate.support import SupportRow, fitting
 from tests.models.emulator.families import family
 from tests.models.tiny import VOCABULARY
 
@@ -44,3 +44,11 @@ def test_perplexity_is_that_of_the_counted_tokens(name: str) -> None:
     found = measure(model, ROWS[:20], 7)
     assert found.tokens == tokens and found.features == []
     assert found.perplexity == pytest.approx(float(torch.tensor(loss / tokens).exp()), rel=1e-4)
+
+
+def test_rows_are_cut_to_the_models_positions() -> None:
+    assert (
+        fitting(family("gpt2"), 512) == 64
+        and fitting(family("gpt2"), 20) == 20
+        and fitting(family("llama"), 512) == 512
+    )

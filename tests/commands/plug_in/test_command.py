@@ -201,3 +201,27 @@ def test_export_points_here(tmp_path: Path, small: str, capsys) -> None:
     _, checkpoint = trained(tmp_path, small)
     assert main(["export", "--ckpt_path", checkpoint, "--out", str(tmp_path / "out")]) == 1
     assert "layers of an emulator; `fulgurite plug-in` puts them into the full model" in capsys.readouterr().err
+
+
+def test_emulate_fit_and_plug_in_on_the_command_line(tmp_path: Path, small: str, capsys) -> None:
+    run = tmp_path / "run"
+    words = ["fit", "--model", "OffsiteTuningModule", "--model.backbone", small, "--model.learning_rate", "1e-3"]
+    words += [
+        "--data",
+        "ChoiceTasksDataModule",
+        "--data.task",
+        "piqa",
+        "--data.path",
+        "builtin",
+        "--data.limit_train",
+        "32",
+    ]
+    words += ["--data.cache_dir", str(tmp_path / "cache"), "--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]
+    words += ["--trainer.default_root_dir", str(run), "--trainer.logger", "false", "--trainer.limit_val_batches", "1"]
+    assert main([*words, "--trainer.enable_progress_bar", "false"]) == 0, capsys.readouterr()
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    assert f"fulgurite plug-in --ckpt_path {checkpoint} --model FULL --out {run / 'plugged'}" in capsys.readouterr().out
+    assert plug_in(checkpoint, tmp_path / "out") == 0, capsys.readouterr()
+    found, start = (load_file(Path(folder) / "model.safetensors") for folder in (tmp_path / "out", BASE))
+    changed = {key.split(".")[2] for key in start if not torch.equal(found[key], start[key].float())}
+    assert changed == {"0", "3"}
