@@ -85,7 +85,7 @@ def test_shared_layers_are_one_object_and_one_copy_on_disk(name: str, sharing: s
     assert sum(p.numel() for p in found.model.parameters()) == size + copies
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ["qwen2", "gpt2", "bloom", "gpt_neox"])
 def test_a_shared_emulator_writes_the_same_with_and_without_a_cache(name: str) -> None:
     model: Any = emulator_of(family(name), "full", KEPT, TRAINED, "repeat-all", "crash").model
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(IDS[:1])}
@@ -94,7 +94,7 @@ def test_a_shared_emulator_writes_the_same_with_and_without_a_cache(name: str) -
     )
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ["gemma2", "opt"])
 def test_all_layers_kept_are_the_full_model(name: str) -> None:
     full = family(name)
     for sharing in SHARING:
@@ -183,7 +183,7 @@ def test_another_dtype_is_taken_after_the_check(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("sharing", ["choose", "repeat-all"])
-@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gpt_neox"])
 def test_an_emulator_in_half_precision_computes_what_its_layers_do(name: str, sharing: str, tmp_path: Path) -> None:
     family(name).to(torch.bfloat16).save_pretrained(tmp_path / "full")
     full = load_backbone(str(tmp_path / "full"), "causal_lm", dtype="bfloat16").model.eval()
