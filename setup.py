@@ -34,6 +34,7 @@ setup(
     package_data={
         "fulgurite": ["py.typed"],
         "fulgurite.data.playground": ["base/*", "*/*.json", "*/*.jinja", "*/*.safetensors"],
+        "fulgurite.evaluation.repair": ["templates/*.jinja"],
     },
     install_requires=[
         "torch>=2.9",

@@ -18,7 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fulgurite import __version__
 
@@ -63,6 +63,10 @@ VERBS = {
     "evaluate": Verb(
         "benchmarks of a model or a server: maths, code in a sandbox, multiple choice",
         "fulgurite.commands.evaluate.command:evaluate",
+    ),
+    "repair": Verb(
+        "programs mended in turns by a learner and a teacher, beside what the same budget solves without one",
+        "fulgurite.commands.repair.command:repair",
     ),
     "control": Verb(
         "measure how closely answers follow the levels of objectives that are asked for",
@@ -153,8 +157,21 @@ def _dispatch(verb: str, rest: list[str]) -> None:
     parser = CommandParser(prog=f"fulgurite {verb}", description=VERBS[verb].summary)
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     flags = {f"--{name}" for name, kind in function.__annotations__.items() if kind in (bool, "bool")}
-    values = parser.instantiate_classes(parser.parse_args(_with_values(rest, flags)))
-    function(**values.as_dict())
+    words = _with_values(rest, flags)
+    values = parser.instantiate_classes(parser.parse_args(words)).as_dict()
+    function(**{**values, **_texts_called_null(words, function, values)})
+
+
+def _texts_called_null(words: list[str], function: Callable[..., None], values: dict[str, Any]) -> dict[str, str]:
+    """Texts such as `null` and `~` as they were typed: YAML reads them as no value, which leaving the option out says too."""
+    found = {}
+    for word, after in zip(words, [*words, ""][1:], strict=True):
+        name, equals, value = word.removeprefix("--").partition("=")
+        text = value if equals else after
+        optional = str(function.__annotations__.get(name)) in ("str | None", "typing.Optional[str]")
+        if word.startswith("--") and text and optional and values[name] is None:
+            found[name] = text
+    return found
 
 
 class _Stopped(SystemExit):
@@ -235,7 +252,8 @@ def _known_trouble(error: BaseException | None) -> BaseException | None:
     text = str(error)
     if isinstance(error, RuntimeError) and (match := re.match(r"Symlink loop from '(.+)'", text)):
         return OSError(f"{match.group(1)}: symbolic links that lead to each other; give another path")
-    if isinstance(error, RuntimeError) and "home directory" in text:
+    # jsonargparse wraps what a constructor raises into a ValueError of its own.
+    if isinstance(error, RuntimeError | ValueError) and "Could not determine home directory" in text:
         return OSError(
             "this user has no home folder; set HOME, or FULGURITE_CACHE and HF_HOME, to folders that can be written"
         )
@@ -250,6 +268,11 @@ def _known_trouble(error: BaseException | None) -> BaseException | None:
         name = match.group(1).rpartition(".")[2]
         return ValueError(
             f"{name}: a package that it needs is not installed; pip install '{match.group(2)}', or choose another"
+        )
+    if isinstance(error, ImportError) and (match := re.match(r"Requirement '([^']+)' not met", text)):
+        return ValueError(
+            f"a package that was asked for is not installed; pip install '{match.group(1)}', or choose another strategy, device or "
+            "logger"
         )
     if match := re.search(r"class_path '([\w.]+)':\s+((?:Neither|No module named) .+)", text):
         name = match.group(1).rpartition(".")[2]

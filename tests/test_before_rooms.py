@@ -75,6 +75,7 @@ def test_caches_give_the_same_batches(folder: Path, name: str) -> None:
     assert differences(json.loads(json.dumps({**found, "hit": None})), {**expected, "hit": None}) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "function"),
     [

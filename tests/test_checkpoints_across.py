@@ -37,6 +37,7 @@ def python_fit(module, folder: Path) -> Trainer:
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -58,6 +59,7 @@ def test_the_command_line_tests_and_resumes_what_python_made(make, words, tmp_pa
     assert last["global_step"] == 12, "six steps before, six after"
 
 
+@pytest.mark.slow
 def test_python_loads_and_resumes_what_the_command_line_made(tmp_path):
     model = (
         "--model ClassificationModule --model.backbone playground --model.adapter SoRA --model.adapter.rank 3".split()

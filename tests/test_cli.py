@@ -233,6 +233,7 @@ def test_errors_that_nobody_foresaw_keep_their_traceback(monkeypatch: pytest.Mon
         main(["fit"])
 
 
+@pytest.mark.slow
 def test_a_fit_leaves_everything_in_one_folder(run: Run) -> None:
     names = {str(file.relative_to(run.root)) for file in run.root.rglob("*") if file.is_file()}
     assert {
@@ -269,6 +270,7 @@ def accuracy(answer: Answer, name: str) -> float:
     return float(cells[0][1])
 
 
+@pytest.mark.slow
 def test_last_best_and_the_file_itself_give_the_same_figures_as_the_fit(run: Run) -> None:
     fitted = [line for line in run.answer.out.splitlines() if line.startswith("best val_accuracy")]
     best = accuracy(run.again("validate", "--ckpt_path", "best"), "val_accuracy")
@@ -333,6 +335,7 @@ def test_a_fit_that_ends_before_its_first_validation_still_leaves_last(
     assert saved["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_resume_goes_on_from_the_last_step(run: Run, tmp_path: Path) -> None:
     import shutil
 
@@ -380,6 +383,23 @@ def test_a_signal_ends_a_command_with_its_code_and_leaves_no_temporary_file(
         assert list(tmp_path.iterdir()) == [] and signal.getsignal(sent) == signal.SIG_DFL
     finally:
         signal.signal(sent, before)
+
+
+def test_lightnings_own_end_by_sigterm_has_the_same_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Within fit, validate, test and predict Lightning takes the signal and raises this, which exited with 0."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from fulgurite.commands.fit import trainer
+
+    def ended(words: list[str]) -> None:
+        raise SIGTERMException
+
+    monkeypatch.setattr(trainer, "run_trainer_verb", ended)
+    for verb in ("fit", "validate", "test", "predict"):
+        assert main([verb]) == 143
+        assert capsys.readouterr().err == "fulgurite: error: terminated\n"
 
 
 def test_signals_that_somebody_handles_or_ignores_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ CONFIGS = sorted(Path(__file__).resolve().parent.parent.joinpath("configs").rglo
 CPSFT = next(path for path in CONFIGS if path.name == "cpo_playground_cpsft.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_recipe_runs_two_steps(path, tmp_path, capsys):
     words = ["fit", "--config", str(path), "--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"]

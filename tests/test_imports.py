@@ -119,6 +119,7 @@ def test_the_import_test_sees_imports_inside_functions(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_no_files_import_each_other_in_a_circle() -> None:
     assert circles(ROOT, ("fulgurite", "benchmarks")) == []
 

@@ -5,8 +5,9 @@ float32, over three seeds (of the rows' order, and of the reward head). The base
 most published models. So small a rate moves a bfloat16 weight by a part of the distance to its neighbour only; what adds up is
 the optimizer's float32 master, and the weight that the model computes with is the master rounded up from a point of its own
 (fulgurite/optim/masters.py). The share of moved weights is that of what the optimizer steps (the master, or the weight itself),
-beside it that of the weights that the model computes with: under bf16-mixed autocast rounds them to the nearest, so that they
-stand still until they have moved half of that distance. The loss is that of the last eight steps.
+beside it that of the weights that the model computes with. Under bf16-mixed the float32 weights have masters as well: by
+themselves they would move, but autocast would round them to the nearest in each forward, so that the model stood still until they
+had moved half of that distance (DPO at 5e-7: loss 0.686 instead of 0.656). The loss is that of the last eight steps.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class GenerationSamples(Callback):
             answer = tokenizer.decode(self._generate(network, tokenizer, ids), skip_special_tokens=True)
             prompt = tokenizer.decode(ids, skip_special_tokens=False)
             # Text, not markup: [/INST] is no closing tag.
-            table.add_row(Text(_end(prompt)), Text(_start(answer)), Text(_start(reference)))
+            table.add_row(Text(_ends(prompt)), Text(_start(answer)), Text(_start(reference)))
             row = {"step": trainer.global_step, "prompt": prompt, "generated": answer, "reference": reference}
             lines.append(json.dumps(row, ensure_ascii=False))
         if not lines:
@@ -100,5 +100,7 @@ def _start(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + " …"
 
 
-def _end(text: str) -> str:
-    return text if len(text) <= _SHOWN else "… " + text[-_SHOWN:]
+def _ends(text: str) -> str:
+    """The beginning, where conditions and a system's words stand, and the end, where the question does."""
+    half = _SHOWN // 2
+    return text if len(text) <= _SHOWN else f"{text[:half]} … {text[-half:]}"

@@ -125,9 +125,12 @@ class SamplePrinter(Callback):
             shown = [({1: "desirable", 0: "undesirable"}.get(int(batch["desirable"][first]), "answer"), first)]
         text = Text(no_wrap=False)
         prompt = path_to(batch, int(batch["sources"][batch["owner"] == shown[0][1]][0]))
-        if len(prompt) > self.max_tokens:
-            text.append("… ", style="dim italic")
-        text.append(_decode(tokenizer, prompt[-self.max_tokens :].tolist()), style="dim" if colours else "")
+        # Conditions and a system's words stand at the beginning of a prompt, the question at its end.
+        half = max(1, self.max_tokens // 2)
+        parts = [prompt] if len(prompt) <= self.max_tokens else [prompt[:half], prompt[-half:]]
+        for i, part in enumerate(parts):
+            text.append(" … " if i else "", style="dim italic")
+            text.append(_decode(tokenizer, part.tolist()), style="dim" if colours else "")
         for name, completion in shown:
             ids = batch["targets"][batch["owner"] == completion]
             piece = _decode(tokenizer, ids[: self.max_tokens].tolist())

@@ -79,7 +79,7 @@ class PreferenceDataModule(LoaderDataModule):
         eval_batch_size: the same elsewhere; None takes batch_size.
         max_length: tokens of a prompt with its answer at most; longer ones are left out and counted, never cut.
         seed: decides the order of the packs, random pairs, and the mismatched answers of KTO's baseline.
-        limit_train: train on that many rows of random groups only.
+        limit_train: train on that many rows of random groups only; those of them that are too long are left out.
     """
 
     builtin_schema = "ultrafeedback_binarized"
@@ -375,7 +375,8 @@ class PreferenceDataModule(LoaderDataModule):
             tags=None if tag is None else (tag, self.tag_names),
             schemas=json.loads(rows.metadata["schemas"]),
         )
-        return tree_report(base, rows, self.objective_kind or "pairs", self.max_length, self.trees, chosen)
+        limit = self.limit_train if train else None
+        return tree_report(base, rows, self.objective_kind or "pairs", self.max_length, self.trees, chosen, limit)
 
 
 def _tree_tags(rows: Any) -> Tensor | None:

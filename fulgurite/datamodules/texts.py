@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from fulgurite.data.encoding.texts import encode_documents, encode_examples
 from fulgurite.data.encoding.tokenizers import tokenizer_fingerprint
@@ -138,9 +139,17 @@ class TextDataModule(LoaderDataModule):
 
     def describe(self) -> str:
         """Rows, tokens, lengths, cut rows and labels of every split that has been read, one line each."""
-        lines = [
-            f"{split}: {summary(encoded, self.max_length, self.label_names)}"
-            for split, encoded in self._splits.items()
-            if encoded is not None
+        return "\n".join(self._lines(self._splits)) or "no split has been read; call setup() first"
+
+    def _lines(self, splits: Iterable[str]) -> list[str]:
+        there = [(split, self._splits[split]) for split in splits]
+        return [
+            f"{split}: {summary(rows, self.max_length, self.label_names)}" for split, rows in there if rows is not None
         ]
-        return "\n".join(lines) if lines else "no split has been read; call setup() first"
+
+    def _report(self, fitting: bool) -> None:
+        """Says on the first process what the splits hold that were not told of yet."""
+        new = [split for split in self._splits if split not in self._reported]
+        self._reported.update(new)
+        if lines := self._lines(new):
+            rank_zero_info("\n".join(lines))

@@ -17,6 +17,7 @@ from fulgurite.data.encoding.conversations import TOO_LONG, ConversationEncoder,
 from fulgurite.data.encoding.prompts import is_chat
 from fulgurite.data.encoding.templates import ChatRenderer
 from fulgurite.data.records.conversation import Conversation, Turn
+from fulgurite.models.sizes import check_vocabulary, positions_of, vocabulary_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +40,7 @@ class RewardScorer:
     Args:
         model: a RewardModel, or a transformers model with one label; set to evaluation mode.
         tokenizer: with a chat template where chats are scored.
-        max_length: tokens of prompt and answer at most.
+        max_length: tokens of prompt and answer at most; no more than the model has positions.
         batch_size: rows of a forward.
         whole: read the reward behind all that the chat template writes of a finished chat, as TRL and RewardBench do, instead of at
             the end of the last turn, where our own checkpoints are trained.
@@ -55,13 +56,33 @@ class RewardScorer:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"RewardScorer: batch_size is {batch_size}; it must be at least 1")
+        check_vocabulary("RewardScorer", vocabulary_of(model), tokenizer, "the reward model")
+        positions = positions_of(model)
+        max_length = max_length if positions is None else min(max_length, positions)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self._encoder = ConversationEncoder(tokenizer, max_length, supervise="last", too_long="drop", plain=True)
         self.max_length = max_length
         self._renderer = ChatRenderer(tokenizer) if whole and tokenizer.chat_template else None
+        if not (whole and self.writes_behind_the_turn()):
+            self._renderer = None
         self.omitted: dict[str, int] = {}
+
+    @property
+    def reads_behind_the_turn(self) -> bool:
+        """Whether rewards of chats are read behind the end of the last turn."""
+        return self._renderer is not None
+
+    def writes_behind_the_turn(self) -> bool:
+        """Whether the chat template of a finished chat goes on behind the end of its last turn."""
+        if not self.tokenizer.chat_template:
+            return False
+        renderer = ChatRenderer(self.tokenizer)
+        turns = (Turn("user", "a"), Turn("assistant", "b"))
+        ((row, *_),) = self._encoder.encode([Conversation(turns, "a short chat", 1)])
+        ids = self.tokenizer(renderer.chat(turns)[0], add_special_tokens=False, verbose=False)["input_ids"]
+        return isinstance(row, Omission) or row.input_ids != list(ids)
 
     def score(self, conversations: Sequence[Conversation | Sequence[Turn]]) -> Iterator[list[Scored]]:
         """Rewards in the order given, a chunk of batches at a time.

@@ -18,6 +18,7 @@ from fulgurite.data.playground import resolve_backbone
 from fulgurite.models import load_backbone
 from fulgurite.models.emulator.folder import is_emulator, load_emulator
 from fulgurite.models.loading import check_folder
+from fulgurite.models.sizes import check_vocabulary, vocabulary_of
 from fulgurite.models.weight_files import check_peft_file
 
 if TYPE_CHECKING:
@@ -77,11 +78,13 @@ def load_for_generation(
         network: nn.Module = load_emulator(base, dtype).model
     else:
         network = _language_model(name, base, dtype)
+    known = vocabulary_of(network)
     if adapter is not None and peft is not None:
         network = _with_peft(network, adapter, name)
     elif adapter is not None:
         load_adapter(network, adapter)
     tokenizer = _tokenizer(name, adapter)
+    check_vocabulary("load_for_generation", known, tokenizer, name)
     if template is not None:
         apply_template(tokenizer, template)
     return LoadedModel(network.to(device).eval(), tokenizer, _conditions(adapter) or _conditions(name))

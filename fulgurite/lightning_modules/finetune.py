@@ -17,10 +17,10 @@ from fulgurite.adapters import Adapter, AdapterConfig, attach
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.checks.before_training import (
+    keep_what_autocast_casts,
     refuse_float16,
     refuse_rate_finder,
     say_what_is_left_out,
-    warn_of_small_rate,
 )
 from fulgurite.lightning_modules.checks.checkpoint_keys import check_keys
 from fulgurite.lightning_modules.checks.classes import agreed_labels, agreed_names, check_task, name_classes
@@ -66,7 +66,6 @@ class FinetuneModule(LightningModule):
     """
 
     exports = True  # whether what is trained can leave as one model or one adapter
-    instead_of_export = ""  # where it cannot: what it is, and what to do
     trained_part = "the whole network"  # what is trained where there is no adapter
     data_task: str | None = None  # what a datamodule's `task_type` must be where that is not the backbone's task
 
@@ -111,6 +110,7 @@ class FinetuneModule(LightningModule):
         self.label_names: list[str] | None = None
         self.pad_token_id: int | None = None
         self._trained = False
+        self._kept: list[nn.Parameter] = []
         self._scale, self._first_bad = StepScale(), FirstNonFinite()
 
     def setup(self, stage: str) -> None:
@@ -262,10 +262,12 @@ class FinetuneModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Have ready what the objective needs before the first step."""
-        refuse_float16(type(self).__name__, self._network(), self._to_train(), self.trainer)
-        say_what_is_left_out(type(self).__name__, self._network(), self.objective.balances_experts)
-        warn_of_small_rate(type(self).__name__, self._network(), self.learning_rate, str(self.trainer.precision))
-        self.objective.prepare(self._network(), self.trainer)
+        name, network = type(self).__name__, self._network()
+        refuse_float16(name, network, self._to_train(), self.trainer)
+        say_what_is_left_out(name, network, self.objective.balances_experts)
+        adapted, rate = self.adapter is not None, self.learning_rate
+        self._kept = keep_what_autocast_casts(name, network, adapted, rate, self.trainer)
+        self.objective.prepare(network, self.trainer)
 
     def on_train_epoch_end(self) -> None:
         """The objective says what was wrong with the epoch."""
@@ -283,7 +285,7 @@ class FinetuneModule(LightningModule):
         """Say what is trained; from here on the weights are not those of an untrained model."""
         self._trained = True
         name_classes(self.network, self.label_names)
-        rank_zero_info(what_is_trained(self._network(), self.adapter, self.trained_part))
+        rank_zero_info(what_is_trained(self._network(), self.adapter, self._kept, self.trained_part))
 
     def on_test_start(self) -> None:
         """Refuse to report test figures of weights that nobody trained."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["positions_of", "vocabulary_of"]
+__all__ = ["check_vocabulary", "positions_of", "tokens_needed", "vocabulary_of"]
 
 _TABLES = ("position_embeddings", "wpe", "embed_positions")
 
@@ -43,3 +43,44 @@ def vocabulary_of(network: nn.Module) -> int | None:
     if head is not None and inner is whole and getattr(head, "weight", None) is not None:
         rows.append(len(head.weight))
     return min(rows)
+
+
+def tokens_needed(tokenizer: Any, known: int) -> int:
+    """Ids that the tokenizer may give: its length, special tokens at its end that nothing uses not counted.
+
+    Gemma 3's small models share a tokenizer with the larger ones, whose last token stands for a picture and has no row here.
+
+    Args:
+        tokenizer: any.
+        known: ids that the model has rows for.
+    """
+    size = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
+    if size <= known:
+        return size
+    used = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")}
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    for place in range(known, size):
+        token = added.get(place)
+        if token is None or not token.special or place in used or str(token.content) in template:
+            return size
+    return known
+
+
+def check_vocabulary(owner: str, known: int | None, tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer with more tokens than the model has rows for, before the first text.
+
+    Args:
+        owner: who asks, for the message.
+        known: as :func:`vocabulary_of` gives it.
+        tokenizer: what encodes the texts.
+        name: of the model, for the message.
+
+    Raises:
+        ValueError: with both sizes.
+    """
+    if known is not None and (needed := tokens_needed(tokenizer, known)) > known:
+        raise ValueError(
+            f"{owner}: the tokenizer has {needed} tokens, but {name} has {known} rows in its embedding or output head; give a "
+            "folder with the tokenizer that this model was made with, or a model whose embedding was enlarged and saved"
+        )

@@ -10,7 +10,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ __all__ = [
     "check_peft_file",
     "check_tensor",
     "check_values",
+    "first_not_finite",
     "not_found",
     "tensors_of",
     "unreachable",
@@ -166,7 +167,16 @@ def check_finite(model: nn.Module) -> str | None:
     Args:
         model: any module.
     """
-    return next((name for name, p in model.named_parameters() if not _finite(p)), None)
+    return first_not_finite(dict(model.named_parameters()))
+
+
+def first_not_finite(tensors: Mapping[str, Any]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; None where none does.
+
+    Args:
+        tensors: by name, as of a checkpoint; what is no tensor is not looked at.
+    """
+    return next((n for n, value in tensors.items() if isinstance(value, torch.Tensor) and not _finite(value)), None)
 
 
 def unreachable() -> tuple[type[Exception], ...]:

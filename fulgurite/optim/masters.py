@@ -20,11 +20,21 @@ the weight is not the rounded master, the master takes the weight's value.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-__all__ = ["keep_master", "needs_master", "restore_masters", "rounded", "to_masters", "write_back"]
+__all__ = [
+    "Kept",
+    "keep_master",
+    "needs_master",
+    "release_master",
+    "restore_masters",
+    "rounded",
+    "to_masters",
+    "write_back",
+]
 
 _WIDE = ("master", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _PERIOD = 65521  # points in the table: a prime, so that no two rows of a weight begin at the same one
@@ -37,50 +47,83 @@ def needs_master(parameter: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def keep_master(parameter: torch.Tensor, state: dict[str, Any], *, step: torch.Tensor, amsgrad: bool) -> None:
+def keep_master(
+    parameter: torch.Tensor, state: dict[str, Any], *, step: torch.Tensor, amsgrad: bool, dtype: torch.dtype
+) -> None:
     """Make or renew the float32 state of one parameter, before the optimizer looks at it.
 
     Args:
-        parameter: in half precision, any shape.
+        parameter: whose values are rounded to `dtype`, any shape.
         state: the optimizer's state of it, empty before the first step.
         step: float32 scalar zero that becomes the count of steps of a new state.
         amsgrad: whether the maximum of the second moment is kept too.
+        dtype: half precision, the parameter's own or the one that autocast casts it to.
     """
     if not state:
         state["step"] = step
         for name in ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ())):
             state[name] = torch.zeros_like(parameter, dtype=torch.float32, memory_format=torch.preserve_format)
-    master = state.get("master")
-    if master is None:  # the first step, or a state that was saved without one
-        state["master"] = parameter.detach().float()
-    else:
-        written = rounded(master, parameter.dtype)
-        # On the CPU it is cheap to see that nobody wrote; elsewhere the host would have to wait for the answer.
-        if master.device.type != "cpu" or not torch.equal(written, parameter):
-            master.copy_(torch.where(written == parameter, master, parameter.float()))
+    if "master" in state:
+        _take_what_was_written(parameter, state["master"], dtype)
+    else:  # the first step, or a state that was saved without one
+        state["master"] = parameter.detach().to(torch.float32, copy=True)
     for name in _WIDE:
         if name in state and state[name].dtype != torch.float32:
             state[name] = state[name].float()
 
 
+@torch.no_grad()
+def release_master(parameter: torch.Tensor, state: dict[str, Any]) -> None:
+    """Put the master of an earlier run into a float32 parameter, which from now on is stepped itself.
+
+    Args:
+        parameter: float32, any shape, with the rounded values.
+        state: the optimizer's state of it; its master goes.
+    """
+    master = state.pop("master")
+    _take_what_was_written(parameter, master, torch.bfloat16)
+    parameter.copy_(master)
+
+
+def _take_what_was_written(parameter: torch.Tensor, master: torch.Tensor, dtype: torch.dtype) -> None:
+    """Where the parameter is not the rounded master, somebody wrote it: the master takes its value."""
+    written = rounded(master, dtype).to(parameter.dtype)
+    # On the CPU it is cheap to see that nobody wrote; elsewhere the host would have to wait for the answer.
+    if master.device.type != "cpu" or not torch.equal(written, parameter):
+        master.copy_(torch.where(written == parameter, master, parameter.float()))
+
+
+Kept = tuple[torch.Tensor, torch.Tensor, torch.dtype]  # a parameter, its master, and what the parameter is rounded to
+
+
 def to_masters(
-    params: list[torch.Tensor], grads: list[torch.Tensor], states: dict[Any, dict[str, Any]]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Put masters and float32 gradients in the place of parameters in half precision; returns (parameter, master) pairs."""
-    pairs = []
+    params: list[torch.Tensor],
+    grads: list[torch.Tensor],
+    states: dict[Any, dict[str, Any]],
+    kept: Callable[[torch.Tensor], torch.dtype | None],
+) -> list[Kept]:
+    """Put masters and float32 gradients in the place of parameters that have masters; returns what was replaced.
+
+    Args:
+        params: as the optimizer is about to step them; changed.
+        grads: of each; changed.
+        states: the optimizer's, by parameter.
+        kept: what a parameter is rounded to, None for one without a master.
+    """
+    found = []
     for i, parameter in enumerate(params):
-        if needs_master(parameter):
+        if (dtype := kept(parameter)) is not None:
             master = states[parameter]["master"]
-            pairs.append((parameter, master))
+            found.append((parameter, master, dtype))
             params[i], grads[i] = master, grads[i].float()
-    return pairs
+    return found
 
 
 @torch.no_grad()
-def write_back(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def write_back(kept: list[Kept]) -> None:
     """Round the masters into the model's parameters."""
-    for parameter, master in pairs:
-        parameter.copy_(rounded(master, parameter.dtype))
+    for parameter, master, dtype in kept:
+        parameter.copy_(rounded(master, dtype))
 
 
 def rounded(master: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -28,7 +28,15 @@ from typing import Any
 import torch
 
 from fulgurite.kernels.steps.proximal import PROX_RULES, proximal_adamw_step_
-from fulgurite.optim.masters import keep_master, needs_master, restore_masters, to_masters, write_back
+from fulgurite.optim.masters import (
+    Kept,
+    keep_master,
+    needs_master,
+    release_master,
+    restore_masters,
+    to_masters,
+    write_back,
+)
 
 __all__ = ["ProximalAdamW"]
 
@@ -137,7 +145,8 @@ class ProximalAdamW(torch.optim.AdamW):
     ) -> None:
         self._arenas: dict[int, list[_Arena]] = {}
         self._packed: dict[int, tuple[list[torch.nn.Parameter], int]] = {}
-        self._rounded: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._rounded: list[Kept] = []
+        self._cast: dict[torch.Tensor, torch.dtype] = {}
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=foreach, fused=fused)
         self._leave_scaling_to_the_scaler()
 
@@ -161,6 +170,21 @@ class ProximalAdamW(torch.optim.AdamW):
         if group["threshold"] is None and group["fused"] is None and group["foreach"] is None:
             group["fused"] = _fused_wins(group) or None
         self._leave_scaling_to_the_scaler()
+
+    def keep_masters(self, parameters: Iterable[torch.nn.Parameter], dtype: torch.dtype = torch.bfloat16) -> None:
+        """Step float32 parameters through masters of their own, because autocast casts them to `dtype` in each forward.
+
+        The parameters then hold the rounded masters, so that small steps reach the forward; 4 bytes a parameter more.
+
+        Args:
+            parameters: float32, of groups without a threshold, whose values `dtype` holds.
+            dtype: what autocast casts them to.
+        """
+        self._cast = dict.fromkeys(parameters, dtype)
+
+    def _kept(self, parameter: torch.Tensor) -> torch.dtype | None:
+        """What a parameter with a master is rounded to; None for one that is stepped itself."""
+        return parameter.dtype if needs_master(parameter) else self._cast.get(parameter)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all groups; ``closure`` reevaluates the model and returns the loss."""
@@ -201,6 +225,7 @@ class ProximalAdamW(torch.optim.AdamW):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._arenas, self._packed, self._rounded = {}, {}, []
+        self.__dict__.setdefault("_cast", {})  # loading a state comes here too, and changes nothing of it
         for group in self.param_groups:
             group.setdefault("threshold", None)
 
@@ -208,12 +233,16 @@ class ProximalAdamW(torch.optim.AdamW):
         if group["threshold"] is not None:
             return False
         for p in group["params"]:
-            if p.grad is not None and needs_master(p):
+            if p.grad is None:
+                continue
+            if (dtype := self._kept(p)) is not None:
                 on_device = bool(group["capturable"] or group["fused"])
                 step = torch.zeros((), dtype=torch.float32, device=p.device if on_device else "cpu")
-                keep_master(p, self.state[p], step=step, amsgrad=group["amsgrad"])
+                keep_master(p, self.state[p], step=step, amsgrad=group["amsgrad"], dtype=dtype)
+            elif p in self.state and "master" in self.state[p]:
+                release_master(p, self.state[p])
         complex_ = bool(super()._init_group(group, *lists))
-        self._rounded += to_masters(lists[0], lists[1], self.state)
+        self._rounded += to_masters(lists[0], lists[1], self.state, self._kept)
         return complex_
 
     def _proximal_step(self, index: int, group: dict[str, Any]) -> None:

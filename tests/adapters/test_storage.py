@@ -36,6 +36,7 @@ def deberta():
     return DebertaV2Model(config).eval()
 
 
+@pytest.mark.slow
 def test_deberta_counts_prunes_merges_and_exports(deberta, tmp_path):
     peft = pytest.importorskip("peft")
     model = copy.deepcopy(deberta)

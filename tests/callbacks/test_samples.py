@@ -57,6 +57,22 @@ def test_long_examples_are_cut() -> None:
         SamplePrinter(max_tokens=0)
 
 
+def test_the_prompt_of_a_pair_keeps_its_beginning_and_its_end() -> None:
+    """Conditions stand before the instruction."""
+    batch = {
+        "input_ids": torch.tensor([[7, 1, 2, 3, 8, 4], [7, 1, 2, 3, 8, 5]]),
+        "attention_mask": torch.ones(2, 6, dtype=torch.int64),
+        "pairs": torch.tensor([[0, 1]]),
+        "owner": torch.tensor([0, 1]),
+        "sources": torch.tensor([4, 10]),
+        "targets": torch.tensor([4, 5]),
+    }
+    text = SamplePrinter(max_tokens=4).render(batch, Words(), None, colours=False).plain
+    assert text.splitlines() == ["w7 w1 … w3 w8", "chosen: «w4»", "rejected: «w5»"]
+    whole = SamplePrinter(max_tokens=5).render(batch, Words(), None, colours=False).plain
+    assert whole.splitlines()[0] == "w7 w1 w2 w3 w8"
+
+
 def trainer_at(step: int, rank: int = 0) -> Any:
     data = SimpleNamespace(load_tokenizer=Words, label_names=None)
     return SimpleNamespace(global_step=step, is_global_zero=rank == 0, progress_bar_callback=None, datamodule=data)

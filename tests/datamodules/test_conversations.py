@@ -80,6 +80,7 @@ def test_builtin_rows_of_every_module(make: Any, kind: Any, tags: list[str]) -> 
         assert text.startswith("<bos><|user|>\n") and answer.endswith("<|end|>") and "<|user|>" not in answer
 
 
+@pytest.mark.slow
 def test_critiques(make: Any) -> None:
     data = make(UltraCritiqueDataModule, max_length=400, limit_train=20, packing=False)
     data.setup("fit")

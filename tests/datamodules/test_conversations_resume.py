@@ -60,6 +60,7 @@ def fit(tmp_path: Path, model: Recorder, callbacks: list[Any], ckpt: str | None 
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("stop_at", "options"),

@@ -25,6 +25,7 @@ def texts(module, split="val"):
     return [module.load_tokenizer().decode(ids) for ids, _ in module.sample_prompts(40)]
 
 
+@pytest.mark.slow
 def test_both_stages_put_tokens_in_front_of_the_instruction_inside_the_users_turn(tmp_path):
     for stage in ("cpsft", "cdpo"):
         module = data(tmp_path, stage, control="all")
@@ -55,6 +56,7 @@ def test_conditions_are_those_that_training_rows_were_controlled_by(tmp_path):
     assert plain.conditions is None and all("<h" not in text for text in texts(plain))
 
 
+@pytest.mark.slow
 def test_what_decides_the_rows_is_part_of_the_cache_key(tmp_path):
     options = [
         {}, {"seed": 1}, {"spelling": "legacy"}, {"control": "all"}, {"conditions_per_row": 2},

@@ -171,6 +171,18 @@ def test_describe(tmp_path: Path, make: Any) -> None:
     assert val.startswith("val: 5 rows, 20 tokens, length mean 4.0 max 4, 0 cut at 6, labels negative 3")
 
 
+def test_rows_cut_rows_and_classes_are_said_once(tmp_path: Path, make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """describe() was there, and no run showed it."""
+    write(tmp_path / "sst2", "train", [*words(3), {"sentence": "a b c d e f", "label": 1, "idx": 3}], ".tsv")
+    write(tmp_path / "sst2", "dev", words(5), ".tsv")
+    data = make(max_length=6)
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        data.setup("fit")
+        data.setup("validate")
+    assert caplog.text.count("train: 4 rows") == 1 == caplog.text.count("val: 5 rows")
+    assert "1 cut at 6, labels negative 2 positive 2" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -82,6 +82,7 @@ def test_further_sources_join_their_domain_in_training_only(tmp_path: Path, fold
         make(tmp_path, {"prose": "builtin"}, evol_instruct=extra)
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_clear_error(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ValueError, match="UltraChat 2 itself was not released"):
         make(tmp_path, "openbmb/UltraChat2")

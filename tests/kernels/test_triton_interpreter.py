@@ -59,6 +59,7 @@ def test_every_kernel_under_the_interpreter(file):
     assert passed and int(passed.group(1)) >= 20 and "skipped" not in result.stdout, result.stdout[-2000:]
 
 
+@pytest.mark.slow
 def test_importing_the_kernels_and_running_them_on_the_cpu_imports_no_triton():
     program = (
         "import sys, torch\n"
@@ -71,6 +72,7 @@ def test_importing_the_kernels_and_running_them_on_the_cpu_imports_no_triton():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_the_interpreter_alone_does_not_take_cpu_tensors_from_torch():
     program = (
         "import torch\n"

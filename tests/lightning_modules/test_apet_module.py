@@ -123,6 +123,7 @@ def test_gradient_selection_without_a_datamodule_says_what_to_do(make_trainer, f
         make_trainer(max_epochs=1).fit(module, torch.utils.data.DataLoader([0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["uniform_scalar", "gradient", "module_group"])
 @pytest.mark.parametrize("crash_at", [3, 11], ids=["first epoch", "second epoch"])
 def test_killed_and_resumed_equals_uninterrupted(make_trainer, tiny_bert, tmp_path, selection, crash_at):
@@ -198,6 +199,7 @@ def test_a_compiled_network_trains_to_the_same_losses(make_trainer, plain_bert):
     assert run(True) == pytest.approx(run(False), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sft_and_preference_modules_take_apet(make_trainer, tmp_path):
     seed_everything(0)
     sft = SFTModule("playground", adapter=APET(budget=700), learning_rate=1e-2)

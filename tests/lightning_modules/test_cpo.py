@@ -51,6 +51,7 @@ def logits(network):
         return network.eval()(input_ids=ids).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["checkpoint", "folder", "whole network", "sparse"])
 def test_the_reference_of_the_second_stage_is_the_model_of_the_first(make_trainer, tmp_path, kind):
     trained, start = first_stage(make_trainer, tmp_path, **FIRST.get(kind, {}))
@@ -77,6 +78,7 @@ def _saved(module, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_an_adapter_on_merged_weights_leaves_as_the_sum_of_both_or_merged(make_trainer, tmp_path, capsys):
     from fulgurite.commands.export.command import export
     from fulgurite.generation import load_for_generation
@@ -94,6 +96,7 @@ def test_an_adapter_on_merged_weights_leaves_as_the_sum_of_both_or_merged(make_t
     torch.testing.assert_close(logits(loaded.model), logits(second.network), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_chain_of_stages_begins_with_all_of_them(make_trainer, tmp_path):
     _, start = first_stage(make_trainer, tmp_path)
     second = module("cdpo", init_adapter=start)
@@ -103,6 +106,7 @@ def test_a_chain_of_stages_begins_with_all_of_them(make_trainer, tmp_path):
     torch.testing.assert_close(logits(third.network), logits(second.network), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_objectives_travel_with_checkpoints_and_another_spelling_is_refused(make_trainer, tmp_path):
     """Fault 6 of the reference: its stages and tests spelt their tokens differently, and nobody noticed."""
     trained, start = first_stage(make_trainer, tmp_path)
@@ -116,6 +120,7 @@ def test_objectives_travel_with_checkpoints_and_another_spelling_is_refused(make
     assert narrower.conditions == Objectives(OBJECTIVES), "what the first stage saw is still known"
 
 
+@pytest.mark.slow
 def test_another_first_stage_under_a_trained_second_one_is_refused(make_trainer, tmp_path):
     _, start = first_stage(make_trainer, tmp_path)
     second = module("cdpo", init_adapter=start)
@@ -128,6 +133,7 @@ def test_another_first_stage_under_a_trained_second_one_is_refused(make_trainer,
         CPOModule.load_from_checkpoint(saved, map_location="cpu")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(make_trainer, tmp_path):
     _, start = first_stage(make_trainer, tmp_path)
     shutil.rmtree(tmp_path / "checkpoints")

@@ -80,6 +80,7 @@ def test_classifiers_are_built_under_another_default_device(fit, tiny_bert, adap
     fit(ClassificationModule(tiny_bert, adapter=adapter), sentences())
 
 
+@pytest.mark.slow
 def test_language_models_are_built_under_another_default_device(fit, tmp_path):
     fit(SFTModule("playground", adapter=LoRA(rank=2), dtype="float32"), chats(tmp_path))
     fit(PreferenceModule("playground", adapter=LoRA(rank=2)), pairs(tmp_path))
@@ -118,6 +119,7 @@ def test_kernels_belong_to_the_machine_and_not_to_the_checkpoint(make_trainer, t
     assert loaded.kernels is None and loaded.network is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [LoRA(rank=2), None], ids=["lora", "full"])
 def test_a_cached_reference_is_the_policy_s_twin_under_autocast(make_trainer, tmp_path, adapter):
     """Before the first step both are one model: DPO's loss is log 2 and the accuracy 0.5, to the last bit."""

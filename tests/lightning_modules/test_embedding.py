@@ -53,6 +53,7 @@ def data(tokenizer):
     )
 
 
+@pytest.mark.slow
 def test_foreign_module_fits_resumes_and_tests(make_trainer, tiny_bert, tmp_path):
     def run(module, crash_at=None, ckpt_path=None):
         losses = Losses(crash_at)
@@ -108,6 +109,7 @@ def test_our_module_inside_a_foreign_one(make_trainer, tiny_bert):
     assert [a.name for a in find_adapters(outer)] == ["default"]
 
 
+@pytest.mark.slow
 def test_trains_under_transformers_own_trainer(tiny_bert, tmp_path):
     from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 

@@ -92,6 +92,7 @@ def test_accumulation_over_uneven_batches_equals_one_large_batch(make_trainer, p
         assert torch.allclose(a, b, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_regression_and_language_modelling(make_trainer, tiny_bert, tmp_path):
     seed_everything(0)
     trainer = make_trainer(max_epochs=1)

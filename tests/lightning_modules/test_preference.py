@@ -46,6 +46,7 @@ def paths(batch):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trees", [True, False])
 def test_dpo_losses_equal_those_of_plain_forwards_pair_by_pair(make_trainer, tmp_path, trees):
     seed_everything(0)
@@ -73,6 +74,7 @@ def test_dpo_losses_equal_those_of_plain_forwards_pair_by_pair(make_trainer, tmp
     assert abs(float(expected) - 0.6931) > 0.05, "two steps were taken: the loss has moved"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "kind"),
     [
@@ -141,6 +143,7 @@ def test_the_reference_is_computed_once_survives_a_restart_and_is_refused_when_s
         run(reference_cache=str(file))
 
 
+@pytest.mark.slow
 def test_without_a_cache_and_without_an_adapter_a_second_copy_is_the_reference(make_trainer, tmp_path):
     runs = []
     for cached in (True, False):
@@ -153,6 +156,7 @@ def test_without_a_cache_and_without_an_adapter_a_second_copy_is_the_reference(m
     assert runs[0] == pytest.approx(runs[1], rel=1e-5) and runs[0][2] < runs[0][0] - 1e-3
 
 
+@pytest.mark.slow
 def test_an_sft_adapter_is_merged_first_and_belongs_to_the_reference(make_trainer, tmp_path):
     base = load_backbone(module().backbone_folder, "causal_lm").model
     adapter = attach(base, LoRA(rank=2, alpha=4))

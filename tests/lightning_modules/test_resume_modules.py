@@ -39,6 +39,7 @@ def fit(make_trainer, tmp_path, module, *, crash_at=None, ckpt_path=None, **opti
     return losses.values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("crash_at", [3, 11], ids=["first epoch", "second epoch"])
 def test_killed_and_resumed_equals_uninterrupted(make_trainer, tiny_bert, tmp_path, accumulate, crash_at):
@@ -65,6 +66,7 @@ def test_killed_and_resumed_equals_uninterrupted(make_trainer, tiny_bert, tmp_pa
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_ranks_retired_before_the_kill_stay_retired(make_trainer, tiny_bert, tmp_path):
     seed_everything(1)
     module = sora(tiny_bert, threshold=9.0)
@@ -85,6 +87,7 @@ def test_checkpoint_holds_the_adapter_and_the_head_only(make_trainer, tiny_bert,
     assert any("classifier" in key for key in keys) and len(keys) == 12 * 4 + 2
 
 
+@pytest.mark.slow
 def test_a_sparsifying_schedule_resumes_inside_a_later_stage(make_trainer, tiny_bert, tmp_path):
     options = {"schedule": [0.0, 0.05, 0.2], "stage_epochs": 1, "threshold_scaling": "lr"}
     seed_everything(1)
@@ -121,6 +124,7 @@ def test_learning_rate_starts_anew_in_each_stage(make_trainer, tiny_bert):
     assert [threshold for _, threshold in seen] == [0.0] * 8 + [0.1] * 8
 
 
+@pytest.mark.slow
 def test_full_tuning_resumes_too(make_trainer, tiny_bert, tmp_path):
     def module():
         return ClassificationModule(tiny_bert, learning_rate=1e-3)

@@ -62,6 +62,7 @@ def gradients(network, rewards):
     return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["trees", "rows", "padded"])
 @pytest.mark.parametrize("kind", [UltraFeedbackDataModule, UltraInteractPairDataModule])
 def test_rewards_and_gradients_of_every_layout_equal_plain_forwards(kind, layout, shared):
@@ -80,6 +81,7 @@ def test_rewards_and_gradients_of_every_layout_equal_plain_forwards(kind, layout
     assert float((mine - theirs).norm() / theirs.norm()) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_loss_is_bradley_terry_with_margins_by_hand(make_trainer, shared):
     seed_everything(0)
     rows = data(shared, UltraFeedbackDataModule, margin_scale="annotation")
@@ -144,6 +146,7 @@ def test_trls_reward_trainer_computes_the_same_loss(shared):
     torch.testing.assert_close(step.loss_sum / step.targets, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["bradley_terry", "infonca", "nca_kway"])
 def test_every_loss_learns_the_order(make_trainer, tmp_path, loss, shared):
     seed_everything(0)
@@ -188,6 +191,7 @@ def test_encoders_refuse_packs_and_rows_beyond_their_positions(make_trainer, pla
         make_trainer(max_steps=1).fit(module(backbone=plain_bert), rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [LoRA(rank=4, alpha=8), None], ids=["LoRA", "full"])
 def test_the_head_is_in_every_checkpoint_and_required(make_trainer, tmp_path, adapter, shared):
     seed_everything(0)
@@ -224,6 +228,7 @@ def test_a_head_that_came_with_the_backbone_is_trained_and_saved_too(make_traine
     assert not torch.equal(saved["network.regression_head.weight"], first.regression_head.weight)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(make_trainer, tmp_path, shared):
     def run(crash=None, checkpoint=None):
         losses = Losses(crash)
@@ -247,6 +252,7 @@ def test_killed_and_resumed_equals_uninterrupted(make_trainer, tmp_path, shared)
     assert 0 < done < 4 < len(straight) and run(checkpoint=last) == straight[done:]
 
 
+@pytest.mark.slow
 def test_recomputed_activations_change_nothing(make_trainer, shared):
     found = []
     for recompute in (False, True):
@@ -259,6 +265,7 @@ def test_recomputed_activations_change_nothing(make_trainer, shared):
     assert found[0] == pytest.approx(found[1], rel=1e-5) and len(set(found[0])) == 3
 
 
+@pytest.mark.slow
 def test_a_constant_reward_is_told_and_refused_in_the_test(make_trainer, shared):
     rows = data(shared)
     trained = module()

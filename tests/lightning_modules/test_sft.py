@@ -66,6 +66,7 @@ def test_accumulation_over_uneven_batches_equals_one_large_batch_also_when_neste
     assert norm > 1e-3 and error <= 1e-6 * norm
 
 
+@pytest.mark.slow
 def test_packed_and_padded_rows_give_the_loss_of_transformers_itself(make_trainer):
     losses = {}
     for packing in (True, False):
@@ -87,6 +88,7 @@ def test_packed_and_padded_rows_give_the_loss_of_transformers_itself(make_traine
     assert losses[False] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_per_language_add_up_to_the_loss(make_trainer):
     data = UltraLinkDataModule(path="builtin", max_length=256, limit_train=60, batch_size=2, val_fraction=0.2)
     trainer = make_trainer(max_epochs=1)
@@ -102,6 +104,7 @@ def test_losses_per_language_add_up_to_the_loss(make_trainer):
     assert 0 < metrics["val_token_accuracy"] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crash_at", [3, 8], ids=["first epoch", "second epoch"])
 def test_killed_and_resumed_with_packing_equals_uninterrupted(make_trainer, tmp_path, crash_at):
     def run(crash=None, checkpoint=None):

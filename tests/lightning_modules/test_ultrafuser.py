@@ -185,6 +185,7 @@ def fit(
     return module, losses.values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(rank=2, alpha=4, dropout=0.1)], ids=["whole", "LoRA"])
 def test_resuming_in_either_stage_or_at_the_switch_gives_the_same_losses(
     folder: Path, three: list[str], rows: str, tmp_path: Path, adapter: Any
@@ -202,6 +203,7 @@ def test_resuming_in_either_stage_or_at_the_switch_gives_the_same_losses(
             assert torch.equal(p, dict(resumed.network.named_parameters())[name]), name
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_what_is_trained_and_load_alone(
     folder: Path, three: list[str], rows: str, batch: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -327,6 +329,7 @@ def test_sora_specialists_are_trained_as_sora(
     assert module._penalty() == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_done", [2, 4])
 def test_sora_specialists_resume_as_they_were(
     folder: Path, three: list[str], rows: str, tmp_path: Path, step_done: int
@@ -342,6 +345,7 @@ def test_sora_specialists_resume_as_they_were(
         assert torch.equal(p, dict(resumed.network.named_parameters())[name]), name
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_trained_gates_without_their_threshold_is_no_resumption(
     folder: Path, three: list[str], rows: str, tmp_path: Path
 ) -> None:

@@ -124,3 +124,36 @@ def test_rounding_keeps_what_bfloat16_holds_and_what_is_not_finite() -> None:
     assert rounded(edges, torch.bfloat16).tolist() == edges.tolist()
     assert torch.equal(rounded(held.float() * 1.001, torch.float16), (held.float() * 1.001).half())
     assert rounded(torch.empty(0, 3), torch.bfloat16).shape == (0, 3)
+
+
+def test_float32_weights_that_autocast_casts_follow_their_masters() -> None:
+    """The path is that of a bfloat16 weight; given up, the weight takes its master's values and is stepped itself."""
+    narrow, wide, exact = weight(torch.bfloat16), weight(torch.float32), weight(torch.float32)
+    beside = torch.nn.Parameter(torch.ones(3))
+    ours, cast = ProximalAdamW([narrow], lr=1e-5), ProximalAdamW([wide, beside], lr=1e-5)
+    reference = torch.optim.AdamW([exact], lr=1e-5)
+    cast.keep_masters([wide])
+    for grad in gradients(20, 30, 40):
+        narrow.grad, wide.grad, beside.grad, exact.grad = grad, grad.float(), torch.ones(3), grad.float()
+        for optimizer in (ours, cast, reference):
+            optimizer.step()
+    assert wide.dtype == torch.float32 and torch.equal(wide, narrow.float())
+    assert torch.equal(cast.state[wide]["master"], ours.state[narrow]["master"])
+    assert "master" not in cast.state[beside]
+
+    kept = torch.nn.Parameter(wide.detach().clone())
+    going_on = ProximalAdamW([kept, torch.nn.Parameter(beside.detach().clone())], lr=1e-5)
+    going_on.keep_masters([kept])
+    going_on.load_state_dict(copy.deepcopy(cast.state_dict()))
+    kept.grad = torch.ones(30, 40)
+    going_on.step()
+    assert torch.equal(kept, rounded(going_on.state[kept]["master"], torch.bfloat16).float())
+
+    again = torch.nn.Parameter(wide.detach().clone())
+    resumed = ProximalAdamW([again, torch.nn.Parameter(beside.detach().clone())], lr=1e-5)
+    resumed.load_state_dict(copy.deepcopy(cast.state_dict()))
+    again.grad, exact.grad = torch.ones(30, 40), torch.ones(30, 40)
+    resumed.step()
+    reference.step()
+    assert "master" not in resumed.state[again]
+    torch.testing.assert_close(again, exact, rtol=1e-6, atol=1e-9)

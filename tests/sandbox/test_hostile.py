@@ -22,6 +22,7 @@ def test_there_are_at_least_150_programs_and_names_are_unique() -> None:
     assert all(program.right for program in programs())
 
 
+@pytest.mark.slow
 def test_programs_that_forge_and_read() -> None:
     check(programs(QUICK), Sandbox(quiet=True))
 

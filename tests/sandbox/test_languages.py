@@ -76,6 +76,7 @@ def language(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.mark.slow
 def test_a_right_program_passes_and_others_do_not(box: Sandbox, language: str) -> None:
     program, old, new, test, leave = PROGRAMS[language]
     right = box.run_tests(program, test, language=language)

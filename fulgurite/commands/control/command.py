@@ -13,12 +13,13 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 
 from fulgurite.commands.control.picture import draw_control
 from fulgurite.commands.generate.command import load_model
+from fulgurite.commands.shared.options import ComputeOptions, SourceOptions, with_options
 from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.console import say, shortest
 from fulgurite.data.sources.formats import ending_of
@@ -33,6 +34,7 @@ __all__ = ["control", "control_tables"]
 Rate = Callable[[str, str], Mapping[str, float]]
 
 
+@with_options
 def control(
     model: str | None = None,
     adapter: str | None = None,
@@ -44,9 +46,8 @@ def control(
     two_at_once: bool = True,
     max_new_tokens: int = 64,
     batch_size: int = 64,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    device: str | None = None,
-    trust_remote_code: bool = False,
+    *,
+    compute: ComputeOptions,
 ) -> None:
     """Measures how closely answers follow requested levels.
 
@@ -61,16 +62,14 @@ def control(
         two_at_once: ask for two objectives together too.
         max_new_tokens: tokens of an answer at most.
         batch_size: answers that are generated at once.
-        dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
-        device: cpu, cuda, mps; none takes a GPU if there is one.
-        trust_remote_code: run code that came with the backbone; only as it is typed here, whatever a checkpoint says.
+        compute: :class:`~fulgurite.commands.shared.options.ComputeOptions`.
     """
     if count < 1:
         raise ValueError(f"control: count {count}; one instruction at least is needed; raise it")
     judge = _judge(rate)
     prompts = _prompts(file, column, rate)[:count]
     settings = GenerationSettings(max_new_tokens=max_new_tokens, batch_size=batch_size)
-    loaded = load_model("control", model, adapter, None, dtype, device, trust_remote_code)
+    loaded = load_model("control", SourceOptions(model, adapter), compute)
     if loaded.conditions is None:
         raise ValueError(
             f"control: {shortest(model or adapter or '')} was trained without conditions; give a checkpoint of CPOModule "

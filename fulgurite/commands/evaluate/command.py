@@ -13,6 +13,8 @@ from fulgurite.commands.evaluate.until_passes import UntilResult, rates_table, s
 from fulgurite.commands.evaluate.until_passes import draw as draw_rates
 from fulgurite.commands.evaluate.until_passes import result_of as result_until
 from fulgurite.commands.generate.command import load_model
+from fulgurite.commands.shared.options import AskingOptions, with_options
+from fulgurite.commands.shared.task_paths import path_of_each
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.judging.verdicts import How
 from fulgurite.evaluation.pass_until.drawing import Until, draw_until
@@ -22,20 +24,19 @@ from fulgurite.evaluation.runner.results import result_of
 from fulgurite.evaluation.runner.sampling import collect
 from fulgurite.evaluation.runner.scoring import rate
 from fulgurite.evaluation.runner.writers import in_process, served
-from fulgurite.evaluation.tasks import TASKS, Task, find_tasks
+from fulgurite.evaluation.tasks import find_tasks
 from fulgurite.generation.protocol import SamplingSettings
 
 __all__ = ["evaluate"]
 
 
+@with_options
 def evaluate(
     tasks: str | None = None,
     path: str | None = None,
     out: str | None = None,
-    model: str | None = None,
-    adapter: str | None = None,
-    server: str | None = None,
-    served_model: str | None = None,
+    *,
+    asking: AskingOptions,
     phase: Literal["all", "generate", "score"] = "all",
     n: int = 1,
     k: str | None = None,
@@ -45,27 +46,13 @@ def evaluate(
     shots: int | None = None,
     shots_path: str | None = None,
     chat: bool = False,
-    template: str | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    repetition_penalty: float = 1.0,
-    seed: int = 0,
-    batch_size: int = 8,
-    concurrency: int = 8,
     max_requests: int | None = None,
     max_tokens: int | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    device: str | None = None,
-    sandbox: Literal["auto", "strict", "limits"] = "auto",
-    time_limit: float = 10.0,
-    workers: int | None = None,
-    on_bad_row: Literal["few", "skip", "error"] = "few",
     dry_run: bool = False,
     list: bool = False,
     overwrite: bool = False,
-    trust_remote_code: bool = False,
 ) -> None:
     """Evaluates a model on tasks.
 
@@ -74,10 +61,7 @@ def evaluate(
         path: where the rows are: a file, a folder of data, hub (fetches the pinned data set), or builtin; several tasks may have a
             path each, as in "gsm8k=FILE,piqa=FILE".
         out: the folder for samples, scores, results.json and results.png.
-        model: hub id, folder, playground, or a .ckpt file of `fulgurite fit`.
-        adapter: folder of adapter.save() or of PEFT, or a .ckpt file, which knows its model.
-        server: address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1, in place of --model.
-        served_model: the name by which the server knows the model.
+        asking: :class:`~fulgurite.commands.shared.options.AskingOptions`.
         phase: all, or generate (samples only), or score (verdicts on samples that are there; takes no model).
         n: samples of each item; above 1 they are drawn, and pass@k and maj@k are reported.
         k: of pass@k and maj@k, with commas between; none takes 1, 10, 100 and n.
@@ -87,27 +71,13 @@ def evaluate(
         shots: examples in front of each prompt; none takes what the task is defined with.
         shots_path: a file of training rows, from whose beginning the examples are taken; "gsm8k=FILE,…" for several tasks.
         chat: ask as a chat's user, with the chat template, in place of a text that is continued.
-        template: auto, a template's name or a Jinja file; none takes the stored one.
         max_new_tokens: tokens of an answer at most; none takes the task's.
         temperature: 0 takes the likeliest token each time; none takes 0 for one sample, 0.8 for several, 1 with until_passes.
-        top_p: draw from the likeliest tokens that together have this probability.
-        top_k: draw from that many tokens; 0 for all.
-        repetition_penalty: above 1, tokens that stand there already become less likely.
-        seed: of the draws.
-        batch_size: answers or choices that are computed at once.
-        concurrency: requests at a time to the server.
         max_requests: HTTP requests to the server at most, for each task.
         max_tokens: tokens that the server may use at most, prompts included, for each task.
-        dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
-        device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
-        sandbox: how generated programs are held: auto (the strongest layer that works), strict (never plain limits), limits.
-        time_limit: seconds of a generated program's test.
-        workers: programs that run at a time; none takes as many as there are processors.
-        on_bad_row: rows that are no item are left out and counted up to a tenth of all (few), always (skip), or are an error.
         dry_run: show the first three prompts of each task as the model would get them, and end.
         list: show the tasks, and end.
         overwrite: replace samples and scores that are there; with --phase score the scores only.
-        trust_remote_code: run code that came with a checkpoint's backbone; only as it is typed here.
     """
     if list:
         say(tasks_table())
@@ -139,9 +109,9 @@ def evaluate(
             f"evaluate: n={n} with temperature 0 would give the same answer {n} times; set temperature above 0, such as 0.8, or n=1"
         )
     begun = time.monotonic()
-    paths, shot_paths = _each(path, chosen), _each(shots_path, chosen)
-    how = How(sandbox, time_limit, workers)
-    drawn = SamplingSettings(1, temperature, top_p, top_k, repetition_penalty, seed=seed)
+    paths, shot_paths = path_of_each("evaluate", path, chosen), path_of_each("evaluate", shots_path, chosen)
+    how = How(asking.sandbox, asking.time_limit, asking.workers)
+    drawn = SamplingSettings(1, temperature, asking.top_p, asking.top_k, asking.repetition_penalty, seed=asking.seed)
     plans = []
     for task in chosen:
         if phase != "generate" and not dry_run and task.judge is not None:
@@ -158,33 +128,40 @@ def evaluate(
                 shots_path=shot_paths[task.name],
                 chat=chat,
                 max_new_tokens=max_new_tokens,
-                on_bad_row=on_bad_row,
+                on_bad_row=asking.on_bad_row,
             )
         )
+    asked = {
+        "tasks": tasks, "path": path, "model": asking.model, "adapter": asking.adapter, "server": asking.server,
+        "served_model": asking.served_model, "n": n, "limit": limit, "shots": shots, "chat": chat, "seed": asking.seed,
+        "until_passes": until_passes, "cap": cap,
+    }  # fmt: skip
     if phase != "score":
-        if server is None and served_model is not None:
-            raise ValueError(f"evaluate: --served_model {served_model} without --server; give the server's address")
-        if server is not None:
-            if model is not None or adapter is not None:
+        if asking.server is None:
+            if asking.served_model is not None:
+                raise ValueError(
+                    f"evaluate: --served_model {asking.served_model} without --server; give the server's address"
+                )
+            loaded = load_model("evaluate", asking, asking)
+            writers = in_process(loaded, asking.batch_size, chat)
+        else:
+            if asking.model is not None or asking.adapter is not None:
                 raise ValueError(
                     "evaluate: --server and --model were given; a server knows its model; give one of them"
                 )
-            writers = served(server, served_model, concurrency, max_requests, max_tokens)
-        else:
-            loaded = load_model("evaluate", model, adapter, template, dtype, device, trust_remote_code)
-            writers = in_process(loaded, batch_size, chat)
+            writers = served(asking.server, asking.served_model, asking.concurrency, max_requests, max_tokens)
         if dry_run:
             for plan in plans:
                 say(prompts_shown(plan, writers.tokenizer))
             return
         if until is not None:
-            size = None if server is not None else size_of(loaded.model)
-            name = str(served_model or adapter or model)
+            size = size_of(loaded.model) if asking.server is None else None
+            name = str(asking.served_model or asking.adapter or asking.model)
             found = [
                 result_until(plan, draw_until(plan, writers.answers, until, how, overwrite), name, size)
                 for plan in plans
             ]
-            _report_until(Path(out or "."), found, _given(locals()), time.monotonic() - begun)
+            _report_until(Path(out or "."), found, asked, time.monotonic() - begun)
             return
         for plan, writer in [(plan, writers.of(plan.task)) for plan in plans]:
             _say_sampled(plan, collect(plan, writer, overwrite))
@@ -196,20 +173,13 @@ def evaluate(
         return
     results = [result_of(plan, rate(plan, how, overwrite and phase == "score"), ks) for plan in plans]
     folder = Path(out or ".")
-    given = _given(locals())
-    write_results(folder, results, given, time.monotonic() - begun)
+    write_results(folder, results, asked, time.monotonic() - begun)
     draw(results, folder / "results.png")
     say(results_table(results))
     for result in results:
         for warning in result.warnings:
             say(f"{result.task}: {warning}")
     say(f"results: {shortest(folder / 'results.json')}   picture: {shortest(folder / 'results.png')}")
-
-
-def _given(values: "dict[str, Any]") -> "dict[str, Any]":
-    """The options that are kept with the results."""
-    kept = ("tasks", "path", "model", "adapter", "server", "served_model", "n", "limit", "shots", "chat", "seed")
-    return {name: value for name, value in values.items() if name in (*kept, "until_passes", "cap")}
 
 
 def _report_until(folder: Path, results: "list[UntilResult]", given: "dict[str, Any]", seconds: float) -> None:
@@ -241,18 +211,3 @@ def _numbers(text: str | None, n: int) -> "list[int] | None":
     if not all(word.isdigit() and 1 <= int(word) <= n for word in words):
         raise ValueError(f"evaluate: k={text!r}; give whole numbers from 1 to n={n} with commas between, such as 1,{n}")
     return [int(word) for word in words]
-
-
-def _each(given: str | None, tasks: "list[Task]") -> "dict[str, str | None]":
-    """A path for each task, from one for all or from NAME=PATH with commas between."""
-    if given is None or given.partition("=")[0] not in TASKS:
-        return {task.name: given for task in tasks}
-    found: dict[str, str | None] = {task.name: None for task in tasks}
-    for part in given.split(","):
-        name, sign, path = part.partition("=")
-        if not sign or name not in found:
-            raise ValueError(
-                f"evaluate: path {part!r}; with NAME=PATH each part names one of the tasks {', '.join(found)}; correct it"
-            )
-        found[name] = path
-    return found

@@ -90,7 +90,8 @@ def export(
     refuse_around(target, resolve_backbone(module.backbone), "base model")
     module.configure_model()
     if not module.exports:
-        raise ValueError(f"export: {shortest(ckpt_path)} is a {type(module).__name__}: {module.instead_of_export}")
+        reason = getattr(module, "instead_of_export", "what was trained cannot leave as one model or adapter")
+        raise ValueError(f"export: {shortest(ckpt_path)} is a {type(module).__name__}: {reason}")
     adapter = module.adapter
     reward = isinstance(module.network, RewardModel)
     if layout is not None and not (reward and format == "merged"):

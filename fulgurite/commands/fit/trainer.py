@@ -38,13 +38,14 @@ from fulgurite.callbacks import (
 )
 from fulgurite.commands.fit.checkpoints import MetricCheckpoint
 from fulgurite.commands.fit.intervals import check_trainer_options
+from fulgurite.commands.fit.nulls import refuse_nulls
 from fulgurite.commands.fit.permissions import only_typed_permissions
 from fulgurite.commands.fit.progress import StepsProgressBar
 from fulgurite.commands.fit.reports import report_fit, write_predictions
 from fulgurite.commands.fit.run_config import RunConfig, check_same_run
 from fulgurite.commands.fit.waiting import limit_waiting
 from fulgurite.commands.fit.writing import WholeCheckpoints, earlier_run, takes_checkpoints
-from fulgurite.commands.shared.checkpoint_files import find_checkpoint, read_checkpoint
+from fulgurite.commands.shared.checkpoint_files import check_weights, find_checkpoint, read_checkpoint
 from fulgurite.commands.shared.parser import TrainerParser
 from fulgurite.console import metrics_table, quiet_lightning, say, shortest
 from fulgurite.lightning_modules import FinetuneModule
@@ -122,6 +123,8 @@ class TrainerCLI(LightningCLI):
             )
         check_trainer_options(config["trainer"], verb)
         only_typed_permissions(config["model"], args)
+        for section in (config["model"], config["data"]):
+            refuse_nulls(section)
         wanted, folder = config.get("ckpt_path"), self._checkpoint_folder(config)
         if wanted is not None:
             config["ckpt_path"] = find_checkpoint(str(wanted), folder, verb)
@@ -148,6 +151,7 @@ class TrainerCLI(LightningCLI):
             return
         verb = self.config["subcommand"]
         content = read_checkpoint(config["ckpt_path"])
+        check_weights(config["ckpt_path"], content)
         check_same_run(content, config["ckpt_path"], map(str, config.get("config") or []), verb)
         before = config["model"].clone()
         super()._parse_ckpt_path()

@@ -8,12 +8,12 @@ on where it stopped, because each row carries a hash of its prompt, the model an
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal
 
 from fulgurite.commands.generate.chat import run_chat
 from fulgurite.commands.generate.file import run_file
 from fulgurite.commands.shared.checkpoint_files import load_module
 from fulgurite.commands.shared.devices import usable_device
+from fulgurite.commands.shared.options import ComputeOptions, DrawingOptions, SourceOptions, with_options
 from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.commands.shared.written_rows import stamp
 from fulgurite.console import shortest
@@ -27,56 +27,42 @@ from fulgurite.models import FusedNetwork
 __all__ = ["generate", "load_model"]
 
 
+@with_options
 def generate(
-    model: str | None = None,
-    adapter: str | None = None,
     prompt: str | None = None,
     file: str | None = None,
     output: str | None = None,
+    *,
+    source: SourceOptions,
     chat: bool = False,
     system: str | None = None,
     column: str | None = None,
-    template: str | None = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    repetition_penalty: float = 1.0,
     num_samples: int = 1,
-    batch_size: int = 8,
-    seed: int = 0,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    device: str | None = None,
-    overwrite: bool = False,
+    drawing: DrawingOptions,
     conditions: str | None = None,
-    trust_remote_code: bool = False,
+    compute: ComputeOptions,
+    overwrite: bool = False,
 ) -> None:
     """Generates text.
 
     Args:
-        model: hub id, folder, playground, or a .ckpt file of `fulgurite fit`.
-        adapter: folder of adapter.save() or of PEFT, or a .ckpt file, which knows its model.
         prompt: the text to answer.
         file: prompts to answer: .txt (one a line), or a column of prompts or messages in .jsonl, .json, .csv, .tsv (also .gz),
             .parquet or .arrow, or in a folder of datasets.
         output: the .jsonl file for the rows of --file with their answers.
+        source: :class:`~fulgurite.commands.shared.options.SourceOptions`.
         chat: talk to the model in the terminal.
         system: the system's turn before everything.
         column: the column of --file with the prompts.
-        template: auto, a template's name or a Jinja file; none takes the stored one, and lays none where there is none.
         max_new_tokens: tokens of an answer at most.
         temperature: 0 takes the likeliest token each time; above, tokens are drawn.
-        top_p: draw from the likeliest tokens that together have this probability.
-        top_k: draw from that many tokens; 0 for all.
-        repetition_penalty: above 1, tokens that stand there already become less likely.
         num_samples: answers for each prompt.
-        batch_size: answers that are generated at once.
-        seed: of the draws.
-        dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
-        device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
+        compute: :class:`~fulgurite.commands.shared.options.ComputeOptions`.
         overwrite: replace an output that holds other answers.
+        drawing: :class:`~fulgurite.commands.shared.options.DrawingOptions`.
         conditions: levels to ask a model of CPOModule for, such as "helpfulness=5,honesty=3"; each prompt begins with them.
-        trust_remote_code: run code that came with the backbone; only as it is typed here, whatever a checkpoint says.
     """
     given = [name for name, value in (("prompt", prompt), ("file", file), ("chat", chat or None)) if value is not None]
     if len(given) != 1:
@@ -91,11 +77,18 @@ def generate(
     if chat and num_samples > 1:
         raise ValueError(f"generate: num_samples {num_samples} with --chat; a chat has one answer; leave it out")
     settings = GenerationSettings(
-        max_new_tokens, temperature, top_p, top_k, repetition_penalty, num_samples, batch_size, seed
+        max_new_tokens,
+        temperature,
+        drawing.top_p,
+        drawing.top_k,
+        drawing.repetition_penalty,
+        num_samples,
+        drawing.batch_size,
+        drawing.seed,
     )
     if file is not None and not Path(file).exists():
         raise FileNotFoundError(f"generate: --file {file}: no such file; check the path")
-    loaded = load_model("generate", model, adapter, template, dtype, device, trust_remote_code)
+    loaded = load_model("generate", source, compute)
     if (system is not None or chat) and not loaded.tokenizer.chat_template:
         if system is not None and not chat:
             raise ValueError(
@@ -103,14 +96,14 @@ def generate(
             )
         apply_template(loaded.tokenizer)
     start = () if system is None else (Turn("system", system),)
-    lead = "" if conditions is None else _lead(loaded, conditions, model or adapter or "")
+    lead = "" if conditions is None else _lead(loaded, conditions, source.model or source.adapter or "")
     if prompt is not None:
         _answer(loaded, start, lead + prompt, settings)
     elif file is not None and output is not None:
         identity = {
-            "model": [model, stamp(model)],
-            "adapter": [adapter, stamp(adapter)],
-            "dtype": dtype,
+            "model": [source.model, stamp(source.model)],
+            "adapter": [source.adapter, stamp(source.adapter)],
+            "dtype": compute.dtype,
             **{field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "batch_size"},
         }
         run_file(loaded, Path(file), Path(output), start, column, settings, identity, overwrite, lead)
@@ -128,43 +121,32 @@ def _lead(loaded: LoadedModel, conditions: str, name: str) -> str:
     return loaded.conditions.prefix({k: v for k, v in loaded.conditions.parse(conditions).items() if v is not None})
 
 
-def load_model(
-    verb: str,
-    model: str | None,
-    adapter: str | None,
-    template: str | None,
-    dtype: str | None,
-    device: str | None,
-    trust_remote_code: bool = False,
-) -> LoadedModel:
+def load_model(verb: str, source: SourceOptions, compute: ComputeOptions) -> LoadedModel:
     """What --model and --adapter name, ready to generate.
 
     Args:
         verb: who asks, for messages.
-        model: hub id, folder, playground, or a .ckpt file.
-        adapter: folder of an adapter, or a .ckpt file.
-        template: as `generate` has it.
-        dtype: of the weights; None takes the usual one of the device.
-        device: where to; None takes a GPU if there is one.
-        trust_remote_code: whether the code of a checkpoint's backbone may run.
+        source: the model.
+        compute: dtype, device and permission.
     """
-    place = usable_device(verb, device)
+    place = usable_device(verb, compute.device)
+    model, adapter = source.model, source.adapter
     checkpoints = [path for path in (model, adapter) if path is not None and path.endswith(".ckpt")]
     if checkpoints and model is not None and adapter is not None:
         raise ValueError(
             f"{verb}: {shortest(checkpoints[0])} is a checkpoint, which knows its model and its adapter; give it alone"
         )
-    if trust_remote_code and not checkpoints:
+    if compute.trust_remote_code and not checkpoints:
         raise ValueError(
             f"{verb}: --trust_remote_code true was given for {model or adapter}; it is allowed for a .ckpt file; other models "
             "are loaded without code of their own, so leave it out"
         )
     if checkpoints:
-        return _from_checkpoint(verb, checkpoints[0], template, dtype, place, trust_remote_code)
+        return _from_checkpoint(verb, checkpoints[0], source.template, compute.dtype, place, compute.trust_remote_code)
     if model is None and adapter is None:
         raise ValueError(f"{verb}: no model was given; give --model (a hub id, a folder, playground) or --adapter")
-    dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
-    return load_for_generation(model, adapter, template, dtype, str(place))
+    dtype = compute.dtype or ("float32" if place.type == "cpu" else "bfloat16")
+    return load_for_generation(model, adapter, source.template, dtype, str(place))
 
 
 def _from_checkpoint(

@@ -4,6 +4,7 @@ Rows are answered some batches at a time, in the order of the file, and each ans
 A row that stands in OUT or OUT.part already, with the same hash of prompt, template, model and settings, is taken over.
 """
 
+import contextlib
 import hashlib
 import json
 from collections import defaultdict
@@ -15,6 +16,8 @@ from typing import Any
 from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.commands.shared.written_rows import json_line, written_rows
 from fulgurite.console import say, shortest
+from fulgurite.data.readers.base import BadRow
+from fulgurite.data.readers.messages import TRAIN_KEYS, messages, tools_of
 from fulgurite.data.records.conversation import CHAT_ROLES, Turn
 from fulgurite.data.sources.formats import ending_of
 from fulgurite.data.sources.tables import read_lines, read_table
@@ -137,6 +140,8 @@ def _read(
             raise ValueError(
                 f"generate: {source} has a column {taken[0]!r} already, which the answers would replace; rename it"
             )
+    for row, where in zip(rows, places, strict=True):
+        _refuse_tools(row, where)
     prompts = [_prompt(row, column, where, start, chat) for row, where in zip(rows, places, strict=True)]
     for turns, where in zip(prompts, places, strict=True):
         for turn in turns:
@@ -144,8 +149,24 @@ def _read(
     return rows, prompts, places
 
 
+def _refuse_tools(row: Row, where: str) -> None:
+    """Refuses a row that offers tools, which training lays before the model: without them the prompt is another one."""
+    with contextlib.suppress(BadRow):  # no list of functions: another column of this name
+        if tools_of(row.get("tools")) is not None:
+            raise ValueError(
+                f"{where}: the column 'tools' offers functions to call; generate writes texts and offers none; take the column "
+                "out, or write what is to be known of them into the prompt"
+            )
+
+
 def _prompt(row: Row, column: str, where: str, start: tuple[Turn, ...], chat: bool) -> tuple[Turn, ...]:
     value = row[column]
+    if chat and row.get("system"):  # before the user's turn, as in training; it goes before --system
+        if not isinstance(row["system"], str):
+            raise ValueError(
+                f"{where}: the column 'system' holds {repr(row['system'])[:60]}; a text is needed; correct it"
+            )
+        start = (Turn("system", row["system"]),)
     if isinstance(value, list):
         turns = tuple(_turn(item, where, column) for item in value)
         if not turns or turns[-1].role != "user":
@@ -173,10 +194,12 @@ def _prompt(row: Row, column: str, where: str, start: tuple[Turn, ...], chat: bo
 
 
 def _turn(item: object, where: str, column: str) -> Turn:
-    if isinstance(item, dict):
-        role, content = item.get("role"), item.get("content")
-        if role in CHAT_ROLES and isinstance(content, str):
-            return Turn(role, content)
+    if isinstance(item, dict) and item.get("role") in CHAT_ROLES:
+        # What a message holds beside its text (tool_calls, reasoning) goes to the template, as in training.
+        with contextlib.suppress(BadRow):
+            (turn,) = messages([{key: value for key, value in item.items() if key not in TRAIN_KEYS}], column)
+            if isinstance(turn.content, str):
+                return turn
     raise ValueError(
         f"{where}: the column {column!r} holds the turn {repr(item)[:60]}; needed is {{'role': ..., 'content': ...}} with one of "
         f"the roles {', '.join(CHAT_ROLES)}; correct the row"
@@ -184,7 +207,7 @@ def _turn(item: object, where: str, column: str) -> Turn:
 
 
 def _hash(common: str, prompt: Sequence[Turn]) -> str:
-    turns = json.dumps([[turn.role, turn.content] for turn in prompt])
+    turns = json.dumps([[turn.role, turn.content, *([turn.extra] if turn.extra else [])] for turn in prompt])
     return hashlib.sha256(f"{common}\n{turns}".encode()).hexdigest()[:16]
 
 

@@ -18,6 +18,7 @@ from fulgurite.commands.score.report import benchmark_table, summary_table
 from fulgurite.commands.score.rows import HASH, Asked, Row, read_asked, read_item
 from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint
 from fulgurite.commands.shared.devices import usable_device
+from fulgurite.commands.shared.options import ComputeOptions, with_options
 from fulgurite.commands.shared.written_rows import json_line, stamp, written_rows
 from fulgurite.console import say, shortest
 from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
@@ -39,20 +40,20 @@ _BLOCK = 16  # batches whose rows are scored together, or taken over together
 Rewards = tuple[list[float | None], list[int]]  # of each answer of a row, with its tokens
 
 
+@with_options
 def score(
     model: str,
     file: str,
     output: str | None = None,
     benchmark: Literal["rewardbench", "rewardbench2"] | None = None,
     as_chat: bool | None = None,
-    whole_chat: bool = False,
+    whole_chat: bool | None = None,
     template: str | None = None,
     max_length: int = 2048,
     batch_size: int = 8,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    device: str | None = None,
+    *,
+    compute: ComputeOptions,
     overwrite: bool = False,
-    trust_remote_code: bool = False,
 ) -> None:
     """Scores answers with a reward model.
 
@@ -64,15 +65,14 @@ def score(
         benchmark: the file holds rows of RewardBench 1 or 2; print the section scores.
         as_chat: lay the chat template over prompts and answers that are plain texts (true), or join them as they are (false); none
             does what the model was trained on: a checkpoint knows it, a folder has a chat template or has none.
-        whole_chat: read the reward behind all that the chat template writes of a finished chat, such as ChatML's last newline, as
-            models trained with TRL do; ours are trained at the end of the last turn.
+        whole_chat: read the reward behind all that the chat template writes of a finished chat, such as ChatML's last newline, or
+            at the end of the last turn (false), where ours are trained; none takes the end of the turn, and says so where the
+            folder's template writes more: models trained with TRL need true.
         template: auto, a template's name or a Jinja file; none takes the stored one.
         max_length: tokens of prompt and answer at most; longer ones get no reward and are counted, never cut.
         batch_size: answers of a forward.
-        dtype: dtype of the weights; none takes float32 on a CPU, bfloat16 elsewhere, and the checkpoint's own.
-        device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
+        compute: :class:`~fulgurite.commands.shared.options.ComputeOptions`.
         overwrite: replace an output that holds other rewards.
-        trust_remote_code: run code that came with the backbone; only as it is typed here, whatever a checkpoint says.
     """
     source = Path(file)
     if not source.exists():
@@ -99,7 +99,7 @@ def score(
         ]
     else:
         asked = [read_asked(row, place.source, place.row, as_chat) for row, place in rows]
-    scorer = _load(model, template, max_length, batch_size, dtype, device, trust_remote_code, as_chat, whole_chat)
+    scorer = _load(model, template, max_length, batch_size, compute, as_chat, whole_chat)
     rewards, lengths = _rewards(
         asked, scorer, None if output is None else Path(output), [model, stamp(model)], overwrite
     )
@@ -120,7 +120,10 @@ def _rewards(
     asked: Sequence[Asked], scorer: RewardScorer, target: Path | None, identity: list[Any], overwrite: bool
 ) -> tuple[list[list[float | None]], list[list[int]]]:
     """Rewards and answer tokens of each row's answers; rows that stand in an earlier output are taken over."""
-    common = json.dumps([*identity, scorer.tokenizer.chat_template, str(next(scorer.model.parameters()).dtype)])
+    behind = ["whole chat"] if scorer.reads_behind_the_turn else []
+    common = json.dumps(
+        [*identity, scorer.tokenizer.chat_template, str(next(scorer.model.parameters()).dtype), *behind]
+    )
     hashes = [_hash(common, a.conversations) for a in asked]
     known: dict[str, Row] = {}
     part = None if target is None else target.with_name(target.name + ".part")
@@ -229,7 +232,14 @@ def _taken(row: Row | None, asked: Asked) -> Rewards | None:
 
 
 def _hash(common: str, conversations: Sequence[Conversation]) -> str:
-    turns = json.dumps([[[turn.role, turn.content] for turn in each.turns] for each in conversations])
+    # What is beside the texts counts where it is there: rows of texts keep the hash of earlier versions.
+    turns = json.dumps(
+        [
+            [[turn.role, turn.content, *([turn.extra] if turn.extra else [])] for turn in each.turns]
+            + ([each.tools] if each.tools else [])
+            for each in conversations
+        ]
+    )
     return hashlib.sha256(f"{common}\n{turns}".encode()).hexdigest()[:16]
 
 
@@ -256,19 +266,17 @@ def _load(
     template: str | None,
     max_length: int,
     batch_size: int,
-    dtype: str | None,
-    device: str | None,
-    trust_remote_code: bool,
+    compute: ComputeOptions,
     as_chat: bool,
-    whole_chat: bool,
+    whole_chat: bool | None,
 ) -> RewardScorer:
     from fulgurite.lightning_modules.reward import RewardModule
     from fulgurite.models import load_reward_model
 
-    place = usable_device("score", device)
+    place = usable_device("score", compute.device)
     tokenizer: PreTrainedTokenizerBase
     if model.endswith(".ckpt"):
-        module = load_module(model, trust_remote_code)
+        module = load_module(model, compute.trust_remote_code)
         module.configure_model()
         if not isinstance(module, RewardModule) or module.network is None:
             raise ValueError(
@@ -278,12 +286,20 @@ def _load(
         network = module.network
         tokenizer = load_tokenizer(module.backbone)
         lay_stored(tokenizer, module.chat_template)
-        network = network if dtype is None else network.to(getattr(torch, dtype))
+        network = network if compute.dtype is None else network.to(getattr(torch, compute.dtype))
     else:
-        dtype = dtype or ("float32" if place.type == "cpu" else "bfloat16")
+        dtype = compute.dtype or ("float32" if place.type == "cpu" else "bfloat16")
         folder = resolve_backbone(model)
-        network = load_reward_model(folder, dtype=dtype, require_head=True, trust_remote_code=trust_remote_code).model
+        network = load_reward_model(
+            folder, dtype=dtype, require_head=True, trust_remote_code=compute.trust_remote_code
+        ).model
         tokenizer = load_tokenizer(model)
     if as_chat:
         apply_template(tokenizer, template)
-    return RewardScorer(network.to(place), tokenizer, max_length, batch_size, whole_chat)
+    scorer = RewardScorer(network.to(place), tokenizer, max_length, batch_size, bool(whole_chat))
+    if whole_chat is None and not model.endswith(".ckpt") and scorer.writes_behind_the_turn():
+        say(
+            f"rewards are read at the end of the last turn, behind which the chat template of {shortest(model)} writes more: right "
+            "for models of `fulgurite fit`; give --whole_chat true for one that was trained with TRL or the like"
+        )
+    return scorer

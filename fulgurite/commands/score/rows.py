@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fulgurite.data.readers.base import BadRow
-from fulgurite.data.readers.messages import messages
+from fulgurite.data.readers.messages import messages, tools_of
 from fulgurite.data.records.conversation import Conversation, Turn, checked
 from fulgurite.data.records.findings import Finding, place
 
@@ -48,7 +48,9 @@ def read_asked(row: Row, source: str, number: int, as_chat: bool) -> Asked:
         found = _by_columns(row, as_chat)
         if found is not None:
             kind, answers = found
-            return Asked(row, kind, [_conversation(turns, source, number) for turns in answers])
+            tools, system = tools_of(row.get("tools")), _system(row)
+            given = [turns if turns[0].role in ("system", "prompt") else (*system, *turns) for turns in answers]
+            return Asked(row, kind, [_conversation(turns, source, number, tools) for turns in given])
     except BadRow as error:
         raise ValueError(f"{where}: {error.reason}: {error.detail}; correct the row") from error
     filled = ", ".join(repr(name) for name, value in row.items() if value is not None) or "none"
@@ -101,12 +103,17 @@ def _by_columns(row: Row, as_chat: bool) -> tuple[str, list[tuple[Turn, ...]]] |
     return None
 
 
+def _system(row: Row) -> tuple[Turn, ...]:
+    """The turn that a column 'system' puts before a chat, as in training."""
+    return (Turn("system", row["system"]),) if row.get("system") else ()
+
+
 def _turns_before(prompt: object, as_chat: bool) -> tuple[Turn, ...]:
     """The turns before an answer, of a text or of messages."""
     return (Turn("user" if as_chat else "prompt", prompt),) if isinstance(prompt, str) else messages(prompt, "prompt")
 
 
-def _conversation(turns: tuple[Turn, ...], source: str, number: int) -> Conversation:
+def _conversation(turns: tuple[Turn, ...], source: str, number: int, tools: str | None = None) -> Conversation:
     """The turns with their place; a BadRow for what no training would take, but an empty answer has its reward too."""
     last = turns[-1]
     empty = isinstance(last.content, str) and not last.content.strip()
@@ -114,7 +121,7 @@ def _conversation(turns: tuple[Turn, ...], source: str, number: int) -> Conversa
     for finding in checked(Conversation(shown, source, number)):
         if isinstance(finding, Finding):
             raise BadRow(finding.reason, finding.detail)
-    return Conversation(turns, source, number)
+    return Conversation(turns, source, number, tools=tools)
 
 
 def _answered(before: tuple[Turn, ...], answer: object) -> tuple[Turn, ...]:

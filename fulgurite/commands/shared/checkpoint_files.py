@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _POINTER = b"version https://git-lfs"
 
-__all__ = ["find_checkpoint", "load_module", "read_checkpoint"]
+__all__ = ["check_weights", "find_checkpoint", "load_module", "read_checkpoint"]
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
@@ -131,7 +131,14 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, FinetuneModule)):
         raise ValueError(f"checkpoint {path}: its class {class_path} is not a FinetuneModule; export knows only those")
-    from fulgurite.lightning_modules.checks.hyperparameters import OF_THE_MACHINE
+    from fulgurite.lightning_modules.checks.hyperparameters import INSTANTIATOR, OF_THE_MACHINE
+
+    asked = hyperparameters.get("_instantiator", INSTANTIATOR)
+    if asked != INSTANTIATOR:  # Lightning before 2.6.6 calls whatever the file names
+        raise ValueError(
+            f"checkpoint {path}: it asks for {asked!r} to be called, which no checkpoint of `fulgurite fit` does; allowed is "
+            f"{INSTANTIATOR}; take it as a file that runs foreign code"
+        )
 
     changed: dict[str, Any] = {
         name: None for name in OF_THE_MACHINE if name in hyperparameters
@@ -148,12 +155,31 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
         raise ValueError(
             f"checkpoint {path}: its class {foreign[0]} cannot be imported here; run where that module is importable"
         ) from error
-    if (bad := check_finite(module)) is not None:
+    _refuse_not_finite(path, check_finite(module))
+    return module.eval()
+
+
+def check_weights(path: str | Path, content: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose weights compute nothing of use.
+
+    Args:
+        path: the file, for the message.
+        content: of :func:`read_checkpoint`.
+
+    Raises:
+        ValueError: a tensor of its weights holds NaN or infinity.
+    """
+    from fulgurite.models.weight_files import first_not_finite
+
+    _refuse_not_finite(path, first_not_finite(content["state_dict"]))
+
+
+def _refuse_not_finite(path: str | Path, name: str | None) -> None:
+    if name is not None:
         raise ValueError(
-            f"checkpoint {path}: {bad} holds NaN or infinity, so that the model would compute nothing of use; take an earlier "
+            f"checkpoint {path}: {name} holds NaN or infinity, so that the model would compute nothing of use; take an earlier "
             "checkpoint, or train again with a lower learning rate"
         )
-    return module.eval()
 
 
 def _importable(class_path: str) -> bool:

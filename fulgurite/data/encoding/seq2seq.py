@@ -77,6 +77,8 @@ def encode_pairs(
                 continue
             source = encode_source(tokenizer, turns[:i])
             target = list(tokenizer(text_target=turns[i].content, verbose=False)["input_ids"])
+            while target[-2:] == [end, end]:  # a text that a template has rendered brings its own end
+                target.pop()
             if target[-1:] != [end]:
                 target.append(end)
             rows.append(_fit(conversation.where, source, target, limits, too_long))

@@ -13,10 +13,14 @@ from typing import Any
 from fulgurite.data.readers.base import BadRow, column_names, filled
 from fulgurite.data.records.conversation import Turn
 
-__all__ = ["messages", "tools_of"]
+__all__ = ["TRAIN_KEYS", "messages", "tools_of"]
 
 _ROLES = {"human": "user", "gpt": "assistant"}
-_TRAIN = ("weight", "train", "training")  # OpenAI's and axolotl's names: 0 or false keeps an answer in the context only
+TRAIN_KEYS = (
+    "weight",
+    "train",
+    "training",
+)  # OpenAI's and axolotl's names: 0 or false keeps an answer in the context only
 
 
 def messages(items: object, column: str) -> tuple[Turn, ...]:
@@ -42,9 +46,11 @@ def messages(items: object, column: str) -> tuple[Turn, ...]:
         content: Any = item.get(names[1])
         content = "" if content is None and calls else content
         flags = (
-            [_flag(item, name, column) for name in _TRAIN if item.get(name) is not None] if role == "assistant" else []
+            [_flag(item, name, column) for name in TRAIN_KEYS if item.get(name) is not None]
+            if role == "assistant"
+            else []
         )
-        known = {*names, *(_TRAIN if role == "assistant" else ())}
+        known = {*names, *(TRAIN_KEYS if role == "assistant" else ())}
         rest = {key: value for key, value in item.items() if key not in known and filled(value)}
         turns.append(Turn(role, content, all(flags), json.dumps(rest, sort_keys=True, default=str) if rest else None))
     return tuple(turns)

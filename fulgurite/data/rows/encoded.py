@@ -13,7 +13,7 @@ __all__ = ["IGNORE_INDEX", "BatchRows", "EncodedRows", "Rows", "SelectedRows"]
 
 IGNORE_INDEX = -100
 CHUNK = 1000
-_COUNT_ROWS = 4096
+_COUNT_ROWS = 512
 _PER_TOKEN = ("input_ids", "token_type_ids", "supervised")
 _NOT_PER_ROW = (*_PER_TOKEN, "target_ids", "offsets", "target_offsets")
 

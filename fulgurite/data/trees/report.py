@@ -35,6 +35,7 @@ class TreeReport(LengthReport):
     path_limit: int = 0
     trees: bool = True
     mixed: int | None = None
+    limit_train: int | None = None
 
     def lines(self) -> list[str]:
         """The report as lines of text, the histogram of the paths' lengths last."""
@@ -42,7 +43,8 @@ class TreeReport(LengthReport):
         paths = LengthReport(**{**_base(self), "lengths": self.path_lengths})
         spread = ", ".join(f"p{p} {paths.percentile(p)}" for p in (50, 90, 99))
         count = "" if self.labels is None else f", {self.labels[0]:,} desirable and {self.labels[1]:,} not"
-        read = f"{self.tally.rows:,} rows were read, {self.tally.lost:,} left out"
+        limit = "" if self.limit_train is None else f", limit_train took {self.limit_train:,} of them"
+        read = f"{self.tally.rows:,} rows were read{limit}, {self.tally.lost:,} left out"
         per_tree = f"{self.tokens:,} as trees, {self.alone:,} as {self.kind}: {self.alone / max(1, self.tokens):.2f} times as many"
         table = [
             (self.kind, f"{self.units:,}{count}; {read}"),
@@ -68,7 +70,13 @@ class TreeReport(LengthReport):
 
 
 def tree_report(
-    base: LengthReport, rows: TreeRows, kind: str, path_limit: int, trees: bool, chosen: Tensor | None = None
+    base: LengthReport,
+    rows: TreeRows,
+    kind: str,
+    path_limit: int,
+    trees: bool,
+    chosen: Tensor | None = None,
+    limit_train: int | None = None,
 ) -> TreeReport:
     """The figures of one split.
 
@@ -79,6 +87,7 @@ def tree_report(
         path_limit: tokens of a path at most.
         trees: whether units share tokens.
         chosen: which trees an epoch has, (n,) int64; None: each once.
+        limit_train: rows that were taken, those that are too long among them; None: all.
     """
     marks = rows.tensors["desirable"]
     labels = (int((marks == 1).sum()), int((marks == 0).sum())) if kind == "labels" else None
@@ -92,6 +101,7 @@ def tree_report(
         path_limit=path_limit,
         trees=trees,
         mixed=None if chosen is None else int(rows.targets()[chosen].sum()),
+        limit_train=limit_train,
     )
 
 

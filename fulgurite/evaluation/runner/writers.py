@@ -66,7 +66,13 @@ def in_process(loaded: LoadedModel, batch_size: int, chat: bool) -> Writers:
 
 
 def served(
-    address: str, model: str | None, concurrency: int, max_requests: int | None, max_tokens: int | None
+    address: str,
+    model: str | None,
+    concurrency: int,
+    max_requests: int | None,
+    max_tokens: int | None,
+    log_probs: bool = False,
+    verb: str = "evaluate",
 ) -> Writers:
     """A server's model.
 
@@ -76,13 +82,15 @@ def served(
         concurrency: requests at a time.
         max_requests: of one task at most; None: any number.
         max_tokens: of one task at most; None: any number.
+        log_probs: ask for log-probabilities, which also tell how many tokens an answer has.
+        verb: who asks, for the message.
 
     Raises:
         ValueError: no name.
     """
     if model is None:
-        raise ValueError(f"evaluate: --server {address} without --served_model; give the name of the model there")
+        raise ValueError(f"{verb}: --server {address} without --served_model; give the name of the model there")
     backend = ServerBackend(
-        model, address, concurrency=concurrency, max_requests=max_requests, max_tokens=max_tokens, log_probs=False
+        model, address, concurrency=concurrency, max_requests=max_requests, max_tokens=max_tokens, log_probs=log_probs
     )
     return Writers(backend, None, "servers do not tell them; give --model, or take a task of answers")

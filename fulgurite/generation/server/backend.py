@@ -24,6 +24,7 @@ from fulgurite.generation.protocol import Prompt, Request, Sample, SamplingSetti
 from fulgurite.generation.server.budget import Budget
 from fulgurite.generation.server.client import FatalError, RefusedError, TroubleError, open_client, post
 from fulgurite.generation.server.messages import Answer, BrokenAnswerError, Call, Fields, answers_in, uses_chat
+from fulgurite.generation.server.stop_texts import begun_in_prompt
 
 __all__ = ["ServerBackend", "ServerError"]
 
@@ -109,6 +110,7 @@ class ServerBackend:
         self.extra = dict(extra or {})
         self._key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
         self._refused: set[str] = set()
+        self._careful = False
 
     def identity(self) -> dict[str, Any]:
         """Backend, address (without a password), model, revision, adapter with the hash of its folder, endpoint, further fields."""
@@ -143,7 +145,7 @@ class ServerBackend:
             calls.extend(Call(job.place, job.prompt, part, job.seeds[part[0]]) for part in groups if part)
         seeds = {job.place: job.seeds for job in jobs}
         fields = Fields(self.adapter or self.model, settings, self.log_probs, self.extra)
-        fields.refused = self._refused  # what the server refused in an earlier call is not sent again
+        fields.refused, fields.careful = self._refused, self._careful  # what an earlier call has learned of the server
         made_with = {**self.identity(), "settings": settings.to_dict()}
         return _Run(self, calls, seeds, fields, made_with).samples()
 
@@ -267,7 +269,7 @@ class _Run:
         """Sends one request and hands its samples over: the tokens that it used."""
         chat = uses_chat(call.prompt, self.backend.endpoint)
         path = "/chat/completions" if chat else "/completions"
-        broken = 0
+        broken = spent = 0
         while True:
             body = self.fields.body(call, chat)
             if "n" in self.fields.refused and len(call.indices) > 1:
@@ -276,7 +278,9 @@ class _Run:
             try:
                 content = await post(client, path, body)
                 answers, used = answers_in(content, chat, len(call.indices), self.fields.settings.stop)
-                break
+                spent += used or 0
+                if not self._cut_short(call, chat, answers, body.get("stop", ())):
+                    break
             except BrokenAnswerError as error:
                 broken += 1
                 if broken > self.backend.retries:
@@ -303,7 +307,23 @@ class _Run:
         if len(answers) < len(call.indices):  # `n` was taken no notice of
             self.fields.refused.add("n")
             self._split(call, len(answers))
-        return used
+        return None if used is None else spent
+
+    def _cut_short(self, call: Call, chat: bool, answers: list[Answer], stops: Sequence[str]) -> bool:
+        """Whether the server has ended an answer at a stop text that begins in the prompt; it is told so once."""
+        found = any(
+            answer.finish == "stop" and answer.stop is None and begun_in_prompt(call.prompt, chat, answer.text, stops)
+            for answer in answers
+        )
+        if found and not self.fields.careful:
+            self.fields.careful = self.backend._careful = True
+            warnings.warn(
+                "ServerBackend: an answer may have been ended by a stop text that begins in the prompt, as transformers' server "
+                "does it; it is asked for again, and such stop texts are not sent any more: answers are cut here, and may cost "
+                "more tokens",
+                stacklevel=1,
+            )
+        return found
 
     def _split(self, call: Call, given: int) -> None:
         """Puts the samples that are still missing back into the queue, one a request."""

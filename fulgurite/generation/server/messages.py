@@ -16,6 +16,7 @@ from typing import Any
 from fulgurite.data.records.conversation import Turn
 from fulgurite.generation.in_process.stopping import cut_before
 from fulgurite.generation.protocol import Prompt, SamplingSettings
+from fulgurite.generation.server.stop_texts import safe_stops
 
 __all__ = ["Answer", "BrokenAnswerError", "Call", "Fields", "answers_in", "tokens_in", "uses_chat"]
 
@@ -68,6 +69,7 @@ class Fields:
     def __init__(self, model: str, settings: SamplingSettings, log_probs: bool, extra: Mapping[str, Any]) -> None:
         self.model, self.settings, self.log_probs, self.extra = model, settings, log_probs, extra
         self.refused: set[str] = set()
+        self.careful = False  # whether the server looks for stop texts in the prompt too
 
     def body(self, call: Call, chat: bool) -> dict[str, Any]:
         """The fields of one request."""
@@ -84,8 +86,8 @@ class Fields:
         optional["seed"] = call.seed % _SEEDS
         if len(call.indices) > 1:
             optional["n"] = len(call.indices)
-        if settings.stop:
-            optional["stop"] = list(settings.stop)
+        if stops := safe_stops(call.prompt, chat, settings.stop) if self.careful else list(settings.stop):
+            optional["stop"] = stops
         if settings.stop_ids:
             optional["stop_token_ids"] = list(settings.stop_ids)
         if self.log_probs:

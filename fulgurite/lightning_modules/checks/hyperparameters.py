@@ -18,9 +18,9 @@ from lightning.pytorch import LightningModule
 from fulgurite.adapters import AdapterConfig
 from fulgurite.adapters.config import config_to_dict
 
-__all__ = ["OF_THE_MACHINE", "check_rates", "described", "public_path", "remember"]
+__all__ = ["INSTANTIATOR", "OF_THE_MACHINE", "check_rates", "described", "public_path", "remember"]
 
-_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 # What belongs to the machine and not to the model: a checkpoint of a run with Triton's kernels is exported on a CPU.
 OF_THE_MACHINE = ("kernels",)
 
@@ -60,7 +60,7 @@ def remember(module: LightningModule, arguments: dict[str, Any], cls: type) -> N
     saved = {name: _plain(arguments[name]) for name in names}
     if type(module).__init__ is cls.__init__:  # type: ignore[misc]
         saved["_class_path"] = public_path(type(module))
-        saved["_instantiator"] = _INSTANTIATOR
+        saved["_instantiator"] = INSTANTIATOR
     module.save_hyperparameters(saved, frame=_outermost(), logger=False)
 
 

@@ -18,6 +18,7 @@ from fulgurite.adapters.low_rank.stacking import Factors
 from fulgurite.adapters.methods import config_from_dict, method_of
 from fulgurite.data.conditions.objectives import CONDITION_FILE, Objectives
 from fulgurite.lightning_modules.checks.peft_stage import is_peft_folder, merge_peft, peft_factors
+from fulgurite.models.weight_files import first_not_finite
 
 __all__ = ["low_rank_parts", "merge_adapter", "stored_conditions"]
 
@@ -178,4 +179,9 @@ def _read(path: str) -> dict[str, Any]:
         raise ValueError(
             f"init_adapter: {path} cannot be read ({type(error).__name__}); it is truncated, or no checkpoint of `fulgurite fit`"
         ) from error
+    if (name := first_not_finite(content["state_dict"])) is not None:
+        raise ValueError(
+            f"init_adapter: {path}: {name} holds NaN or infinity, so that nothing could be trained upon it; take an earlier "
+            "checkpoint"
+        )
     return dict(content)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fulgurite.models.sizes import positions_of, vocabulary_of
+from fulgurite.models.sizes import positions_of, tokens_needed, vocabulary_of
 
 __all__ = ["check_positions", "check_sizes", "padding_of"]
 
@@ -37,7 +37,7 @@ def check_sizes(owner: str, model: nn.Module, backbone: str, data: Any, extra: i
     """
     tokenizer, known = _tokenizer(data), vocabulary_of(model)
     if tokenizer is not None and known is not None:
-        needed = _tokens(tokenizer, known)
+        needed = tokens_needed(tokenizer, known)
         if needed > known:
             raise ValueError(
                 f"{owner}: the tokenizer of {type(data).__name__} has {needed} tokens, but {backbone!r} has {known} rows in its "
@@ -72,21 +72,3 @@ def check_positions(owner: str, model: nn.Module, backbone: str, data: Any, extr
 def _tokenizer(data: Any) -> Any:
     load = getattr(data, "load_tokenizer", None)
     return load() if callable(load) else None
-
-
-def _tokens(tokenizer: Any, known: int) -> int:
-    """Ids that the tokenizer may give: its length, special tokens at its end that nothing uses not counted.
-
-    Gemma 3's small models share a tokenizer with the larger ones, whose last token stands for a picture and has no row here.
-    """
-    size = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
-    if size <= known:
-        return size
-    used = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")}
-    template = str(getattr(tokenizer, "chat_template", None) or "")
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    for place in range(known, size):
-        token = added.get(place)
-        if token is None or not token.special or place in used or str(token.content) in template:
-            return size
-    return known

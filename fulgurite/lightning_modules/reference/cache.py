@@ -14,6 +14,7 @@ import torch
 import xxhash
 from torch import nn
 
+from fulgurite.adapters import find_adapters
 from fulgurite.data.rows.checksums import read_checked, write_checked
 from fulgurite.whole_files import whole_file
 
@@ -34,8 +35,11 @@ def weights_fingerprint(model: nn.Module, salt: str = "") -> str:
         salt: whatever else decides its outputs.
     """
     digest = xxhash.xxh3_128(salt.encode())
+    # By identity: a base may have modules of its own that are called branches.
+    branches = [branch for adapter in find_adapters(model) for branch in adapter.branches.values()]
+    own = {id(tensor) for branch in branches for tensor in (*branch.parameters(), *branch.buffers())}
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
-        if ".branches." in name:
+        if id(tensor) in own:
             continue
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

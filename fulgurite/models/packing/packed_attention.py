@@ -7,8 +7,8 @@ gradient, and each layer has to show that its sliding window, which short segmen
 The table is trusted only where the model cannot run where it is (on the meta device, or quantised for a GPU). What fails is
 refused by name.
 
-Rotary embeddings that stretch with the longest row of a batch ("dynamic", "longrope") look at the longest segment, as they
-look at the longest row of a padded batch.
+Rotary embeddings that stretch with the longest row of a batch ("dynamic", "longrope") are refused by name: the scale of each row
+would depend on those that it is packed with.
 """
 
 from __future__ import annotations

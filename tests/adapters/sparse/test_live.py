@@ -202,6 +202,7 @@ def test_weights_written_by_others_before_the_first_forward_become_the_base(refe
         assert torch.equal(model(x), other(x))
 
 
+@pytest.mark.slow
 def test_compiled_model_gives_the_same_gradients():
     torch.manual_seed(0)
     model, x = Toy(), torch.randn(5, 12)

@@ -302,6 +302,7 @@ def test_fsdp_is_refused_by_name():
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_select_the_same():
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

@@ -245,6 +245,7 @@ def _train_two(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_weights_of_one(tmp_path):
     import torch.multiprocessing as mp
 

@@ -31,6 +31,7 @@ def run(pieces, folder, earlier=None, **settings):
     return state, told
 
 
+@pytest.mark.slow
 def test_a_hung_and_a_crashed_piece_do_not_stop_the_campaign(tmp_path):
     """The hung one started a process of its own, which goes with it."""
     noted = tmp_path / "child"

@@ -29,6 +29,7 @@ def workloads_of(name: str):
     return registry.workloads(all_benchmarks()[name], registry.Settings("cuda"))
 
 
+@pytest.mark.slow
 def test_each_piece_is_short_and_what_it_names_exists():
     known = all_benchmarks()
     for piece in all_pieces():

@@ -55,6 +55,7 @@ def outcome(monkeypatch, tmp_path):
     return status, json.loads((tmp_path / "toy.json").read_text()), calls
 
 
+@pytest.mark.slow
 def test_a_wrong_result_has_no_speed(outcome):
     status, figures, calls = outcome
     rows = figures["workloads"][0]["contenders"]
@@ -65,6 +66,7 @@ def test_a_wrong_result_has_no_speed(outcome):
     assert rows["absent"] == {"not_run": "needs a GPU"}
 
 
+@pytest.mark.slow
 def test_results_carry_samples_and_machine(outcome):
     _, figures, _ = outcome
     ours = figures["workloads"][0]["contenders"]["fulgurite"]
@@ -74,6 +76,7 @@ def test_results_carry_samples_and_machine(outcome):
     assert figures["versions"]["torch"] == torch.__version__.split("+")[0] or "torch" in figures["versions"]
 
 
+@pytest.mark.slow
 def test_the_page_is_made_of_results(outcome, tmp_path):
     _, figures, _ = outcome
     (tmp_path / "study.json").write_text(json.dumps({"study": "other"}))
@@ -86,6 +89,7 @@ def test_the_page_is_made_of_results(outcome, tmp_path):
     assert (tmp_path / "toy.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_run_of_some_workloads_leaves_the_others_standing(outcome, tmp_path):
     _, figures, _ = outcome
     other = {**figures["workloads"][0], "name": "another shape"}

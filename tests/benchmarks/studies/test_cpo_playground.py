@@ -21,6 +21,7 @@ def figures(tmp_path_factory):
     return json.loads(json.dumps({**found, "machine": {"device": "here", "torch": "2"}}))
 
 
+@pytest.mark.slow
 def test_every_model_is_asked_and_compared_at_equal_steps(figures):
     models = figures["models"]
     assert list(models) == ["CPO", "CPSFT", "DPO", "SFT", "CPSFT before CDPO"]

@@ -84,3 +84,28 @@ def test_loggers_get_rates_norms_options_pictures_and_tables(tmp_path: Path) -> 
     with open(written, newline="") as stream:
         assert "grad_norm" in next(csv.reader(stream))
     assert "playground" in written.with_name("hparams.yaml").read_text()
+
+
+def test_loggers_with_calls_of_their_own_for_pictures_and_tables(tmp_path: Path) -> None:
+    """W&B's logger has `log_image` and `log_table`, and no writer."""
+    from types import SimpleNamespace
+
+    told: list[Any] = []
+    logger: Any = SimpleNamespace(
+        log_image=lambda key, images: told.append((key, images)),
+        log_table=lambda key, columns, data: told.append((key, columns, data)),
+    )
+    log = RunLog(str(tmp_path))
+    trainer: Any = SimpleNamespace(
+        is_global_zero=True, loggers=[logger], default_root_dir=str(tmp_path), global_step=3, datamodule=None
+    )
+    log._began = 0.0
+    (tmp_path / "curve.png").write_bytes(b"picture")
+    (tmp_path / "ranks.csv").write_text("layer,rank\nq,3\n")
+    (tmp_path / "samples.jsonl").write_text('{"step": 0, "prompt": "a"}\n')
+    log.on_fit_end(trainer, None)  # type: ignore[arg-type]
+    assert told == [
+        ("curve", [str(tmp_path / "curve.png")]),
+        ("ranks", ["layer", "rank"], [["q", "3"]]),
+        ("samples", ["step", "prompt"], [["0", "a"]]),
+    ]

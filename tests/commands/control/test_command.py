@@ -51,6 +51,7 @@ def said(capsys, *words):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_conditions_stand_in_front_of_the_prompt(trained, tmp_path, capsys, monkeypatch):
     from fulgurite.commands.generate import command
 
@@ -72,6 +73,7 @@ def test_conditions_stand_in_front_of_the_prompt(trained, tmp_path, capsys, monk
     assert row["completion"] == asked.removesuffix("\n") and row["instruction"] == QUESTION
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["adapter", "peft", "merged"])
 def test_conditions_travel_with_what_is_exported(trained, tmp_path, capsys, form):
     cpo, _ = trained

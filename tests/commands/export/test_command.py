@@ -208,6 +208,7 @@ def test_a_base_in_bf16_is_compared_with_the_same_rounded_base(
     assert "stored in torch.bfloat16" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_apet_exports_merged_adapter_and_shira(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from fulgurite.models import load_backbone

@@ -39,6 +39,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return checkpoint_of(module, tmp_path / "last.ckpt")
 
 
+@pytest.mark.slow
 def test_every_end_token_is_in_the_generation_config(checkpoint: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, GenerationConfig
@@ -74,6 +75,7 @@ def test_an_adapter_that_cannot_be_merged_leaves_by_itself(
     assert "lm_head is tied to another module" in capsys.readouterr().err and not (tmp_path / "merged").exists()
 
 
+@pytest.mark.slow
 def test_ranks_of_their_own_warn_of_vllm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = checkpoint_of(module_of(), tmp_path / "last.ckpt")
     words = ["export", "--ckpt_path", str(file), "--out"]

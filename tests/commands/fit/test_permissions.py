@@ -39,17 +39,21 @@ COMMANDS = {
     "peft": ["export", "--ckpt_path", "evil.ckpt", "--out", "out"],
     "score": ["score", "--model", "evil.ckpt", "--file", "rows.jsonl", "--output", "out.jsonl"],
     "control": ["control", "--model", "evil.ckpt"],
+    "evaluate": "evaluate --tasks gsm8k --path rows.jsonl --model evil.ckpt --out eval --max_new_tokens 1".split(),
     "validate": ["validate", "--ckpt_path", "evil.ckpt", *SMALL],
     "validate, false typed": ["validate", "--ckpt_path", "evil.ckpt", *SMALL, "--model.trust_remote_code", "false"],
     "fit": ["fit", "--ckpt_path", "evil.ckpt", *SMALL, "--trainer.max_steps", "1"],
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_checkpoint_does_not_switch_remote_code_on(
     checkpoint: Path, marker: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (checkpoint.parent / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (checkpoint.parent / "rows.jsonl").write_text(
+        '{"prompt": "a", "completion": "b", "question": "1 + 1?", "answer": "2 #### 2"}\n'
+    )
     main(COMMANDS[name])
     assert not marker.exists(), capsys.readouterr().err
     if name == "validate":
@@ -61,6 +65,7 @@ def test_it_runs_where_it_is_typed(checkpoint: Path, marker: Path) -> None:
     assert marker.exists()
 
 
+@pytest.mark.slow
 def test_a_configuration_file_does_not_switch_it_on_either(
     checkpoint: Path, marker: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

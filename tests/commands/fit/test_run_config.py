@@ -35,6 +35,7 @@ def rank(folder: Path) -> int:
     return int(config["model"]["init_args"]["adapter"]["init_args"]["rank"])
 
 
+@pytest.mark.slow
 def test_a_used_folder_is_refused_and_overwriting_is_typed(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +62,7 @@ def test_a_used_folder_is_refused_and_overwriting_is_typed(
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_first_checkpoint_and_its_configuration_mixes_nothing(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +130,7 @@ def test_another_runs_checkpoint_is_no_resumption(here: Path, capsys: pytest.Cap
     assert "holds the checkpoints of an earlier run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "code", "word"),
     [

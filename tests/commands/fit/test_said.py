@@ -17,6 +17,7 @@ WORDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_an_early_stop_is_said_and_the_loss_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stop = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val_loss"]
@@ -51,6 +52,7 @@ def test_max_steps_alone_shows_no_number_of_epochs(
     assert {text.strip() for text in described} == {"Epoch 0"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_samples_are_taken_before_the_first_step(tmp_path: Path) -> None:
     words = [

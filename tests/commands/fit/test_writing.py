@@ -49,6 +49,7 @@ def test_a_checkpoint_that_is_refused_is_an_error(
     assert f"run/checkpoints ({os.strerror(number)}); free some space, or give --trainer.default_root_dir" in told
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_older_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIT, "1"]) == 0
     last = here / "run" / "checkpoints" / "last.ckpt"
@@ -65,6 +66,7 @@ def test_a_disk_that_fills_up_leaves_the_older_checkpoint(here: Path, capsys: py
     assert main([*FIT, "2", "--ckpt_path", "last"]) == 0
 
 
+@pytest.mark.slow
 def test_a_kill_while_last_is_written_leaves_a_whole_one(here: Path) -> None:
     """Also where the temporary folder lies on another file system: it is not used."""
     assert main([*FIT, "1"]) == 0

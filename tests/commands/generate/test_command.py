@@ -134,6 +134,11 @@ def test_other_answers_are_not_overwritten_unasked(tmp_path: Path, monkeypatch: 
             json.dumps([{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}]),
             [[("system", "s"), ("user", "u")]],
         ),
+        (
+            "in.jsonl",
+            json.dumps({"prompt": "u", "system": "s"}) + "\n" + json.dumps({"prompt": "v", "system": None}),
+            [[("system", "s"), ("user", "u")], [("user", "v")]],
+        ),
     ],
 )
 def test_kinds_of_files(
@@ -149,6 +154,32 @@ def test_kinds_of_files(
     (tmp_path / name).write_text(content, encoding="utf-8")
     generate(model="playground", file=str(tmp_path / name), output=str(tmp_path / "out.jsonl"))
     assert seen == expected
+
+
+def test_what_messages_and_rows_hold_beside_texts_does_not_vanish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tools, calls and reasoning: laid before the model by the template, or refused."""
+    call = [{"type": "function", "function": {"name": "weather", "arguments": "{}"}}]
+    messages = [{"role": "user", "content": "rain?"}, {"role": "assistant", "content": "", "tool_calls": call}]
+    messages += [
+        {"role": "tool", "content": "no", "tool_call_id": "1"},
+        {"role": "user", "content": "sure?", "weight": 0},
+    ]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps({"messages": messages}))
+    with pytest.raises(ValueError, match=r"in\.jsonl, line 1: .*tool_calls, which the chat template never writes"):
+        generate(model="playground", file=str(source), output=str(out))
+    seen: list[Any] = []
+    monkeypatch.setattr(file_module, "check_prompts", lambda model, tokenizer, prompts, places: seen.extend(prompts))
+    monkeypatch.setattr(file_module, "generate_text", lambda *_: [["x"]])
+    generate(model="playground", file=str(source), output=str(out))
+    assert [turn.extra_keys for turn in seen[0]] == [(), ("tool_calls",), ("tool_call_id",), ()]
+    monkeypatch.undo()
+    for tools in (call, json.dumps(call)):
+        source.write_text(json.dumps({"prompt": "a", "tools": tools}))
+        with pytest.raises(ValueError, match=r"in\.jsonl, line 1: the column 'tools' offers functions to call"):
+            generate(model="playground", file=str(source), output=str(tmp_path / "other.jsonl"))
 
 
 @pytest.mark.parametrize(

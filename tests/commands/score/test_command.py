@@ -48,6 +48,7 @@ def rows():
     return found
 
 
+@pytest.mark.slow
 def test_the_three_forms_of_a_model_give_the_same_rewards(run, checkpoint, rows, tmp_path, capsys):
     """The checkpoint, transformers' layout and UltraRM's."""
     for layout in ("sequence_classification", "regression_head"):
@@ -232,6 +233,7 @@ def test_a_row_that_was_too_long_is_scored_when_the_limit_is_raised(checkpoint, 
     assert all(isinstance(row["reward_chosen"], float) for row in read(out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["my notes\n", '{\n "a": 1\n}\n'])
 def test_a_file_that_is_not_its_own_is_not_written_over(checkpoint, rows, tmp_path, capsys, content):
     source, out = write(tmp_path / "a.jsonl", rows[:1]), tmp_path / "o.jsonl"
@@ -273,6 +275,26 @@ def test_a_bad_row_is_named_before_anything_is_scored(checkpoint, tmp_path, caps
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
+def test_tools_and_calls_are_part_of_what_is_scored():
+    """They go to the chat template, and a row that differs in them alone is another row."""
+    from fulgurite.commands.score.command import _hash
+    from fulgurite.commands.score.rows import read_asked
+
+    def asked(tools, **answer):
+        messages = [{"role": "user", "content": "rain?"}, {"role": "assistant", "content": "No.", **answer}]
+        return read_asked({"messages": messages, "tools": tools}, "rows.jsonl", 3, True).conversations
+
+    rows = [asked(None), asked([{"name": "weather"}]), asked(None, reasoning_content="hm")]
+    assert [json.loads(row[0].tools or "null") for row in rows] == [None, [{"name": "weather"}], None]
+    assert len({_hash("", row) for row in rows}) == 3
+    pair = {"prompt": "rain?", "chosen": "No.", "rejected": "Rain?", "system": "Be short."}
+    for as_chat, roles in ((True, ["system", "user", "assistant"]), (False, ["prompt", "completion"])):
+        for conversation in read_asked(pair, "rows.jsonl", 3, as_chat).conversations:
+            assert [turn.role for turn in conversation.turns] == roles
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 3: tools: "):
+        asked("weather")
+
+
 def test_an_empty_answer_has_a_reward(checkpoint, tmp_path):
     source, out = write(tmp_path / "a.jsonl", [{"prompt": "p", "completions": ["", "b"]}]), tmp_path / "o.jsonl"
     assert main(["score", "--model", checkpoint, "--device", "cpu", "--file", source, "--output", str(out)]) == 0
@@ -299,6 +321,7 @@ def test_an_error_of_the_template_names_file_and_line(checkpoint, tmp_path, caps
     assert main(words) == 1 and "a.jsonl, line 2: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_very_same_rewards(checkpoint, tmp_path):
     """Rows that are scored beside others differ in the last digits; the batches are those of the whole run."""
     rows = [

@@ -44,6 +44,7 @@ def stored(checkpoint: str) -> str | None:
     return torch.load(checkpoint, weights_only=True)["chat_template"]
 
 
+@pytest.mark.slow
 def test_rewards_of_a_model_of_plain_text_are_of_plain_text(plain: str, tmp_path: Path, capsys) -> None:
     assert stored(plain) == "none"
     source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
@@ -81,6 +82,7 @@ def test_plain_pairs_are_trained_as_chats_unless_told_otherwise(tmp_path: Path) 
     assert stored(checkpoint) == load_tokenizer("playground").chat_template
 
 
+@pytest.mark.slow
 def test_an_export_gives_its_rewards_in_everybodys_call(tmp_path: Path, capsys) -> None:
     """The playground's template writes a newline behind the end of a turn, where rewards are read."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -104,6 +106,56 @@ def test_an_export_gives_its_rewards_in_everybodys_call(tmp_path: Path, capsys) 
             assert float(model(input_ids=ids).logits) == pytest.approx(row["reward_chosen"], abs=1e-4)
 
 
+def test_models_trained_elsewhere_are_read_where_everybody_reads_them(tmp_path: Path, capsys) -> None:
+    """ChatML as published ends a finished chat with a newline, behind which TRL and RewardBench read the reward."""
+    from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+
+    from fulgurite.data.encoding.templates import apply_template
+
+    tokenizer = load_tokenizer("playground")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|user|>' + m.role + ': ' + m.content + '<|end|>' + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|user|>assistant: ' }}{% endif %}"
+    )
+    apply_template(tokenizer, "auto").save_pretrained(tmp_path / "model")
+    torch.manual_seed(0)
+    sizes = dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.5
+    )
+    config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=tokenizer.pad_token_id, **sizes)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in PAIRS[:3]))
+    words = [
+        "score",
+        "--model",
+        str(tmp_path / "model"),
+        "--file",
+        str(source),
+        "--output",
+        str(out),
+        "--device",
+        "cpu",
+    ]
+    assert main(words) == 0
+    assert "give --whole_chat true for one that was trained with TRL" in " ".join(capsys.readouterr().out.split())
+    turn = [json.loads(line)["reward_chosen"] for line in out.read_text().splitlines()]
+    # The other place is other settings: what stands there is not taken over.
+    words += ["--whole_chat", "true"]
+    assert main(words) == 1
+    assert main([*words, "--overwrite", "true"]) == 0
+    read = [json.loads(line)["reward_chosen"] for line in out.read_text().splitlines()]
+    assert "--whole_chat true for one" not in " ".join(capsys.readouterr().out.split())
+    for place, row, reward in zip(range(3), PAIRS, read, strict=False):
+        chat = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}]
+        ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=False)
+        with torch.no_grad():
+            assert reward == pytest.approx(float(stock(input_ids=ids).logits), abs=1e-4)
+        assert abs(reward - turn[place]) > 1e-3
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [None, "none"])
 def test_answers_are_asked_for_as_they_were_trained(template: str | None, tmp_path: Path, capsys) -> None:
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS]

@@ -8,7 +8,7 @@ import torch
 
 from fulgurite.cli import main
 from fulgurite.commands.shared.checkpoint_files import find_checkpoint, read_checkpoint
-from tests.commands.fit.runs import checkpoint_of
+from tests.commands.fit.runs import QUICK, checkpoint_of
 
 
 @pytest.mark.parametrize("wanted", ["last", "best"])
@@ -40,10 +40,37 @@ def test_best_is_gone(tmp_path: Path) -> None:
     assert find_checkpoint("last", tmp_path, "test") == str(tmp_path / "last.ckpt")
 
 
+@pytest.mark.parametrize("verb", ["validate", "test", "predict", "fit"])
+def test_weights_that_are_not_finite_are_not_measured(
+    tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fulgurite.lightning_modules import ClassificationModule
+
+    file = checkpoint_of(ClassificationModule("playground", num_labels=2), tmp_path / "run" / "last.ckpt")
+    content = torch.load(file, weights_only=True)
+    content["state_dict"]["network.score.weight"][0, 0] = float("nan")
+    torch.save(content, file)
+    words = [verb, *QUICK, "--ckpt_path", str(file), "--trainer.default_root_dir", str(tmp_path / "other")]
+    assert main(words) == 1
+    assert "last.ckpt: network.score.weight holds NaN or infinity" in capsys.readouterr().err
+
+
 def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(ValueError, match=r"pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"):
         read_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_function_that_a_checkpoint_names_is_not_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lightning before 2.6.6, which our floor allows, calls it."""
+    from fulgurite.lightning_modules import ClassificationModule
+
+    file = checkpoint_of(ClassificationModule("playground", num_labels=2), tmp_path / "last.ckpt")
+    content = torch.load(file, weights_only=True)
+    content["hyper_parameters"]["_instantiator"] = "os.system"
+    torch.save(content, file)
+    assert main(["export", "--ckpt_path", str(file), "--out", str(tmp_path / "out"), "--format", "merged"]) == 1
+    assert "it asks for 'os.system' to be called" in capsys.readouterr().err
 
 
 def test_an_adapter_of_a_class_that_is_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ def test_an_option_without_a_value(words: list[str], told: str, capsys: pytest.C
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -66,6 +68,38 @@ def test_a_hash_is_a_letter(capsys: pytest.CaptureFixture[str]) -> None:
     assert "#none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["generate", "--model", "null", "--prompt", "a"], "'null' is neither a folder nor a model"),
+        (["generate", "--model", "playground", "--file=~", "--output", "o.jsonl"], "--file ~: no such file"),
+        (
+            [*MODEL, "run", "--data.path", "null"],
+            "GLUEDataModule: path was given null, which stands for no value; allowed",
+        ),
+        ([*MODEL, "run", "--data.batch_size", "null"], "GLUEDataModule: batch_size was given null"),
+        ([*MODEL, "run", "--model.learning_rate", "null"], "ClassificationModule: learning_rate was given null"),
+    ],
+)
+def test_null_is_a_name_or_refused(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As YAML it is no value: generate said that nothing was asked, and a fit ended in a traceback."""
+    assert main(words) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_user_without_a_home(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no line in /etc/passwd."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "FULGURITE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert main([*MODEL, "run"]) == 1
+    assert "this user has no home folder; set HOME, or FULGURITE_CACHE" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("logger", ["WandbLogger", "TensorBoardLogger"])
 def test_a_logger_that_is_not_installed(
     logger: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -78,10 +112,14 @@ def test_a_logger_that_is_not_installed(
     assert f"error: {logger}: a package that it needs is not installed" in told and "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_a_strategy_is_given_by_name_or_class(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["validate", *QUICK, "--trainer.logger", "false", "--trainer.strategy"]
     assert main([*words, "SingleDeviceStrategy", "--trainer.strategy.device", "cpu"]) == 0
     capsys.readouterr()
+    if find_spec("torch_xla") is None:
+        assert main([*words, "xla"]) == 1
+        assert "is not installed; pip install 'torch_xla" in capsys.readouterr().err
     assert main([*words, "nothing"]) == 1
     assert "--trainer.strategy nothing: no strategy has this name; give auto, ddp" in capsys.readouterr().err
 
@@ -129,6 +167,7 @@ def test_links_that_lead_to_each_other(capsys: pytest.CaptureFixture[str]) -> No
         assert "symbolic links that lead to each other" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_terminal_of_few_letters(here: Path) -> None:
     """The progress bar has letters that ASCII lacks; the fit died before step 1."""
     pty = pytest.importorskip("pty")

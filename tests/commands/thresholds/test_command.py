@@ -69,6 +69,7 @@ def test_low_and_high_thresholds_by_hand():
     assert curve.low is None and curve.high is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_finished_runs_are_not_run_again_and_a_diverged_one_does_not_stop_the_others(tmp_path, workers):
     runs = [Run("playground", "uniform_scalar", n, s) for n in (64, 1, 4) for s in (0, 1)]
@@ -89,6 +90,7 @@ def test_finished_runs_are_not_run_again_and_a_diverged_one_does_not_stop_the_ot
             list(run_all(runs[2:], settings(), tmp_path, workers, fake))
 
 
+@pytest.mark.slow
 def test_the_command_in_whole(tmp_path, capsys):
     words = ["thresholds", "--out", str(tmp_path), "--task", "sst2", "--budgets", "[4, 64]", "--seeds", "[0, 1]"]
     words += ["--workers", "1", "--floor", "guess", "--methods", "[uniform_scalar, lora]"]

@@ -64,16 +64,19 @@ def sweep(tmp_path: Path) -> Iterator[forking.Forked]:
     _wait(lambda: not any(map(_running, pids)), 30)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_takes_its_processes_along(sweep: forking.Forked) -> None:
     sweep.kill()
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_ends_at_once(sweep: forking.Forked, tmp_path: Path) -> None:
     sweep.send_signal(signal.SIGINT)
     sweep.wait(timeout=15)  # it took the rest of the runs before
     assert (tmp_path / "told").read_text().strip().endswith("KeyboardInterrupt")
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         RuntimeError, match=r"a process of the sweep was killed.*same command again, with fewer --workers"

@@ -175,6 +175,31 @@ def test_an_encoder_decoder_leaves_out_what_its_texts_cannot_hold() -> None:
     assert len(encode_pairs(tokenizer, [Conversation(untrained, "x", 1)], 100)[0]) == 1
 
 
+def test_keys_of_messages_that_nothing_reads_are_named() -> None:
+    turns = (Turn("user", "a", extra='{"id": 3}'), Turn("assistant", "b", extra='{"name": "x", "id": 4}'))
+    for template, told in (
+        (TWO_ENDS, "id, name"),
+        (TWO_ENDS.replace("'<|user|>'", "'<|user|>' + (m.name or '')"), "id"),
+    ):
+        (row,) = ConversationEncoder(with_template(template), 1000).encode([Conversation(turns, "x", 1)])[0]
+        assert isinstance(row, EncodedConversation)
+        assert row.note == f"keys of messages that the chat template never writes: {told}"
+
+
+def test_an_encoder_decoders_answer_ends_once() -> None:
+    """T5's tokenizer ends every text; one that a template has rendered brings its own end."""
+    from tokenizers import processors
+
+    tokenizer = sentencepiece()
+    ends = [("</s>", tokenizer.eos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=ends)
+    for answer in ("film", "film</s>"):
+        turns = (Turn("prompt", "the"), Turn("completion", answer))
+        (pair,) = encode_pairs(tokenizer, [Conversation(turns, "x", 1)], 20)[0]
+        assert not isinstance(pair, Omission)
+        assert pair.target_ids.count(tokenizer.eos_token_id) == 1 and pair.target_ids[-1] == tokenizer.eos_token_id
+
+
 def test_tools_results_follow_calls_only() -> None:
     turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("tool", "c"), Turn("assistant", "d"))
     (found,) = checked(Conversation(turns, "x", 1))

@@ -50,6 +50,7 @@ CASES = [pytest.param(*case, id=name) for name, case in RUNNING_ON.items()]
 CASES += [pytest.param(text, "GiB of memory", id=name, marks=LINUX) for name, text in GREEDY.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("template", "words"), CASES)
 def test_a_template_that_runs_on_is_refused_before_it_is_used(few_rounds: None, template: str, words: str) -> None:
     tokenizer = byte_level()

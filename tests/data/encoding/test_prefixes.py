@@ -201,6 +201,7 @@ def test_what_follows_the_loop_may_not_read_what_its_rounds_change(what: str) ->
     assert told(_BEFORE + _LOOP.replace("BODY", _COUNTING), messages(6), True) == 6
 
 
+@pytest.mark.slow
 def test_random_templates_are_told_right_or_not_at_all() -> None:
     pick = random.Random(0)
     before = [

@@ -106,6 +106,7 @@ def test_generation_markers_cover_answers_and_their_end(tokenizer) -> None:
     assert tokenizer.decode(kept) == "in the park<|end|>Anna<|end|>"
 
 
+@pytest.mark.slow
 def test_the_folder_is_what_build_makes(tmp_path: Path) -> None:
     main(["tokenizer", "--folder", str(tmp_path)])
     base = Path(resolve_backbone("playground"))

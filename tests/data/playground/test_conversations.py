@@ -51,6 +51,7 @@ def answers(schema: str, row: dict[str, Any]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", CONVERSATION_ROWS)
 def test_columns_answers_and_splits(schema: str) -> None:
     questions: dict[str, set[str]] = {}

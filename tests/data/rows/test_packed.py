@@ -169,3 +169,14 @@ def test_windows_count_the_targets_of_packs():
         seen += [token for batch in batches for token in batch["input_ids"][0].tolist()]
     assert promised == 2 * counted == 2 * int(rows.targets().sum())  # each rank is told of the whole window
     assert set(seen) == set(range(total))
+
+
+def test_targets_are_counted_over_more_rows_than_one_chunk():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(0, 6, (1300,), generator=generator)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    marks = torch.rand(int(offsets[-1]), generator=generator) < 0.5
+    ids = torch.zeros(len(marks), dtype=torch.int32)
+    rows = EncodedRows({"input_ids": ids, "offsets": offsets, "full_length": lengths.int(), "supervised": marks})
+    starts, ends = offsets[:-1].tolist(), offsets[1:].tolist()
+    assert rows.targets().tolist() == [int(marks[a + 1 : b].sum()) for a, b in zip(starts, ends, strict=True)]

@@ -87,6 +87,7 @@ def test_layouts_hold_the_same_pairs(make: Make) -> None:
     assert tokens["roots"] == tokens["padded"]
 
 
+@pytest.mark.slow
 def test_chosen_and_rejected_are_those_of_the_rows(make: Make) -> None:
     data = make(UltraInteractPairDataModule, path="builtin", limit_train=None)
     rows = {(row["chosen"], row["rejected"]) for row in builtin_rows("ultrainteract_pair", "train")}
@@ -211,6 +212,18 @@ def test_groups_are_never_split_and_limits_take_whole_ones(make: Make, tmp_path:
     limited.setup("fit")
     (train, _) = limited.reports()
     assert train.units == 50 and train.rows < 30  # type: ignore[attr-defined]
+
+
+def test_a_limit_and_what_it_loses_are_both_said(make: Make, tmp_path: Path) -> None:
+    """Rows are taken before their lengths are known: 40 asked for, and fewer trained on."""
+    pairs = [{"prompt": f"{i}? " + "word " * 90 * (i % 2), "chosen": "yes", "rejected": "no"} for i in range(40)]
+    path = write(tmp_path / "pairs.jsonl", pairs)
+    data = make(path=path, schema="preference", val_fraction=0.0, limit_train=20, max_length=64, on_bad_row="skip")
+    data.setup("fit")
+    (report,) = data.reports()
+    lost, units = report.tally.lost, report.units  # type: ignore[attr-defined]
+    assert 0 < lost < 20 and units == 20 - lost
+    assert f"{units}; 40 rows were read, limit_train took 20 of them, {lost} left out" in data.describe()
 
 
 def test_the_cache_is_read_again_and_a_damaged_one_is_made_again(

@@ -75,6 +75,7 @@ def test_cut_at_any_byte_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
             assert sorted(lines(folder / name), key=key) == sorted(lines(whole / name), key=key)
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_moments(tmp_path: Path) -> None:
     killed_and_resumed(tmp_path, items=30, n=8)
 

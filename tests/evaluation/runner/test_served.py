@@ -8,12 +8,14 @@ import socket
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fulgurite.cli import main
 from fulgurite.data.playground.registry import BACKBONES
+from fulgurite.generation import SamplingSettings, ServerBackend, TransformersBackend, load_for_generation
 from tests import forking
 
 pytest.importorskip("openai")
@@ -83,3 +85,48 @@ def test_a_served_model_has_the_scores_of_the_model_in_this_process(
         scores.append(json.loads((folder / "results.json").read_text())["results"]["gsm8k"]["numbers"])
     assert len(texts[0]) == 6 and texts[0] == texts[1]
     assert scores[0] == scores[1]
+
+
+def test_a_stop_text_that_begins_in_the_prompt_does_not_end_an_answer(address: str, model: str) -> None:
+    """transformers' server looks for stop texts in prompt and answer together."""
+    prompt = "What is 12 + 7?\n"
+    settings = SamplingSettings(max_new_tokens=24)
+    loaded = load_for_generation(model)
+    whole = next(iter(TransformersBackend(loaded.model, loaded.tokenizer).sample([prompt], 1, settings))).text
+    stopped = replace(settings, stop=("\n" + whole[:2],))
+    served = ServerBackend(model, address)
+    with pytest.warns(UserWarning, match="begins in the prompt"):
+        assert next(iter(served.sample([prompt], 1, stopped))).text == whole
+
+
+def test_a_served_model_repairs_as_the_model_in_this_process(tmp_path: Path, address: str, model: str) -> None:
+    shared = [
+        "--tasks",
+        "mbpp",
+        "--path",
+        "builtin",
+        "--limit",
+        "3",
+        "--turns",
+        "1",
+        "--temperature",
+        "0",
+        "--chat",
+        "true",
+    ]
+    shared += ["--max_new_tokens", "40", "--explanation_tokens", "24", "--baselines", "false"]
+    assert (
+        main(["repair", "--server", address, "--served_model", model, *shared, "--out", str(tmp_path / "served")]) == 0
+    )
+    assert main(["repair", "--model", model, "--dtype", "float32", *shared, "--out", str(tmp_path / "own")]) == 0
+    found = []
+    for folder in (tmp_path / "served", tmp_path / "own"):
+        lines = (folder / "mbpp" / "visible" / "chains.jsonl").read_text().splitlines()[1:]
+        records = [json.loads(line) for line in lines]
+        key = ("method", "item", "turn", "step")
+        found.append({tuple(r[k] for k in key): (r.get("prompt"), r.get("text"), r.get("hidden")) for r in records})
+    assert len(found[0]) > 6 and found[0] == found[1]
+    results = [json.loads((tmp_path / name / "results.json").read_text())["results"] for name in ("served", "own")]
+    served, own = (found["mbpp visible"]["methods"]["intervenor"]["cost"] for found in results)
+    assert served["calls"] == own["calls"] and own["prompted"] > own["generated"] > 0
+    assert served["generated"] is None, "transformers' server gives no log-probabilities, which would tell the tokens"

@@ -114,3 +114,14 @@ def test_real_rows(name: str, real_data: Path) -> None:
     found = items_of(TASKS[name], str(real_data), limit=120)
     assert len(found.items) == 120 and not found.bad
     assert len({item.key for item in found.items}) == 120
+
+
+def test_programs_of_the_playground_are_solved_by_their_solutions() -> None:
+    """What their asserts expect comes from the playground's interpreter; Python agrees."""
+    items = items_of(TASKS["mbpp"], "builtin").items
+    assert len(items) == len({item.data["text"] for item in items}) == 100
+    for item in items:
+        space: dict[str, Any] = {}
+        exec("\n".join([item.solution, *item.data["tests"]]), space)  # our own text
+        assert len(item.data["tests"]) >= 3, item.key
+    assert items_of(TASKS["mbpp"], "builtin").items == items, "the same rows each time"

@@ -103,6 +103,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_answers_are_those_of_transformers_whatever_the_batch(kind: str, word_tokenizer: Path) -> None:
     tokenizer = load_tokenizer(str(word_tokenizer))
@@ -150,6 +151,7 @@ def test_a_published_llama_writes_what_transformers_writes(real_data: Path) -> N
             assert prompt + sample.text == tokenizer.decode(ids + expected, skip_special_tokens=True)
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_batch_or_order(playground: LoadedModel) -> None:
     expected = whole(list(backend_of(playground, 1).sample(PROMPTS, 3, DRAWN)))
     assert len({text for _, _, text, *_ in expected}) == 15, "each sample draws with its own numbers"

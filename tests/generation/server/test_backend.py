@@ -102,6 +102,36 @@ def refusing(*names: str) -> Any:
     return handle
 
 
+def looking_back(path: str, body: dict[str, Any], number: int, handler: Any) -> Any:
+    """As transformers' server: stop texts are looked for in prompt and answer together."""
+    begin = "<|assistant|>\n" if "messages" in body else body["prompt"]
+    text = begin
+    for piece in ("```", "\nx = 1\n", "``", "`\nmore"):
+        text += piece
+        if any(text.rstrip("more").rstrip("\n").endswith(stop) for stop in body.get("stop", ())):
+            break
+    return answer(path, body, [text[len(begin) :]] * body.get("n", 1))
+
+
+def test_a_stop_text_that_begins_in_the_prompt_does_not_end_the_answer() -> None:
+    settings = SamplingSettings(stop=("\n```", "END"))
+    prompts = ["def f():\n", "no newline", "def g():\n", [Turn("user", "write")]]
+    with serving(looking_back) as seen, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        backend = ServerBackend("m", seen.url, concurrency=1, log_probs=False)
+        samples = by_request(backend.sample(prompts, 1, settings))
+        assert [some[0].text for some in samples] == ["```\nx = 1"] * 4
+        assert len(seen.requests) == 5, "the first one is asked twice"
+        assert [body.get("stop") for body in seen.bodies()] == [
+            ["\n```", "END"], ["END"], ["\n```", "END"], ["END"], None,
+        ]  # fmt: skip
+        list(backend.sample(prompts[:1], 1, settings))
+        assert len(seen.requests) == 6, "what was learned holds for the next call"
+    assert [str(each.message)[:60] for each in told] == [
+        "ServerBackend: an answer may have been ended by a stop text tha"[:60]
+    ]
+
+
 def test_fields_that_a_server_refuses_are_left_out_if_the_answers_stay_the_same() -> None:
     names = ("n", "logprobs", "seed", "top_k", "repetition_penalty", "stop")
     settings = SamplingSettings(temperature=0.9, stop=(" END", "never"))

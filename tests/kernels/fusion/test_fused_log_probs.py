@@ -252,6 +252,7 @@ def test_checkpointing_and_a_second_backward(kinds):
     torch.testing.assert_close(arguments["named"]["gate_scores"].grad, 2 * first)
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("shared", [False, True], ids=["heads", "one head"])
 def test_under_torch_compile(shared):

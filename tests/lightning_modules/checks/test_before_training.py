@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner import Tuner
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fulgurite.adapters import LoRA, SoRA
+from fulgurite.data.playground.registry import BACKBONES
 from fulgurite.datamodules import GLUEDataModule, SFTDataModule
 from fulgurite.lightning_modules import ClassificationModule, SFTModule, SoRAModule
-from fulgurite.lightning_modules.checks.before_training import refuse_float16, warn_of_small_rate
+from fulgurite.lightning_modules.checks.before_training import keep_what_autocast_casts, refuse_float16
+from fulgurite.optim import ProximalAdamW
 
 
 def chats(folder, **options):
@@ -51,6 +55,7 @@ def test_a_scaler_takes_float32_weights_and_adapters_on_a_float16_base():
         refuse_float16("M", network, network.parameters(), Trainer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [SoRA(rank=2), LoRA(rank=2), None], ids=["SoRA", "LoRA", "full"])
 @pytest.mark.parametrize("form", ["dtype", "bf16-true", "bf16-mixed"])
 def test_what_is_trained_in_bfloat16_is_held_in_float32(form, adapter, make_trainer, tmp_path):
@@ -94,16 +99,52 @@ def test_the_tuners_rate_is_used_in_every_step_of_the_next_fit(make_trainer, tmp
     assert rates.seen and rates.seen == pytest.approx([rate] * len(rates.seen))
 
 
-def test_rates_that_autocast_rounds_away_are_named():
+def test_weights_that_autocast_would_round_back_are_given_masters():
+    def kept(network, rate=5e-7, precision="bf16-mixed", adapted=False, optimizer=ProximalAdamW):
+        trained = [p for p in network.parameters() if p.requires_grad]
+        trainer = SimpleNamespace(precision=precision, optimizers=[optimizer(trained)] if trained else [])
+        return keep_what_autocast_casts("PreferenceModule", network, adapted, rate, trainer)
+
     published = torch.nn.Linear(4, 2).bfloat16().float()  # as a model that came in bfloat16 and is trained in float32
-    with pytest.warns(
-        UserWarning, match="most of the 10 trained weights.*5e-07 and precision is bf16-mixed.*dtype bfloat16"
-    ):
-        warn_of_small_rate("PreferenceModule", published, 5e-7, "bf16-mixed")
+    assert kept(published) == kept(published, 1e-5) == [published.weight]  # a bias is added in float32
+    with pytest.warns(UserWarning, match="most of the 10 trained numbers.*5e-07 and precision is bf16-mixed.*32-true"):
+        assert kept(published, adapted=True) == []
+    with pytest.warns(UserWarning, match="most of the 10 trained numbers"):
+        assert kept(published, optimizer=torch.optim.SGD) == []
+    factors = torch.nn.ParameterList([torch.randn(2, 4), torch.zeros(8, 2)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_small_rate("SFTModule", published, 1e-5, "bf16-mixed")
-        warn_of_small_rate("PreferenceModule", published, 5e-7, "32-true")
-        warn_of_small_rate("PreferenceModule", torch.nn.Linear(4, 2), 5e-7, "bf16-mixed")  # off bfloat16's numbers
-        warn_of_small_rate("PreferenceModule", torch.nn.Linear(4, 2).bfloat16(), 5e-7, "bf16-mixed")  # has masters
-        warn_of_small_rate("PreferenceModule", published.requires_grad_(False), 5e-7, "bf16-mixed")  # an adapter's base
+        assert kept(published, 1e-3) == kept(published, precision="32-true") == []
+        assert kept(torch.nn.Linear(4, 2)) == []  # off bfloat16's numbers
+        assert kept(torch.nn.Linear(4, 2).bfloat16()) == []  # has masters anyway
+        assert kept(factors, adapted=True) == []
+        assert kept(published.requires_grad_(False)) == []  # an adapter's base
+
+
+@pytest.mark.slow
+def test_masters_under_autocast_survive_a_resume(make_trainer, tmp_path):
+    source = BACKBONES["playground"]
+    AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "base")
+
+    def run(folder, *, steps, checkpoint=None):
+        torch.manual_seed(0)
+        module = SFTModule(str(tmp_path / "base"), learning_rate=1e-5, lr_schedule="constant", warmup_ratio=0.0)
+        options = {"max_epochs": None, "max_steps": steps, "precision": "bf16-mixed", "limit_val_batches": 0}
+        trainer = make_trainer(default_root_dir=folder, **options)
+        trainer.fit(module, chats(tmp_path), ckpt_path=checkpoint)
+        trainer.save_checkpoint(folder / "end.ckpt")
+        return dict(module.network.named_parameters()), trainer.optimizers[0].state
+
+    for name in ("whole", "part"):
+        (tmp_path / name).mkdir()
+    whole, states = run(tmp_path / "whole", steps=4)
+    run(tmp_path / "part", steps=2)
+    resumed, again = run(tmp_path / "part", steps=4, checkpoint=tmp_path / "part" / "end.ckpt")
+    matrices = [name for name, p in whole.items() if p.dim() > 1]
+    assert matrices
+    for name, p in whole.items():
+        assert torch.equal(p, resumed[name]), name
+        if name in matrices:
+            assert torch.equal(states[p]["master"], again[resumed[name]]["master"])
+            assert torch.equal(p, p.bfloat16().float()) and not torch.equal(p, states[p]["master"])

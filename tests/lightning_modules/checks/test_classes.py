@@ -18,6 +18,7 @@ def rows(tmp_path, label_names=None, labels=("pos", "neg")):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_another_order_of_the_labels_is_refused_and_the_same_one_tested(make_trainer, plain_bert, tmp_path):
     trained = ["pos", "neg"]
     module = ClassificationModule(plain_bert, learning_rate=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from lightning.pytorch import Trainer
 
@@ -25,6 +26,7 @@ def test_a_class_that_no_package_offers_keeps_the_path_of_its_file():
     assert public_path(torch.nn.Linear) == "torch.nn.Linear" and public_path(dict) == "builtins.dict"
 
 
+@pytest.mark.slow
 def test_checkpoints_with_public_paths_and_with_paths_of_files_load(tmp_path):
     module = SFTModule("playground", adapter=LoRA(rank=2))
     assert module.hparams["_class_path"] == "fulgurite.lightning_modules.SFTModule"

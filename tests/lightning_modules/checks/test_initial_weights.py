@@ -82,6 +82,7 @@ def test_checkpoints_of_every_module_are_merged(first, stored, tmp_path):
     assert not torch.allclose(logits(model), logits(base()), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_positions_that_gradients_chose_travel_with_the_checkpoint(make_trainer, tmp_path):
     data = SFTDataModule(
         "builtin", tokenizer="playground", cache_dir=str(tmp_path / "cache"), limit_train=8, batch_size=4
@@ -95,6 +96,7 @@ def test_positions_that_gradients_chose_travel_with_the_checkpoint(make_trainer,
     assert torch.allclose(logits(model), logits(module.network), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_peft_folders_are_merged(tmp_path):
     path = write(moved(FIRST["SoRAModule"]()), tmp_path / "first.ckpt")
     export(path, str(tmp_path / "peft"))
@@ -115,6 +117,15 @@ def test_peft_folders_that_do_not_fit_or_merge_are_refused(tmp_path):
         merge_adapter(base(), str(tmp_path / "peft"))
 
 
+def test_a_stage_that_is_not_finite_is_refused(tmp_path):
+    module = moved(FIRST["SFTModule"]())
+    with torch.no_grad():
+        next(iter(module.adapter.branches.values())).lora_b[0, 0] = float("nan")
+    path = write(module, tmp_path / "first.ckpt")
+    with pytest.raises(ValueError, match=r"init_adapter: .*first\.ckpt: network\..*lora_b holds NaN or infinity"):
+        merge_adapter(base(), path)
+
+
 def first_of(kind, folder):
     path = write(moved(FIRST["SoRAModule"]()), folder / "first.ckpt")
     if kind == "checkpoint":
@@ -123,6 +134,7 @@ def first_of(kind, folder):
     return str(folder / kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["checkpoint", "peft", "adapter"])
 @pytest.mark.parametrize("second", [LoRA(rank=2, alpha=8, targets=r".*\.(q_proj|up_proj)"), "SoRA"])
 def test_two_stacked_adapters_leave_as_one(kind, second, tmp_path):
@@ -146,6 +158,7 @@ def test_two_stacked_adapters_leave_as_one(kind, second, tmp_path):
     assert torch.allclose(logits(load_backbone(str(tmp_path / "merged"), "causal_lm").model), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_three_stages_too(tmp_path):
     from peft import PeftModel
 
@@ -170,6 +183,7 @@ def test_what_is_no_sum_of_low_ranks_is_refused_and_merged_instead(tmp_path):
     export(path, str(tmp_path / "out"), format="merged")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["LoRA", "Bottleneck", "none"])
 @pytest.mark.parametrize("upon", [False, True])
 def test_the_command_that_a_run_recommends_works(adapter, upon, make_trainer, tmp_path, capsys):

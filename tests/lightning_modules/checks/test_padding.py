@@ -31,6 +31,7 @@ def write_llama(folder, pad_token_id):
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pad_token_id", [None, 7])
 @pytest.mark.parametrize("adapter", [None, LoRA(rank=2)])
 def test_a_run_and_its_export_read_each_row_alone(adapter, pad_token_id, make_trainer, tmp_path):

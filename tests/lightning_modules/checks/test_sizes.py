@@ -77,6 +77,7 @@ def cases(backbone, max_length, cache):
     yield CPOModule(backbone), CPODataModule(stage="cpsft", **some)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(7))
 @pytest.mark.parametrize(
     ("rows", "positions", "words"), [(200, 96, r"{all} tokens.*200 rows"), (None, 64, r"96 tokens.*64 pos")]

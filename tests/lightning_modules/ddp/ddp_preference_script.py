@@ -21,7 +21,7 @@ def main(devices: int, loss: str, out: Path) -> None:
     module = PreferenceModule("playground", loss=loss, adapter=LoRA(rank=4, alpha=8), learning_rate=5e-3)
     kind = "labels" if loss == "kto" else "pairs"
     data = PreferenceDataModule(
-        path="builtin", limit_train=70, batch_size=4 // devices, max_length=128, objective_kind=kind
+        path="builtin", limit_train=40, batch_size=4 // devices, max_length=128, objective_kind=kind
     )
     trainer, losses = fit(module, data, devices, out, max_epochs=2)
     result = {

@@ -19,7 +19,7 @@ def main(devices: int, out: Path) -> None:
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
     module = SFTModule("playground", adapter=LoRA(rank=4, alpha=8), learning_rate=5e-3)
-    data = UltraLinkDataModule(path="builtin", limit_train=70, batch_size=4 // devices, max_length=256)
+    data = UltraLinkDataModule(path="builtin", limit_train=40, batch_size=4 // devices, max_length=256)
     trainer, losses = fit(module, data, devices, out, max_epochs=2)
     result = {
         "losses": losses,

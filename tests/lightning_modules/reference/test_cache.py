@@ -52,6 +52,17 @@ def test_an_adapter_beside_the_weights_is_left_out() -> None:
         assert weights_fingerprint(model) == before
 
 
+def test_a_module_of_the_base_called_branches_counts() -> None:
+    model = nn.ModuleDict({"block": nn.ModuleDict({"branches": nn.Linear(4, 3)})})
+    before = weights_fingerprint(model)
+    adapter = attach(model, LoRA(rank=2, targets=r".*branches"), check_forward=False)
+    with adapter.disabled():
+        assert weights_fingerprint(model) == before
+    with torch.no_grad():
+        model["block"]["branches"].weight[0, 0] += 1  # type: ignore[index]
+    assert weights_fingerprint(model) != before
+
+
 def test_a_flipped_bit_is_not_a_reference(tmp_path):
     path = tmp_path / "reference.safetensors"
     ReferenceCache(torch.arange(5), torch.rand(5), "weights").save(path)

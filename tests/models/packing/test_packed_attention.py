@@ -76,6 +76,7 @@ def errors(model, plain, rows):
     return float(((found - wanted).abs().max() / wanted.abs().max()).detach()), float(distance / norm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @pytest.mark.parametrize("adapter", [None, LoRA(rank=3), SoRA(rank=3)], ids=["full", "lora", "sora"])
 @pytest.mark.parametrize("name", DECODERS)
@@ -143,6 +144,7 @@ def test_attention_costs_no_square_of_the_pack(name):
     assert before.side == 240 and packed.side <= 40
 
 
+@pytest.mark.slow
 def test_bloom_is_precise_far_into_a_pack():
     model = build("bloom")
     plain = copy.deepcopy(model).double()

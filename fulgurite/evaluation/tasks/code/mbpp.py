@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fulgurite.data.playground.content.interpreter import Program
+from fulgurite.data.playground.content.programs import function
+from fulgurite.data.playground.draw import Draw
 from fulgurite.data.records.findings import Place
 from fulgurite.data.sources.tables import rows_of
 from fulgurite.evaluation.judging.programs import ProgramJudge
@@ -21,6 +24,7 @@ from fulgurite.sandbox import Job
 __all__ = ["mbpp_job"]
 
 _REVISION = "4bb6404fdc6cacfda99d4ac4205087b89d32030c"
+_MADE = 100  # rows of the playground
 _FIRST, _LAST = 11, 510  # the test split; the file of all 974 tasks holds the others too
 
 
@@ -49,7 +53,7 @@ def _item(row: Row, number: int) -> Item:
     asserts = "\n".join(tests)
     lead = f"You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n{asserts}\n"
     setup = str(row.get("test_setup_code") or "").replace("\r\n", "\n")
-    data = {"tests": list(tests), "imports": list(row.get("test_imports") or []), "setup": setup}
+    data = {"tests": list(tests), "imports": list(row.get("test_imports") or []), "setup": setup, "text": text}
     code = str(row.get("code") or "").replace("\r\n", "\n")
     question = f"{lead}\nAnswer with the whole program in one block of code."
     key = str(field_of(row, "task_id", (int, str)))
@@ -74,6 +78,28 @@ def _test_split(path: Path) -> Iterator[tuple[Place, Row]]:
     yield from found or rows
 
 
+def _playground() -> list[Row]:
+    """Tiny functions of the playground in MBPP's schema; what their asserts expect comes from the playground's own interpreter."""
+    draw = Draw("programs", "test")
+    rows: list[Row] = []
+    seen: set[str] = set()
+    while len(rows) < _MADE:
+        words, source, arity = function(draw)
+        if words in seen:
+            continue
+        seen.add(words)
+        name, program = source[4 : source.index("(")], Program(source)
+        values = [tuple(draw.integer(0, 12) for _ in range(arity)) for _ in range(6)]
+        calls = [
+            (f"{name}({', '.join(map(str, given))})", program.call(name, *given)) for given in dict.fromkeys(values)
+        ]
+        tests = [f"assert {call} == {result}" for call, result in calls]
+        rows.append(
+            {"task_id": len(rows) + 1, "text": words, "code": source, "test_list": tests, "test_setup_code": ""}
+        )
+    return rows
+
+
 def _within(key: object) -> bool:
     return isinstance(key, int) and _FIRST <= key <= _LAST
 
@@ -95,6 +121,7 @@ for _name, _about, _config, _file in _SETS:
             Hub("google-research-datasets/mbpp", _config, "test", _REVISION),
             (f"code/mbpp/{_file}", f"mbpp/{_file}", _file),
             read=_test_split,
+            builtin=_playground if _name == "mbpp" else None,
             stop=("[DONE]",),
             max_new_tokens=512,
             answer=_program,

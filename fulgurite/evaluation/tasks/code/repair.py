@@ -21,6 +21,7 @@ def _pack(row: Row, number: int) -> Item:
     lead = f"{buggy}\n{test.strip()}\n\nFix bugs in {name}.\n"
     data = {"prompt": start, "test": test, "entry_point": name, "buggy": buggy, "bug": str(row.get("bug_type") or "")}
     data["helpers"] = str(row.get("prompt") or f"{start}    pass\n")  # the declaration alone has no body
+    data["examples"] = str(row.get("example_test") or "")
     question = f"{lead}\nAnswer with the whole corrected function, its imports included, in one block of code."
     return Item(
         str(field_of(row, "task_id", (str, int))),
@@ -42,6 +43,7 @@ def _codeerror(row: Row, number: int) -> Item:
         f"This Python program is wrong:\n\n```python\n{buggy.rstrip()}\n```\n\nIts error message is:\n\n{message}\n\n"
     )
     data = {"prompt": "", "test": test, "entry_point": name, "buggy": buggy, "bug": str(row.get("error_type") or "")}
+    data |= {"start": str(row.get("prompt") or ""), "original": str(row.get("original_task_id") or "")}
     asked = f"{lead}Answer with the whole corrected program in one block of code."
     return Item(
         str(field_of(row, "task_id", (str, int))),

@@ -1,0 +1,155 @@
+"""The prompts: template files in Jinja, rendered in its sandbox, which a folder of the user's own may replace one by one.
+
+| file | who reads it | what is asked |
+|---|---|---|
+| write | learner | the first program |
+| teach | teacher | why the program fails and how to mend it, without the code |
+| repair | learner | the mended program, by error and explanation |
+| repair_error | learner | the mended program, by the error alone (baseline) |
+| repair_steps | learner | the same, with the request to think step by step (baseline) |
+| tests | learner | asserts, from the problem's text only (feedback selfgen) |
+
+Each stands there as NAME.completion.jinja, a text that a model continues, and as NAME.chat.jinja, what a chat's user says. What a
+template may name is in FIELDS. All files are parsed, looked through for other names, and rendered once before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fulgurite.evaluation.runner.plan import text_hash
+from fulgurite.evaluation.tasks.code.programs import STOPS
+from fulgurite.whole_files import write_text
+
+__all__ = ["FIELDS", "Templates", "copy_templates", "stops_of"]
+
+_OWN = Path(__file__).parent / "templates"
+_NAMES = ("write", "teach", "repair", "repair_error", "repair_steps", "tests")
+_FORMS = ("completion", "chat")
+FIELDS = {
+    "task": "the request: a sentence, or a signature with its docstring",
+    "start": "the beginning of the program that a completion continues; empty where all of it is to be written",
+    "entry_point": "the name of the function that is wanted",
+    "program": "the program as it is now; empty if no answer held one",
+    "explanation": "the teacher's explanation",
+    "error": "what is wrong, as a paragraph",
+    "error_type": "the exception's class, or another word such as Timeout",
+    "error_message": "its message",
+    "failing_test": "the assert that failed",
+    "actual": "what the program gave there",
+    "expected": "what the test wanted",
+    "program_line": "the line of the program at which the exception arose",
+    "turn": "the number of the repair, from 1; 0 for the first program",
+}
+_HEADING = "\n###"  # ours, with which each part of a completion begins
+
+
+def stops_of(name: str, start: str) -> tuple[str, ...]:
+    """Texts that end the completion of a template. None of them cuts an explanation at a word of Python.
+
+    Args:
+        name: of the template.
+        start: the beginning of the program; where there is one, what ends a function's body ends the completion.
+    """
+    if name in ("teach", "repair_steps"):
+        return (_HEADING,)
+    if name == "tests":
+        return (_HEADING, "\n```")
+    return STOPS if start else ("\n```",)
+
+
+class Templates:
+    """All prompts.
+
+    Args:
+        folder: files of the user's own, which replace ours of the same name; None for ours alone.
+
+    Attributes:
+        hashes: of each file's text, by its name.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a file of another name, one that is no Jinja, or one that names a field that there isn't.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        from jinja2 import StrictUndefined
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        self._environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            autoescape=False,
+        )
+        wanted = [f"{name}.{form}.jinja" for name in _NAMES for form in _FORMS]
+        if folder is not None and not folder.is_dir():
+            raise FileNotFoundError(
+                f"repair: no such folder of templates: {folder}; give a folder with files such as {wanted[0]}"
+            )
+        others = (
+            [] if folder is None else sorted(f.name for f in folder.iterdir() if f.is_file() and f.name not in wanted)
+        )
+        if others:
+            raise ValueError(
+                f"repair: {folder}: {', '.join(others)} is no template; the names are: {', '.join(wanted)}"
+            )
+        files = {name: own if (own := (folder or _OWN) / name).is_file() else _OWN / name for name in wanted}
+        texts = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+        self._compiled = {name: self._checked(files[name], text) for name, text in texts.items()}
+        self.hashes = {name: text_hash(text) for name, text in texts.items()}
+
+    def _checked(self, file: Path, text: str) -> Any:
+        """The compiled template, tried with every field filled and with every field empty."""
+        from jinja2 import TemplateError, TemplateSyntaxError, meta
+
+        try:
+            unknown = sorted(meta.find_undeclared_variables(self._environment.parse(text)) - FIELDS.keys())
+            if unknown:
+                raise ValueError(
+                    f"repair: the template {file} names the unknown field {', '.join(map(repr, unknown))}; the fields are: "
+                    f"{', '.join(FIELDS)}; correct the template"
+                )
+            compiled = self._environment.from_string(text)
+            for value in ("x", ""):
+                compiled.render({**dict.fromkeys(FIELDS, value), "turn": 1})
+        except TemplateSyntaxError as error:
+            raise ValueError(
+                f"repair: the template {file}, line {error.lineno}: {error.message}; correct it"
+            ) from error
+        except (TemplateError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
+            raise ValueError(f"repair: the template {file} cannot be rendered ({error}); correct it") from error
+        return compiled
+
+    def text(self, name: str, chat: bool, fields: Mapping[str, object]) -> str:
+        """A rendered prompt.
+
+        Args:
+            name: of the template, without its form.
+            chat: for a chat's user, not as a text to continue.
+            fields: values; those that are not given are empty.
+        """
+        given = {**dict.fromkeys(FIELDS, ""), "turn": 0, **fields}
+        text = str(self._compiled[f"{name}.{'chat' if chat else 'completion'}.jinja"].render(given))
+        return text.strip() if chat else text
+
+
+def copy_templates(folder: Path) -> list[Path]:
+    """Writes our templates into a folder, to be edited there; a file that is there already is left alone.
+
+    Args:
+        folder: made if it is not there.
+
+    Returns:
+        The files that were written.
+    """
+    written = []
+    for own in sorted(_OWN.glob("*.jinja")):
+        file = folder / own.name
+        if not file.exists():
+            write_text(file, own.read_text(encoding="utf-8"))
+            written.append(file)
+    return written
