@@ -76,6 +76,17 @@ VERBS = {
         "pass rates over a series of model sizes, the law that they follow, and whether it holds",
         "fulgurite.commands.scaling.command:scaling",
     ),
+    "emulate": Verb(
+        "a smaller model of some layers of a full one, on which these are trained elsewhere",
+        "fulgurite.commands.emulate.command:emulate",
+    ),
+    "plug-in": Verb(
+        "put layers that were tuned on an emulator into the full model", "fulgurite.commands.plug_in.command:plug_in"
+    ),
+    "landscape": Verb(
+        "the loss along the line between two models, or over the plane through three",
+        "fulgurite.commands.landscape.command:landscape",
+    ),
 }
 
 _EPILOG = """\

@@ -73,6 +73,7 @@ PUBLIC = {
     ],
     "fulgurite.models": [
         "Backbone",
+        "Emulator",
         "FusedGeneration",
         "FusedNetwork",
         "FusedStates",
@@ -90,7 +91,9 @@ PUBLIC = {
         "enable_trees",
         "find_decoder",
         "head_options",
+        "linear_cka",
         "load_backbone",
+        "load_emulator",
         "load_reward_model",
         "output_head",
         "packed_inputs",
@@ -150,6 +153,7 @@ PUBLIC = {
         "CPOModule",
         "ClassificationModule",
         "FinetuneModule",
+        "OffsiteTuningModule",
         "PreferenceModule",
         "RewardModule",
         "SFTModule",
@@ -159,6 +163,7 @@ PUBLIC = {
     ],
     "fulgurite.datamodules": [
         "CPODataModule",
+        "ChoiceTasksDataModule",
         "ConversationDataModule",
         "FilesDataModule",
         "GLUEDataModule",
@@ -241,6 +246,10 @@ OPTIONS = {
         "backbone task adapter learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype from_scratch "
         "gradient_checkpointing kernels trust_remote_code"
     ),
+    "fulgurite.lightning_modules.OffsiteTuningModule": (
+        "backbone adapter learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing "
+        "kernels trust_remote_code"
+    ),
     "fulgurite.lightning_modules.APETModule": (
         "backbone task budget selection seed targets mask storage score_batches learning_rate head_learning_rate weight_decay "
         "warmup_ratio lr_schedule num_labels dtype gradient_checkpointing kernels trust_remote_code"
@@ -248,6 +257,10 @@ OPTIONS = {
     "fulgurite.datamodules.PETTasksDataModule": (
         "task path revision task_type verbaliser max_answer_length generate limit_eval tokenizer batch_size eval_batch_size "
         "max_length num_workers seed cache_dir limit_train pad_multiple"
+    ),
+    "fulgurite.datamodules.ChoiceTasksDataModule": (
+        "task path val_path test_path blank on_bad_row val_fraction tokenizer batch_size eval_batch_size max_length num_workers "
+        "seed cache_dir limit_train pad_multiple"
     ),
     "fulgurite.datamodules.GLUEDataModule": (
         "task path revision splits mismatched tokenizer batch_size eval_batch_size max_length num_workers seed cache_dir "

@@ -9,6 +9,7 @@ from fulgurite.datamodules.files import FilesDataModule
 from fulgurite.datamodules.glue import GLUEDataModule
 from fulgurite.datamodules.pet_tasks import PETTasksDataModule
 from fulgurite.datamodules.preferences import PreferenceDataModule
+from fulgurite.datamodules.tasks.choices import ChoiceTasksDataModule
 from fulgurite.datamodules.texts import TextDataModule
 from fulgurite.datamodules.ultrachat import UltraChatDataModule
 from fulgurite.datamodules.ultrachat2 import UltraChat2DataModule
@@ -22,6 +23,7 @@ from fulgurite.datamodules.ultralink import UltraLinkDataModule
 
 __all__ = [
     "CPODataModule",
+    "ChoiceTasksDataModule",
     "ConversationDataModule",
     "FilesDataModule",
     "GLUEDataModule",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fulgurite.data.encoding.continuations import encode_pair
 from fulgurite.generation.identity import identify
 from fulgurite.kernels import linear_log_probs
 from fulgurite.models import FusedNetwork, find_decoder, head_options
@@ -221,21 +222,3 @@ class ModelScorer(ChoiceScorer):
             (float(logs.double().sum()), bool(hits.all()))
             for logs, hits in zip(found.cpu().split(counts), best.cpu().split(counts), strict=True)
         ]
-
-
-def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Tokens of a context and of its continuation.
-
-    Args:
-        tokenizer: with its own special tokens in front, where it puts them there.
-        context: blanks at its end go to the continuation.
-        continuation: what follows.
-    """
-    bare = context.rstrip()
-    continuation, context = context[len(bare) :] + continuation, bare
-    # A text that begins with the first token already gets no second one.
-    first = tokenizer.bos_token
-    options = {"add_special_tokens": False} if isinstance(first, str) and first and context.startswith(first) else {}
-    before: list[int] = tokenizer.encode(context, **options)
-    whole: list[int] = tokenizer.encode(context + continuation, **options)
-    return before, whole[len(before) :]

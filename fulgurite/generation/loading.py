@@ -16,6 +16,7 @@ from fulgurite.data.encoding.templates import apply_template
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.models import load_backbone
+from fulgurite.models.emulator.folder import is_emulator, load_emulator
 from fulgurite.models.loading import check_folder
 from fulgurite.models.sizes import check_vocabulary, vocabulary_of
 from fulgurite.models.weight_files import check_peft_file
@@ -73,14 +74,10 @@ def load_for_generation(
             "load_for_generation: no model was given, and the adapter names none; give the base that it was trained on"
         )
     base = resolve_backbone(name)
-    check_folder(base)
-    loaded = load_backbone(base, _task(base), dtype=dtype)
-    if loaded.new_heads:
-        raise ValueError(
-            f"load_for_generation: the weights of {name!r} hold no {', '.join(loaded.new_heads)}, so that it cannot write text; "
-            "give a language model"
-        )
-    network: nn.Module = loaded.model
+    if is_emulator(base):
+        network: nn.Module = load_emulator(base, dtype).model
+    else:
+        network = _language_model(name, base, dtype)
     known = vocabulary_of(network)
     if adapter is not None and peft is not None:
         network = _with_peft(network, adapter, name)
@@ -91,6 +88,17 @@ def load_for_generation(
     if template is not None:
         apply_template(tokenizer, template)
     return LoadedModel(network.to(device).eval(), tokenizer, _conditions(adapter) or _conditions(name))
+
+
+def _language_model(name: str, base: str, dtype: str) -> nn.Module:
+    check_folder(base)
+    loaded = load_backbone(base, _task(base), dtype=dtype)
+    if loaded.new_heads:
+        raise ValueError(
+            f"load_for_generation: the weights of {name!r} hold no {', '.join(loaded.new_heads)}, so that it cannot write text; "
+            "give a language model"
+        )
+    return loaded.model
 
 
 def _peft_base(adapter: str | None) -> str | None:

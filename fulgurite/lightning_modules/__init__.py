@@ -5,6 +5,7 @@ from fulgurite.lightning_modules.classification import ClassificationModule
 from fulgurite.lightning_modules.cpo import CPOModule
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.metrics.task_evaluation import TaskEvaluation
+from fulgurite.lightning_modules.offsite import OffsiteTuningModule
 from fulgurite.lightning_modules.preference import PreferenceModule
 from fulgurite.lightning_modules.reward import RewardModule
 from fulgurite.lightning_modules.sft import SFTModule
@@ -16,6 +17,7 @@ __all__ = [
     "CPOModule",
     "ClassificationModule",
     "FinetuneModule",
+    "OffsiteTuningModule",
     "PreferenceModule",
     "RewardModule",
     "SFTModule",

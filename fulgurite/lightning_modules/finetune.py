@@ -66,6 +66,7 @@ class FinetuneModule(LightningModule):
     """
 
     exports = True  # whether what is trained can leave as one model or one adapter
+    trained_part = "the whole network"  # what is trained where there is no adapter
     data_task: str | None = None  # what a datamodule's `task_type` must be where that is not the backbone's task
 
     def __init__(
@@ -261,13 +262,12 @@ class FinetuneModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Have ready what the objective needs before the first step."""
-        refuse_float16(type(self).__name__, self._network(), self._to_train(), self.trainer)
-        say_what_is_left_out(type(self).__name__, self._network(), self.objective.balances_experts)
-        adapted = self.adapter is not None
-        self._kept = keep_what_autocast_casts(
-            type(self).__name__, self._network(), adapted, self.learning_rate, self.trainer
-        )
-        self.objective.prepare(self._network(), self.trainer)
+        name, network = type(self).__name__, self._network()
+        refuse_float16(name, network, self._to_train(), self.trainer)
+        say_what_is_left_out(name, network, self.objective.balances_experts)
+        adapted, rate = self.adapter is not None, self.learning_rate
+        self._kept = keep_what_autocast_casts(name, network, adapted, rate, self.trainer)
+        self.objective.prepare(network, self.trainer)
 
     def on_train_epoch_end(self) -> None:
         """The objective says what was wrong with the epoch."""
@@ -285,7 +285,7 @@ class FinetuneModule(LightningModule):
         """Say what is trained; from here on the weights are not those of an untrained model."""
         self._trained = True
         name_classes(self.network, self.label_names)
-        rank_zero_info(what_is_trained(self._network(), self.adapter, self._kept))
+        rank_zero_info(what_is_trained(self._network(), self.adapter, self._kept, self.trained_part))
 
     def on_test_start(self) -> None:
         """Refuse to report test figures of weights that nobody trained."""

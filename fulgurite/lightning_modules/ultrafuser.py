@@ -74,6 +74,10 @@ class UltraFuserModule(FinetuneModule):
     """
 
     exports = False
+    instead_of_export = (
+        "several models and a gate, which no other program can load as one; give the checkpoint itself to fulgurite "
+        "generate and test"
+    )
 
     def __init__(
         self,

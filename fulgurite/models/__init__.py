@@ -1,6 +1,8 @@
 """Everything that knows transformers: loading backbones, their heads, packed attention, activation checkpointing."""
 
 from fulgurite.models.checkpointing import enable_activation_checkpointing
+from fulgurite.models.emulator.folder import Emulator, load_emulator
+from fulgurite.models.emulator.similarity import linear_cka
 from fulgurite.models.fusion.decoding import FusedGeneration
 from fulgurite.models.fusion.network import FusedNetwork, FusedStates
 from fulgurite.models.fusion.weight_arithmetic import average_weights, task_arithmetic
@@ -32,6 +34,7 @@ __all__ = [
     "PACKABLE",
     "TASKS",
     "Backbone",
+    "Emulator",
     "FusedGeneration",
     "FusedNetwork",
     "FusedStates",
@@ -46,7 +49,9 @@ __all__ = [
     "enable_trees",
     "find_decoder",
     "head_options",
+    "linear_cka",
     "load_backbone",
+    "load_emulator",
     "load_reward_model",
     "output_head",
     "packed_inputs",

@@ -139,7 +139,7 @@ def check_folder(name: str) -> None:
         name: hub id or folder.
 
     Raises:
-        ValueError: an adapter's folder.
+        ValueError: an adapter's folder, or an emulator's with shared layers.
         FileNotFoundError: a folder without config.json.
     """
     place = Path(name)
@@ -152,6 +152,11 @@ def check_folder(name: str) -> None:
         )
     if (place / "config.json").is_file():
         return
+    if (place / "emulator.json").is_file():
+        raise ValueError(
+            f"backbone: the folder {name!r} holds an emulator with shared layers, which plain transformers cannot load; train it "
+            "with OffsiteTuningModule, or give it to fulgurite generate and evaluate"
+        )
     checkpoints = [*place.glob("checkpoints/last.ckpt"), *place.glob("last.ckpt"), *sorted(place.glob("*.ckpt"))]
     advice = "give a folder that save_pretrained or `fulgurite export --format merged` wrote"
     if checkpoints:

@@ -63,6 +63,24 @@ DECODERS = {
     "olmo": ("OlmoForCausalLM", "OlmoConfig", _DECODER | {"clip_qkv": 0.05}),
     "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", _GPT),
 }
+# Not packed by us.
+OTHER_DECODERS = {
+    "gemma": ("GemmaForCausalLM", "GemmaConfig", _DECODER | {"head_dim": 8}),
+    "opt": (
+        "OPTForCausalLM",
+        "OPTConfig",
+        dict(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            ffn_dim=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            word_embed_proj_dim=32,
+            pad_token_id=0,
+        ),
+    ),
+}
 ENCODER_DECODERS = {
     "t5": ("T5ForConditionalGeneration", "T5Config", _T5 | dict(decoder_start_token_id=0)),
     "t5 untied": (
@@ -92,7 +110,7 @@ def build(name: str, attention: str | None = None, **settings: object) -> nn.Mod
     """A model in training mode without dropout, whose every parameter is random: no zero biases, no unit norms."""
     import transformers
 
-    cls, config_class, defaults = (DECODERS | ENCODER_DECODERS)[name]
+    cls, config_class, defaults = (DECODERS | OTHER_DECODERS | ENCODER_DECODERS)[name]
     config = getattr(transformers, config_class)(**{**defaults, **settings})
     for field in ("attn_pdrop", "resid_pdrop", "embd_pdrop", "dropout", "dropout_rate", "hidden_dropout"):
         if field in config.to_dict() and field not in settings:

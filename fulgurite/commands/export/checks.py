@@ -1,8 +1,10 @@
 """What `fulgurite export` checks with: a probe batch, both forwards in fp32, and the largest difference between them."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from fulgurite.data.playground import documents
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["compare", "in_fp32", "logits_of", "merge_checked", "no_progress_bar", "probe"]
+__all__ = ["compare", "in_fp32", "logits_of", "merge_checked", "no_progress_bar", "probe", "with_peft"]
 
 
 def probe(tokenizer: "PreTrainedTokenizerBase", task: str) -> dict[str, torch.Tensor]:
@@ -99,3 +101,21 @@ def merge_checked(
             compare("merged", logits_of(network, batch), expected, tolerance)
             adapter.detach()
     return expected
+
+
+def with_peft(load_base: Callable[[], nn.Module], folder: Path) -> nn.Module | None:
+    """An adapter's folder on a fresh base, loaded by stock PEFT, in fp32; None where PEFT is not installed.
+
+    Args:
+        load_base: loads the base.
+        folder: of the adapter.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError:
+        return None
+    fresh: Any = load_base().float()  # computed in fp32 like the figures it is compared with
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers is about to rename
+        loaded: nn.Module = PeftModel.from_pretrained(fresh, str(folder))
+    return loaded.float().eval()

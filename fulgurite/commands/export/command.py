@@ -13,18 +13,24 @@ of UltraRM and Eurus-RM. PEFT cannot carry a head on the last token, so that for
 """
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.table import Table
-from torch import nn
 
 from fulgurite.adapters import Adapter, load_adapter
 from fulgurite.adapters.counting import scalars_in
 from fulgurite.adapters.low_rank.stacking import attach_sum
-from fulgurite.commands.export.checks import compare, in_fp32, logits_of, merge_checked, no_progress_bar, probe
+from fulgurite.commands.export.checks import (
+    compare,
+    in_fp32,
+    logits_of,
+    merge_checked,
+    no_progress_bar,
+    probe,
+    with_peft,
+)
 from fulgurite.commands.export.folder import check_target, refuse_around
 from fulgurite.commands.export.reward import write_reward_model
 from fulgurite.commands.export.stops import check_stops, stopping_config
@@ -84,10 +90,8 @@ def export(
     refuse_around(target, resolve_backbone(module.backbone), "base model")
     module.configure_model()
     if not module.exports:
-        raise ValueError(
-            f"export: {shortest(ckpt_path)} is a {type(module).__name__}: several models and a gate, which no other program can "
-            "load as one; give the checkpoint itself to fulgurite generate and test"
-        )
+        reason = getattr(module, "instead_of_export", "what was trained cannot leave as one model or adapter")
+        raise ValueError(f"export: {shortest(ckpt_path)} is a {type(module).__name__}: {reason}")
     adapter = module.adapter
     reward = isinstance(module.network, RewardModel)
     if layout is not None and not (reward and format == "merged"):
@@ -176,7 +180,7 @@ def _write_adapter(
     stops = stopping_config(network, tokenizer) if module.task == "causal_lm" else None
     if stops is not None:
         stops.save_pretrained(folder)
-    loaded = _with_peft(module, folder)
+    loaded = with_peft(lambda: module.load_base().model, folder)
     if loaded is None:
         say("PEFT is not installed, so the folder was not loaded with it; pip install peft to have that checked too")
         return
@@ -205,19 +209,6 @@ def _write_merged(
         say(f"the weights are stored in {stored}, as the base was; the figures above are those of float32")
     if stops is not None:
         check_stops(again, folder, tokenizer)
-
-
-def _with_peft(module: "FinetuneModule", folder: Path) -> nn.Module | None:
-    """The folder on a fresh base, loaded by stock PEFT; None where PEFT is not installed."""
-    try:
-        from peft import PeftModel
-    except ImportError:
-        return None
-    fresh: Any = module.load_base().model.float()  # computed in fp32 like the figures it is compared with
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers is about to rename
-        loaded: nn.Module = PeftModel.from_pretrained(fresh, str(folder))
-    return loaded.float().eval()
 
 
 def _network(module: "FinetuneModule") -> Any:

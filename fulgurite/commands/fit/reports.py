@@ -72,7 +72,7 @@ def _config(trainer: Trainer) -> str:
 
 
 def _next(trainer: Trainer, last: str) -> list[str]:
-    """The commands that come next: a test where there is a test split, and an export where the module can leave."""
+    """The commands that come next: a test where there is a test split, and the export, or what a module has in its place."""
     module = trainer.lightning_module
     remote = bool(getattr(module, "trust_remote_code", False))
     commands = []
@@ -83,6 +83,8 @@ def _next(trainer: Trainer, last: str) -> list[str]:
         out = shortest(Path(trainer.default_root_dir) / form)
         words = ["export", "--ckpt_path", last, "--out", out, *([] if form == "peft" else ["--format", form])]
         commands.append(command_line(*words, *(["--trust_remote_code", "true"] if remote else [])))
+    elif (leave := getattr(module, "leaves_by", None)) is not None:
+        commands.append(command_line(*leave(last, shortest(Path(trainer.default_root_dir) / "plugged"))))
     return ["next:", *(f"  {command}" for command in commands)] if commands else []
 
 

@@ -5,18 +5,17 @@ A file of `tasks/` makes its tasks and hands each to `register`; nothing else in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from fulgurite.data.records.findings import Place
+from fulgurite.data.records.item import Item, Row, field_of
+from fulgurite.data.tasks.questions.task import QuestionTask
 from fulgurite.evaluation.judging.verdicts import Judge
 
 __all__ = ["TASKS", "Hub", "Item", "Row", "Task", "field_of", "find_tasks", "register"]
-
-Row: TypeAlias = "Mapping[str, Any]"
 
 
 @dataclass(frozen=True)
@@ -35,28 +34,17 @@ class Hub:
     split: str
     revision: str
 
+    @classmethod
+    def of(cls, task: QuestionTask, split: str) -> Hub:
+        """The split of a task of questions.
 
-@dataclass(frozen=True)
-class Item:
-    """One question.
-
-    Attributes:
-        key: what tells it from the task's other items; it stays the same when other rows are added.
-        prompt: the text that a model continues.
-        target: what the judge needs, as plain data.
-        choices: the answers among which the model chooses, each as it continues the prompt.
-        question: what a chat's user asks; None for the prompt.
-        solution: a right answer as it follows the prompt, for examples and for checking the task itself.
-        data: whatever else the task's functions need.
-    """
-
-    key: str
-    prompt: str
-    target: Any = None
-    choices: tuple[str, ...] = ()
-    question: str | None = None
-    solution: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
+        Args:
+            task: that the hub has.
+            split: "train", "val" or "test".
+        """
+        if task.hub is None:
+            raise ValueError(f"Hub.of: we know no data set of the hub for {task.name!r}; leave its hub out")
+        return cls(task.hub.name, task.hub.config, task.hub.splits[split], task.hub.revision)
 
 
 def _whole(text: str, item: Item) -> str | None:
@@ -144,25 +132,3 @@ def find_tasks(names: Sequence[str]) -> list[Task]:
             guess = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"evaluate: no task {name!r}.{guess} The tasks are: {', '.join(sorted(TASKS))}")
     return [TASKS[name] for name in dict.fromkeys(names)]
-
-
-def field_of(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
-    """A field of a row.
-
-    Args:
-        row: the row.
-        name: of the field.
-        kind: what it has to be.
-
-    Raises:
-        ValueError: it is not there, is empty, or is something else.
-    """
-    if name not in row or row[name] is None:
-        raise ValueError(f"there is no {name!r}; found {', '.join(map(repr, row))}")
-    value = row[name]
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, (int, float))):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        raise ValueError(f"{name!r} is {repr(value)[:60]}; needed is {' or '.join(k.__name__ for k in kinds)}")
-    if isinstance(value, (str, list)) and not (value.strip() if isinstance(value, str) else value):
-        raise ValueError(f"{name!r} is empty")
-    return value

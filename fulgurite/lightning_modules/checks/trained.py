@@ -13,16 +13,22 @@ from fulgurite.optim.masters import needs_master
 __all__ = ["memory_of", "what_is_trained"]
 
 
-def what_is_trained(network: nn.Module, adapter: Adapter | None, kept: Sequence[nn.Parameter] = ()) -> str:
+def what_is_trained(
+    network: nn.Module,
+    adapter: Adapter | None,
+    kept: Sequence[nn.Parameter] = (),
+    part: str = "the whole network",
+) -> str:
     """One line: trained and all scalars, where they are, and what gradients and optimizer take.
 
     Args:
         network: with its adapter.
         adapter: in it, or None.
         kept: float32 parameters that have masters, because autocast casts them.
+        part: what is trained without an adapter.
     """
     total, trained = scalars_in(network), scalars_in(network, trained=True)
-    what = "the whole network" if adapter is None else f"{adapter.kind} on {len(adapter.layer_names)} layers"
+    what = part if adapter is None else f"{adapter.kind} on {len(adapter.layer_names)} layers"
     what += "" if adapter is None else "".join(f", {head}" for head in adapter.head_names)
     return (
         f"training {trained:,} of {total:,} parameters ({100 * trained / max(1, total):.2f} %): {what}; "

@@ -151,7 +151,7 @@ def test_an_interrupted_export_leaves_the_old_folder(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(export_module, "_with_peft", interrupted)
+        patch.setattr(export_module, "with_peft", interrupted)
         export(str(checkpoint), str(out), overwrite=True)
     assert (out / "old.txt").read_text() == "kept" and len(list(tmp_path.iterdir())) == 1
     export(str(checkpoint), str(out), overwrite=True)

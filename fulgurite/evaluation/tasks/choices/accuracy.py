@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fulgurite.evaluation.tasks.task import Item
+from fulgurite.data.records.item import Item, with_blank
 
 __all__ = ["accuracy", "accuracy_alone", "chosen", "with_blank"]
 
@@ -18,11 +18,6 @@ def chosen(values: Sequence[float]) -> int:
     """The place of the largest value, the first of several; NaN is never the largest."""
     best = max((value for value in values if value == value), default=None)
     return 0 if best is None else values.index(best)
-
-
-def with_blank(choices: Sequence[str]) -> tuple[str, ...]:
-    """Choices as they follow a prompt."""
-    return tuple(f" {choice}" for choice in choices)
 
 
 def accuracy(item: Item, sums: Sequence[float], greedy: Sequence[bool] | None) -> dict[str, float]:

@@ -1,9 +1,7 @@
 """ARC (arXiv 1803.05457) and OpenBookQA (arXiv 1809.02789): a question and the texts of its answers.
 
-Rows as published ({id, question {stem, choices [{text, label}]}, answerKey}) and as on the hub ({id, question or question_stem,
-choices {text, label}, answerKey}). Prompts of lm-evaluation-harness: ``Question: …\\nAnswer:`` for ARC, the bare stem for
-OpenBookQA. ARC is there as a task of answers too, where the letter of the answer is to be written; such a task needs no
-log-likelihoods.
+Rows and prompts: :mod:`fulgurite.data.tasks.questions.arc`. ARC is there as a task of answers too, where the letter of the answer
+is to be written; such a task needs no log-likelihoods.
 """
 
 from __future__ import annotations
@@ -11,45 +9,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from fulgurite.data.tasks.questions.arc import ARC, OPENBOOKQA, arc_item, openbookqa_item, parts_of
 from fulgurite.evaluation.judging.verdicts import TextJudge
-from fulgurite.evaluation.tasks.choices.accuracy import accuracy, with_blank
-from fulgurite.evaluation.tasks.task import Hub, Item, Row, Task, field_of, register
+from fulgurite.evaluation.tasks.choices.accuracy import accuracy
+from fulgurite.evaluation.tasks.task import Hub, Item, Row, Task, register
 
 __all__: list[str] = []
 
-_ARC = "210d026faf9955653af8916fad021475a3f00453"
 _LETTER = re.compile(r"\b([A-E])\b")
 
 
-def _parts(row: Row) -> tuple[str, str, list[str], int]:
-    """Id, question, choices, and the right one's place."""
-    question: Any = row.get("question")
-    if isinstance(question, dict):
-        stem, given = field_of(question, "stem"), field_of(question, "choices", list)
-        labels = [str(field_of(choice, "label")) for choice in given]
-        texts = [field_of(choice, "text") for choice in given]
-    else:
-        stem = field_of(row, "question_stem" if "question_stem" in row else "question")
-        given = field_of(row, "choices", dict)
-        labels, texts = [str(label) for label in field_of(given, "label", list)], list(field_of(given, "text", list))
-    key = field_of(row, "answerKey").strip()
-    if key not in labels:
-        raise ValueError(f"'answerKey' is {key!r}; the choices are labelled {', '.join(labels)}")
-    return str(field_of(row, "id", (str, int))), stem, texts, labels.index(key)
-
-
-def _arc(row: Row, number: int) -> Item:
-    key, stem, texts, right = _parts(row)
-    return Item(key, f"Question: {stem}\nAnswer:", right, with_blank(texts))
-
-
-def _openbookqa(row: Row, number: int) -> Item:
-    key, stem, texts, right = _parts(row)
-    return Item(key, stem, right, with_blank(texts))
-
-
 def _letters(row: Row, number: int) -> Item:
-    key, stem, texts, right = _parts(row)
+    key, stem, texts, right = parts_of(row)
     lines = "\n".join(f"{letter}. {text}" for letter, text in zip("ABCDE", texts, strict=False))
     prompt = f"Question: {stem}\n{lines}\nAnswer:"
     asked = f"{stem}\n{lines}\nAnswer with the letter alone."
@@ -72,13 +43,13 @@ def _example(item: Item) -> str:
 
 for _name, _config in (("easy", "ARC-Easy"), ("challenge", "ARC-Challenge")):
     _files = (f"qa/arc/{_config}-Test.jsonl", f"arc/{_config}-Test.jsonl", f"{_config}-Test.jsonl")
-    _hub = Hub("allenai/ai2_arc", _config, "test", _ARC)
+    _hub = Hub.of(ARC[_name], "test")
     register(
         Task(
             f"arc_{_name}",
             f"{_config}, science questions: the answer's text by log-likelihood",
             1,
-            _arc,
+            arc_item,
             hub=_hub,
             files=_files,
             example=_example,
@@ -105,8 +76,8 @@ register(
         "openbookqa",
         "elementary science: the text that completes the bare question, by log-likelihood",
         1,
-        _openbookqa,
-        hub=Hub("allenai/openbookqa", "main", "test", "388097ea7776314e93a529163e0fea805b8a6454"),
+        openbookqa_item,
+        hub=Hub.of(OPENBOOKQA, "test"),
         files=("qa/openbookqa/test.jsonl", "openbookqa/test.jsonl", "qa/openbookqa/dev.jsonl", "openbookqa/dev.jsonl"),
         example=_example,
         metrics=accuracy,

@@ -1,0 +1,1 @@
+"""`fulgurite landscape`: the loss along the line or over the plane between models."""

@@ -1,0 +1,206 @@
+"""`fulgurite plug-in`: puts layers that were tuned on an emulator into the untouched full model, at their places, and writes it.
+
+The full model has to be the very base of the emulator: its weights are hashed and compared with the manifest that travels in the
+checkpoint. Whole layers give a transformers checkpoint; an adapter inside of the layers leaves as an adapter of the full model that
+stock PEFT loads, or merged. With rows to measure on, the full model, the emulator before and after the training, and the
+full model with the tuned layers stand side by side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fulgurite.adapters import Adapter
+from fulgurite.adapters.methods import config_from_dict
+from fulgurite.commands.emulate.support import fitting, read_support
+from fulgurite.commands.export.checks import (
+    compare,
+    in_fp32,
+    logits_of,
+    merge_checked,
+    no_progress_bar,
+    probe,
+    with_peft,
+)
+from fulgurite.commands.export.folder import check_target, refuse_around
+from fulgurite.commands.plug_in.measures import Rows, figures_of, figures_table
+from fulgurite.commands.shared.checkpoint_files import read_checkpoint
+from fulgurite.commands.shared.devices import usable_device
+from fulgurite.console import say, shortest
+from fulgurite.data.encoding.tokenizers import load_tokenizer
+from fulgurite.data.playground import resolve_backbone
+from fulgurite.evaluation.tasks import find_tasks
+from fulgurite.evaluation.tasks.rows import items_of
+from fulgurite.models import load_backbone
+from fulgurite.models.emulator.folder import emulator_of
+from fulgurite.models.emulator.manifest import Manifest
+from fulgurite.models.emulator.plugging import attach_tuned, check_base, names_in_full_model, put_layers
+from fulgurite.whole_files import whole_folder
+
+__all__ = ["plug_in"]
+
+_NETWORK = "network."
+
+
+def plug_in(
+    ckpt_path: str,
+    model: str,
+    out: str,
+    format: Literal["peft", "merged"] | None = None,
+    rows: str | None = None,
+    task: str | None = None,
+    column: str = "text",
+    limit: int | None = None,
+    max_length: int = 512,
+    batch_size: int = 8,
+    tolerance: float = 1e-5,
+    device: str | None = None,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> None:
+    """Puts tuned layers into the full model.
+
+    Args:
+        ckpt_path: a .ckpt file that `fulgurite fit` wrote with OffsiteTuningModule.
+        model: the full model, untouched: hub id, folder, or playground.
+        out: the folder to make.
+        format: peft writes the adapter alone, for the full model; merged writes a whole model; none takes peft where an adapter was
+            trained, and merged where layers were trained whole.
+        rows: measure on these: a file with texts, builtin, or with --task whatever evaluate takes as --path.
+        task: measure on this task of choices, such as arc_easy, in place of texts.
+        column: of the texts in the file.
+        limit: the first so many rows.
+        max_length: tokens of a row at most.
+        batch_size: rows at a time.
+        tolerance: largest difference allowed between what was trained and what was written, relative to the largest logit.
+        device: for measuring: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
+        overwrite: replace the folder if an earlier result lies there.
+        trust_remote_code: run code that came with the model.
+    """
+    if tolerance <= 0 or batch_size < 1:
+        raise ValueError(
+            f"plug-in: tolerance={tolerance}, batch_size={batch_size}; needed are a number above 0, and 1 or more"
+        )
+    if task is not None and rows is None:
+        raise ValueError(f"plug-in: --task {task} without --rows; give the file of the task's rows")
+    base = resolve_backbone(model)
+    target = check_target(out, ckpt_path, overwrite, "plug-in")
+    refuse_around(target, base, "full model", "plug-in")
+    checkpoint = read_checkpoint(ckpt_path)
+    if "emulator" not in checkpoint:
+        raise ValueError(
+            f"plug-in: {shortest(ckpt_path)} was not trained on an emulator; give a checkpoint of OffsiteTuningModule"
+        )
+    manifest = Manifest.from_dict(checkpoint["emulator"], f"plug-in: {shortest(ckpt_path)}")
+    stored = checkpoint.get("adapter")
+    if stored is None and format == "peft":
+        raise ValueError(
+            f"plug-in: {shortest(ckpt_path)} holds whole layers and no adapter; --format merged writes the model with them"
+        )
+    place = usable_device("plug-in", device)
+    tokenizer = load_tokenizer(base)
+
+    def load() -> nn.Module:
+        return load_backbone(base, "causal_lm", dtype=manifest.dtype, trust_remote_code=trust_remote_code).model.eval()
+
+    full = load()
+    check_base(full, manifest, model)
+    on = None
+    if rows is not None:
+        on = _rows(tokenizer, rows, task, column, limit, fitting(full, max_length), batch_size)
+    full.requires_grad_(False)
+    state = {k.removeprefix(_NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(_NETWORK)}
+    tensors = names_in_full_model(state, manifest)
+    # It shares the full model's Parameters, so that what is put into them is in the emulator too.
+    sharing = (manifest.kept, manifest.trained, manifest.sharing, manifest.method)
+    emulator = None if on is None else emulator_of(full, base, *sharing).model
+    figures: dict[str, dict[str, Any]] = {}
+    if on is not None and emulator is not None:
+        figures["full model"] = _on(place, full, on)
+        figures["emulator"] = _on(place, emulator, on)
+    name, adapter = manifest.layers_name, None
+    if stored is None:
+        put_layers(full, tensors, manifest)
+        if on is not None and emulator is not None:
+            figures["emulator, tuned"] = _on(place, emulator, on)
+    else:
+        config = config_from_dict(stored)
+        if on is not None and emulator is not None:
+            own = {key: value for key, value in state.items() if ".branches." in key}
+            there = attach_tuned(emulator, config, own, name, manifest.trained_places)
+            figures["emulator, tuned"] = _on(place, emulator, on)
+            there.detach()
+        adapter = attach_tuned(full, config, tensors, name, manifest.trained)
+    if on is not None:
+        figures["plug-in"] = _on(place, full, on)
+    del emulator
+    full.to("cpu")
+    with whole_folder(target) as folder:
+        if adapter is not None and format != "merged":
+            _write_adapter(full, adapter, tokenizer, folder, tolerance, load, base)
+        else:
+            _write_model(full, adapter, tokenizer, folder, tolerance, trust_remote_code)
+        tokenizer.save_pretrained(folder)
+        if figures:
+            (folder / "plug_in.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    numbers = ", ".join(map(str, manifest.trained))
+    say(f"layers {numbers} of {manifest.layers} were tuned: {'whole' if adapter is None else adapter.kind}")
+    if figures:
+        say(figures_table(figures))
+    say(f"written: {shortest(target)}")
+
+
+def _rows(
+    tokenizer: Any, path: str, task: str | None, column: str, limit: int | None, max_length: int, batch_size: int
+) -> Rows:
+    read = read_support("plug-in", tokenizer, path, task, column, limit, max_length)
+    if task is None:
+        return Rows(read, None, [], tokenizer, batch_size)
+    (known,) = find_tasks([task])
+    return Rows(read, known, items_of(known, path, limit).items, tokenizer, batch_size)
+
+
+def _on(place: torch.device, model: nn.Module, on: Rows) -> dict[str, Any]:
+    """Measured on the device; a Module's `to` keeps its Parameters, and so those that other modules share."""
+    return figures_of(model.to(place), on)  # type: ignore[call-overload]
+
+
+def _write_adapter(
+    full: nn.Module,
+    adapter: Adapter,
+    tokenizer: Any,
+    folder: Path,
+    tolerance: float,
+    load: Callable[[], nn.Module],
+    base: str,
+) -> None:
+    batch = probe(tokenizer, "causal_lm")
+    with in_fp32(full):
+        expected = logits_of(full, batch)
+    adapter.export_peft(folder, base_model=base, task_type="CAUSAL_LM")
+    loaded = with_peft(load, folder)
+    if loaded is None:
+        say("PEFT is not installed, so the folder was not loaded with it; pip install peft to have that checked too")
+    else:
+        compare("PEFT", logits_of(loaded, batch), expected, tolerance)
+
+
+def _write_model(
+    full: nn.Module, adapter: Adapter | None, tokenizer: Any, folder: Path, tolerance: float, remote: bool
+) -> None:
+    batch = probe(tokenizer, "causal_lm")
+    if adapter is not None:
+        merge_checked(full, adapter, batch, tolerance)
+    with in_fp32(full):
+        expected = logits_of(full, batch)
+    written: Any = full
+    with no_progress_bar():
+        written.save_pretrained(folder)
+    again = load_backbone(str(folder), "causal_lm", trust_remote_code=remote).model.eval()
+    compare("reloaded", logits_of(again, batch), expected, tolerance)

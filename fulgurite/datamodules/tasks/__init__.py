@@ -1,0 +1,1 @@
+"""Data modules of benchmarks, whose rows have right answers."""
