@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from fulgurite.commands.emulate.support import SupportRow
 from fulgurite.lightning_modules.objectives.language import IGNORE, LanguageModelling
@@ -59,7 +60,8 @@ def measure(model: nn.Module, rows: Sequence[SupportRow], batch_size: int, pooli
             model, _batch([rows[order[-1]]], device)
         )  # the head is proved at the first call, by passes of its own
         with nullcontext() if pooling is None else PooledStates(model, pooling) as states:
-            for at in range(0, len(order), batch_size):
+            starts = range(0, len(order), batch_size)
+            for at in tqdm(starts, desc="rows", unit="batch", leave=False, delay=2, disable=None):
                 part = [rows[i] for i in order[at : at + batch_size]]
                 batch = _batch(part, device)
                 if states is not None:

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from tqdm import tqdm
+
 from fulgurite.commands.emulate.measuring import measure
 from fulgurite.commands.emulate.support import fitting, read_support
 from fulgurite.commands.landscape.picture import draw
@@ -103,7 +105,7 @@ def landscape(
     ):
         del others
         known = {(record["a"], record["b"]): float(record["loss"]) for record in file.records}
-        for a, b in wanted:
+        for a, b in tqdm(wanted, desc="landscape", unit="point", disable=None):
             if (a, b) not in known:
                 weights.go(a, b)
                 known[a, b] = measure(model, read, batch_size).loss
