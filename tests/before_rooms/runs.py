@@ -52,9 +52,10 @@ def _class(path: str) -> Any:
 def _fused(path: str) -> Values:
     """Greedy tokens of a fused model with the gate's weights, through the class that wrote the checkpoint."""
     from fulgurite.commands.generate.command import load_model
+    from fulgurite.commands.shared.options import ComputeOptions, SourceOptions
     from fulgurite.evaluation import GenerationSettings, generate_fused
 
-    loaded = load_model("generate", path, None, None, None, "cpu")
+    loaded = load_model("generate", SourceOptions(path), ComputeOptions(device="cpu"))
     prompts = ["What is 2 + 3?", "Write a function step(x) that returns x."]
     answers = generate_fused(loaded.model, loaded.tokenizer, prompts, GenerationSettings(max_new_tokens=6))
     return {

@@ -10,6 +10,8 @@ import importlib
 import inspect
 import re
 import sys
+import types
+import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -80,6 +82,20 @@ def _allowed(types: str) -> str:
     return types.replace(", NoneType", " or null").replace("typing.", "")
 
 
+def _whole_numbers_first(kind: Any) -> Any:
+    """A union in which int stands before float, so that 1 stays a number of batches and does not become 1.0, all of them.
+
+    `typing` takes Optional[Union[int, float]] and Optional[Union[float, int]] for the same and gives whichever any imported package
+    wrote first; jsonargparse tries the members in their order.
+    """
+    members = list(typing.get_args(kind)) if typing.get_origin(kind) in (typing.Union, types.UnionType) else []
+    if float not in members or int not in members or members.index(int) < members.index(float):
+        return kind
+    a, b = members.index(float), members.index(int)
+    members[a], members[b] = int, float
+    return typing.Union[tuple(members)]  # noqa: UP007  of a list
+
+
 def _listing(names: list[str], most: int = 24) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -106,7 +122,11 @@ class _NearestName:
         """
         if not self.exit_on_error:  # type: ignore[attr-defined]
             self._owner = getattr(theclass, "__name__", str(theclass))
-        return super().add_class_arguments(theclass, *args, **options)  # type: ignore[misc]
+        added = super().add_class_arguments(theclass, *args, **options)  # type: ignore[misc]
+        for action in self._actions:  # type: ignore[attr-defined]
+            if hasattr(action, "_typehint"):
+                action._typehint = _whole_numbers_first(action._typehint)
+        return added
 
     def parse_args(self, args: Any = None, *further: Any, **options: Any) -> Any:
         """Parses; a file among the words that is not UTF-8, or is no configuration, is one sentence.

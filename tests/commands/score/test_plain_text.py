@@ -8,6 +8,7 @@ import torch
 
 from fulgurite.cli import main
 from fulgurite.commands.generate.command import load_model
+from fulgurite.commands.shared.options import ComputeOptions, SourceOptions
 from fulgurite.data.encoding.prompts import encode_prompt
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.records.conversation import Turn
@@ -163,7 +164,7 @@ def test_answers_are_asked_for_as_they_were_trained(template: str | None, tmp_pa
     checkpoint = fit(
         tmp_path, "SFTModule", "SFTDataModule", rows, "--data.val_fraction", "0.2", "--model.adapter", "LoRA", *words
     )
-    loaded = load_model("generate", checkpoint, None, None, None, "cpu")
+    loaded = load_model("generate", SourceOptions(checkpoint), ComputeOptions(device="cpu"))
     asked = (Turn("prompt" if template else "user", "What is 1 + 2?"),)
     assert (loaded.tokenizer.chat_template is None) is (template == "none")
     ids = encode_prompt(loaded.tokenizer, asked)

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Union
 
 import pytest
 from lightning_utilities.core.imports import RequirementCache
 
 from fulgurite.cli import main
+from fulgurite.commands.shared.parser import TrainerParser
 from tests.commands.fit.runs import QUICK
 
 MODEL = ["fit", *QUICK, "--trainer.max_steps", "1", "--trainer.default_root_dir"]
@@ -188,3 +190,19 @@ def test_a_chat_whose_input_is_closed(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setattr(sys, "stdin", None)
     assert main(["generate", "--model", "playground", "--chat"]) == 1
     assert "--chat reads what you type from the standard input, which is closed" in capsys.readouterr().err
+
+
+def test_whole_numbers_stay_whole_whatever_was_imported_before() -> None:
+    """typing's cache turns Lightning's Optional[Union[int, float]] around where another package wrote it the other way round a
+    moment before: 1 validation batch became 1.0, all of them."""
+
+    class Turned:
+        def __init__(self, limit: Union[float, int, None] = None, share: float | int = 0.5) -> None:  # noqa: UP007
+            pass
+
+    parser = TrainerParser(prog="x")
+    parser.add_class_arguments(Turned, "trainer")
+    for word, value in (("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("null", None)):
+        found = parser.parse_args(["--trainer.limit", word]).trainer.limit
+        assert found == value and type(found) is type(value)
+    assert type(parser.parse_args(["--trainer.share", "2"]).trainer.share) is int
