@@ -140,7 +140,12 @@ def main(args: list[str] | None = None) -> int:
         guess = f" Did you mean {close[0]!r}?" if close else ""
         return _fail(f"no verb {verb!r}.{guess} The verbs are: {', '.join(VERBS)}", 2)
     _show_all_letters()
-    return _guarded(lambda: _dispatch(verb, rest))
+    code = _guarded(lambda: _dispatch(verb, rest))
+    if code == _INTERRUPTED and args is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # Python is about to end: another Ctrl-C ends it at once, with no traceback
+    return code
 
 
 def _dispatch(verb: str, rest: list[str]) -> None:

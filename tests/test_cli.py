@@ -4,9 +4,6 @@ import contextlib
 import csv
 import io
 import json
-import os
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -351,72 +348,3 @@ def test_resume_goes_on_from_the_last_step(run: Run, tmp_path: Path) -> None:
     assert saved["global_step"] == 12
     assert "first training example" not in answer.out
     assert yaml.safe_load((tmp_path / "copy/config.yaml").read_text()).get("ckpt_path") is None
-
-
-@pytest.mark.parametrize(
-    ("sent", "code", "said"),
-    [(signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "the terminal was closed")],
-)
-def test_a_signal_ends_a_command_with_its_code_and_leaves_no_temporary_file(
-    sent: signal.Signals,
-    code: int,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """In fit and test Lightning handles SIGTERM from the first step on (tests/commands/fit/test_run_config.py)."""
-    from fulgurite.commands.score import command
-    from fulgurite.whole_files import whole_file
-
-    def slow(model: str, file: str) -> None:
-        with whole_file(tmp_path / "out") as scratch:
-            scratch.write_text("half")
-            os.kill(os.getpid(), sent)
-            time.sleep(10)
-
-    monkeypatch.setattr(command, "score", slow)
-    before = signal.signal(sent, signal.SIG_DFL)  # the tests may have been started under nohup
-    try:
-        assert main(["score", "--model", "a", "--file", "b"]) == code
-        assert capsys.readouterr().err == f"fulgurite: error: {said}\n"
-        assert list(tmp_path.iterdir()) == [] and signal.getsignal(sent) == signal.SIG_DFL
-    finally:
-        signal.signal(sent, before)
-
-
-def test_lightnings_own_end_by_sigterm_has_the_same_code(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Within fit, validate, test and predict Lightning takes the signal and raises this, which exited with 0."""
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    from fulgurite.commands.fit import trainer
-
-    def ended(words: list[str]) -> None:
-        raise SIGTERMException
-
-    monkeypatch.setattr(trainer, "run_trainer_verb", ended)
-    for verb in ("fit", "validate", "test", "predict"):
-        assert main([verb]) == 143
-        assert capsys.readouterr().err == "fulgurite: error: terminated\n"
-
-
-def test_signals_that_somebody_handles_or_ignores_stay_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """nohup ignores SIGHUP; a program that embeds the command may have its own SIGTERM."""
-    from fulgurite.commands.score import command
-
-    seen: list[Any] = []
-
-    def look(model: str, file: str) -> None:
-        seen.extend(map(signal.getsignal, (signal.SIGHUP, signal.SIGTERM)))
-
-    monkeypatch.setattr(command, "score", look)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGTERM, print)
-    try:
-        assert main(["score", "--model", "a", "--file", "b"]) == 0
-        os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before[0])
-        signal.signal(signal.SIGTERM, before[1])
-    assert seen == [signal.SIG_IGN, print]

@@ -46,6 +46,7 @@ from fulgurite.commands.fit.run_config import RunConfig, check_same_run
 from fulgurite.commands.fit.waiting import limit_waiting
 from fulgurite.commands.fit.writing import WholeCheckpoints, earlier_run, takes_checkpoints
 from fulgurite.commands.shared.checkpoint_files import check_weights, find_checkpoint, read_checkpoint
+from fulgurite.commands.shared.named_classes import refuse_local_classes
 from fulgurite.commands.shared.parser import TrainerParser
 from fulgurite.console import metrics_table, quiet_lightning, say, shortest
 from fulgurite.lightning_modules import FinetuneModule
@@ -151,6 +152,7 @@ class TrainerCLI(LightningCLI):
             return
         verb = self.config["subcommand"]
         content = read_checkpoint(config["ckpt_path"])
+        refuse_local_classes(config["ckpt_path"], content.get("hyper_parameters") or {})
         check_weights(config["ckpt_path"], content)
         check_same_run(content, config["ckpt_path"], map(str, config.get("config") or []), verb)
         before = config["model"].clone()

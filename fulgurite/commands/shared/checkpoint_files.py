@@ -12,6 +12,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fulgurite.commands.shared.named_classes import refuse_local_classes
+
 if TYPE_CHECKING:
     from fulgurite.lightning_modules import FinetuneModule
 
@@ -122,6 +124,7 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
             f"checkpoint {path}: its hyperparameters name no class, so that the module cannot be made here; it was written by a "
             "module of your own: load it there with load_from_checkpoint and use its .adapter"
         )
+    refuse_local_classes(path, hyperparameters)
     module_name, _, class_name = class_path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
