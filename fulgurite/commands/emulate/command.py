@@ -20,6 +20,7 @@ from fulgurite.commands.emulate.report import report_of, report_table
 from fulgurite.commands.emulate.support import fitting, read_support
 from fulgurite.commands.export.folder import check_target
 from fulgurite.commands.shared.devices import usable_device
+from fulgurite.commands.shared.options import RowsOptions, WeightsOptions, with_options
 from fulgurite.console import command_line, say, shortest
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
@@ -33,14 +34,12 @@ from fulgurite.whole_files import whole_folder
 __all__ = ["emulate"]
 
 
+@with_options
 def emulate(
     model: str,
     out: str,
     support: str | None = None,
-    task: str | None = None,
-    column: str = "text",
     limit: int = 512,
-    max_length: int = 512,
     method: Literal["crash", "uniform"] = "crash",
     keep: int | None = None,
     train: int = 4,
@@ -48,11 +47,9 @@ def emulate(
     sharing: Literal["choose", "repeat-all", "repeat-non-trainable"] = "choose",
     pooling: Literal["weighted", "mean", "last"] = "weighted",
     unbiased: bool = False,
-    batch_size: int = 8,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    device: str | None = None,
-    overwrite: bool = False,
-    trust_remote_code: bool = False,
+    *,
+    reading: RowsOptions,
+    weights: WeightsOptions,
 ) -> None:
     """Makes an emulator of a model.
 
@@ -61,10 +58,7 @@ def emulate(
         out: the folder to make.
         support: rows by which layers are compared: a file with texts, builtin, or with --task whatever evaluate takes as --path;
             not needed with --method uniform.
-        task: take questions with their right answers of this task, such as arc_easy, in place of texts.
-        column: of the texts in the file.
         limit: the first so many rows.
-        max_length: tokens of a row at most.
         method: crash clusters the layers by CKA and keeps one of each cluster; uniform drops layers at even distances.
         keep: layers that stay; none takes half.
         train: of these, how many are to be trained.
@@ -74,13 +68,10 @@ def emulate(
             prefers one that is not trained.
         pooling: of a row's states: weighted by position as published, mean, or the last token's.
         unbiased: the unbiased estimate of CKA in place of the published one.
-        batch_size: rows at a time.
-        dtype: in which the model is read, compared and written.
-        device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
-        overwrite: replace the folder if an earlier emulator lies there.
-        trust_remote_code: run code that came with the model.
+        reading: how the rows are read.
+        weights: how and where the model is computed with.
     """
-    for name, value in (("limit", limit), ("batch_size", batch_size), ("max_length", max_length - 1)):
+    for name, value in (("limit", limit), ("batch_size", reading.batch_size), ("max_length", reading.max_length - 1)):
         if value < 1:
             raise ValueError(f"emulate: {name}={value + (name == 'max_length')} was given; give a larger number")
     placement = placement or ("even" if method == "crash" else "ends")
@@ -90,16 +81,16 @@ def emulate(
             f"emulate: --method crash with {lack}; it compares layers over the rows of --support, and trains layers at even places "
             "or at borders; or give --method uniform"
         )
-    if task is not None and support is None:
+    if reading.task is not None and support is None:
         raise ValueError(
-            f"emulate: --task {task} without --support; give the file of the task's rows, or leave --task out"
+            f"emulate: --task {reading.task} without --support; give the file of the task's rows, or leave --task out"
         )
     if method == "uniform" and placement == "borders":
         raise ValueError("emulate: --placement borders with --method uniform, which has no clusters; give even or ends")
     base = resolve_backbone(model)
-    target = check_target(out, base, overwrite, "emulate", "model", (MANIFEST,))
-    place = usable_device("emulate", device)
-    loaded = load_backbone(base, "causal_lm", dtype=dtype, trust_remote_code=trust_remote_code)
+    target = check_target(out, base, weights.overwrite, "emulate", "model", (MANIFEST,))
+    place = usable_device("emulate", weights.device)
+    loaded = load_backbone(base, "causal_lm", dtype=weights.dtype, trust_remote_code=weights.trust_remote_code)
     if loaded.new_heads:
         raise ValueError(
             f"emulate: the weights of {model} hold no {', '.join(loaded.new_heads)}; give a model that predicts tokens"
@@ -116,22 +107,31 @@ def emulate(
     least = LEAST_ROWS[unbiased]
     rows = None
     if support is not None:
-        most = fitting(full, max_length)
-        rows = read_support("emulate", tokenizer, support, task, column, limit, most, least)
+        most = fitting(full, reading.max_length)
+        rows = read_support("emulate", tokenizer, support, reading.task, reading.column, limit, most, least)
     full = full.to(place)  # type: ignore[call-overload]
-    seen = None if rows is None else measure(full, rows, batch_size, pooling)
+    seen = None if rows is None else measure(full, rows, reading.batch_size, pooling)
     similarity = None if seen is None else cka_matrix(seen.features, unbiased)
     neighbours = None if similarity is None else similarity.diagonal(1).tolist()
     chosen = choose_layers(layers, kept_count, train, placement, neighbours if method == "crash" else None)
     emulator = emulator_of(full, base, chosen.kept, chosen.trained, sharing, method, chosen.clusters)
     perplexities = {}
     if rows is not None and seen is not None:
-        perplexities = {"full": seen.perplexity, "emulator": measure(emulator.model, rows, batch_size).perplexity}
+        perplexities = {
+            "full": seen.perplexity,
+            "emulator": measure(emulator.model, rows, reading.batch_size).perplexity,
+        }
     report = report_of(
         emulator, similarity, perplexities, 0 if rows is None else len(rows), 0 if seen is None else seen.tokens
     )
-    given = {"support": support, "task": task, "limit": limit, "max_length": max_length, "placement": placement}
-    report |= {"options": {**given, "pooling": pooling, "unbiased": unbiased, "dtype": dtype}}
+    given = {
+        "support": support,
+        "task": reading.task,
+        "limit": limit,
+        "max_length": reading.max_length,
+        "placement": placement,
+    }
+    report |= {"options": {**given, "pooling": pooling, "unbiased": unbiased, "dtype": weights.dtype}}
     report |= {"versions": {"fulgurite": __version__, "torch": torch.__version__}}
     full = full.to("cpu")  # what is loaded again is compared there, where both round alike
     with whole_folder(target) as folder:

@@ -32,6 +32,7 @@ from fulgurite.commands.export.folder import check_target, refuse_around
 from fulgurite.commands.plug_in.measures import Rows, figures_of, figures_table
 from fulgurite.commands.shared.checkpoint_files import read_checkpoint
 from fulgurite.commands.shared.devices import usable_device
+from fulgurite.commands.shared.options import RowsOptions, with_options
 from fulgurite.console import say, shortest
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
@@ -48,17 +49,16 @@ __all__ = ["plug_in"]
 _NETWORK = "network."
 
 
+@with_options
 def plug_in(
     ckpt_path: str,
     model: str,
     out: str,
     format: Literal["peft", "merged"] | None = None,
     rows: str | None = None,
-    task: str | None = None,
-    column: str = "text",
     limit: int | None = None,
-    max_length: int = 512,
-    batch_size: int = 8,
+    *,
+    reading: RowsOptions,
     tolerance: float = 1e-5,
     device: str | None = None,
     overwrite: bool = False,
@@ -73,22 +73,19 @@ def plug_in(
         format: peft writes the adapter alone, for the full model; merged writes a whole model; none takes peft where an adapter was
             trained, and merged where layers were trained whole.
         rows: measure on these: a file with texts, builtin, or with --task whatever evaluate takes as --path.
-        task: measure on this task of choices, such as arc_easy, in place of texts.
-        column: of the texts in the file.
         limit: the first so many rows.
-        max_length: tokens of a row at most.
-        batch_size: rows at a time.
+        reading: how the rows are read.
         tolerance: largest difference allowed between what was trained and what was written, relative to the largest logit.
         device: for measuring: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
         overwrite: replace the folder if an earlier result lies there.
         trust_remote_code: run code that came with the model.
     """
-    if tolerance <= 0 or batch_size < 1:
+    if tolerance <= 0 or reading.batch_size < 1:
         raise ValueError(
-            f"plug-in: tolerance={tolerance}, batch_size={batch_size}; needed are a number above 0, and 1 or more"
+            f"plug-in: tolerance={tolerance}, batch_size={reading.batch_size}; needed are a number above 0, and 1 or more"
         )
-    if task is not None and rows is None:
-        raise ValueError(f"plug-in: --task {task} without --rows; give the file of the task's rows")
+    if reading.task is not None and rows is None:
+        raise ValueError(f"plug-in: --task {reading.task} without --rows; give the file of the task's rows")
     base = resolve_backbone(model)
     target = check_target(out, ckpt_path, overwrite, "plug-in")
     refuse_around(target, base, "full model", "plug-in")
@@ -113,7 +110,7 @@ def plug_in(
     check_base(full, manifest, model)
     on = None
     if rows is not None:
-        on = _rows(tokenizer, rows, task, column, limit, fitting(full, max_length), batch_size)
+        on = _rows(tokenizer, rows, limit, fitting(full, reading.max_length), reading)
     full.requires_grad_(False)
     state = {k.removeprefix(_NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(_NETWORK)}
     tensors = names_in_full_model(state, manifest)
@@ -156,14 +153,12 @@ def plug_in(
     say(f"written: {shortest(target)}")
 
 
-def _rows(
-    tokenizer: Any, path: str, task: str | None, column: str, limit: int | None, max_length: int, batch_size: int
-) -> Rows:
-    read = read_support("plug-in", tokenizer, path, task, column, limit, max_length)
-    if task is None:
-        return Rows(read, None, [], tokenizer, batch_size)
-    (known,) = find_tasks([task])
-    return Rows(read, known, items_of(known, path, limit).items, tokenizer, batch_size)
+def _rows(tokenizer: Any, path: str, limit: int | None, max_length: int, reading: RowsOptions) -> Rows:
+    read = read_support("plug-in", tokenizer, path, reading.task, reading.column, limit, max_length)
+    if reading.task is None:
+        return Rows(read, None, [], tokenizer, reading.batch_size)
+    (known,) = find_tasks([reading.task])
+    return Rows(read, known, items_of(known, path, limit).items, tokenizer, reading.batch_size)
 
 
 def _on(place: torch.device, model: nn.Module, on: Rows) -> dict[str, Any]:
