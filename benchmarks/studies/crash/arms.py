@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.studies.crash.scoring import likelihoods
 from fulgurite.commands.emulate.choosing import choose_layers
 from fulgurite.commands.emulate.measuring import measure
 from fulgurite.commands.emulate.picture import draw
@@ -19,7 +20,6 @@ from fulgurite.commands.emulate.support import read_support
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.datamodules import ChoiceTasksDataModule
-from fulgurite.evaluation.likelihood import ModelScorer
 from fulgurite.evaluation.tasks import find_tasks
 from fulgurite.evaluation.tasks.rows import items_of
 from fulgurite.lightning_modules import OffsiteTuningModule, SFTModule
@@ -237,8 +237,7 @@ class Bench:
         assert known.metrics is not None
         items = items_of(known, str(self.data / TASKS[task][1]), self.settings.rows).items
         right, loss, tokens = [0] * len(items), [0.0] * len(items), 0
-        scorer = ModelScorer(model.eval(), self.tokenizer, _AT_ONCE)
-        for place, found in scorer.score([(item.prompt, item.choices) for item in items]):
+        for place, found in enumerate(likelihoods(model, self.tokenizer, items)):
             item = items[place]
             right[place] = int(known.metrics(item, found.sums, None)["acc"])
             answer = item.choices.index(item.right_answer or "")
