@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -90,22 +91,18 @@ class Arm:
 
 
 def arms_of(tasks: Sequence[str], keeps: Sequence[int], seeds: Sequence[int]) -> Iterator[Arm]:
-    """All arms: every seed is gone through before the next one begins.
+    """All arms, seed after seed, one kind of sharing on all tasks before the next; full fine-tuning, the longest, comes last.
 
     Args:
         tasks: of :data:`TASKS`.
         keeps: numbers of layers that stay.
         seeds: the seeds.
     """
-    for seed in seeds:
-        for task in tasks:
-            yield Arm(task, ZERO)
-            yield Arm(task, FULL, seed)
-            for keep in keeps:
-                for sharing in SHARING:
-                    for method in METHODS:
-                        yield Arm(task, "before", 0, keep, method, sharing)
-                        yield Arm(task, "tuned", seed, keep, method, sharing)
+    yield from (Arm(task, ZERO) for task in tasks)
+    for seed, sharing, task, keep, method in itertools.product(seeds, SHARING, tasks, keeps, METHODS):
+        yield Arm(task, "before", 0, keep, method, sharing)
+        yield Arm(task, "tuned", seed, keep, method, sharing)
+    yield from (Arm(task, FULL, seed) for seed in seeds for task in tasks)
 
 
 class Bench:

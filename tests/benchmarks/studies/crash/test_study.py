@@ -34,8 +34,8 @@ def test_every_arm_is_a_line_and_is_not_run_again(rows: Path, capsys, monkeypatc
     assert "| zero-shot |" in capsys.readouterr().out
     file = rows / "out" / "arms.jsonl"
     found = [json.loads(line) for line in file.read_text().splitlines()[1:]]
-    assert [record["kind"] for record in found] == ["zero-shot", "full fine-tuning", *["before", "tuned"] * 2]
-    zero, full, _, crash, _, uniform = found
+    assert [record["kind"] for record in found] == ["zero-shot", *["before", "tuned"] * 2, "full fine-tuning"]
+    zero, _, crash, _, uniform, full = found
     assert len({record["model"]["mean_loss"] for record in (zero, full, crash)}) == 3
     assert {path.name for path in (rows / "out" / "models").iterdir()} == {
         "base",
@@ -43,7 +43,7 @@ def test_every_arm_is_a_line_and_is_not_run_again(rows: Path, capsys, monkeypatc
         "arc_easy-3-crash-repeat-all",
     }
     assert json.loads((rows / "found.json").read_text())["arms"] == found
-    file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:-1]))
+    file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:-2]))
     ran: list[arms.Arm] = []
     run = arms.Bench.run
     monkeypatch.setattr(arms.Bench, "run", lambda self, arm, **kw: (ran.append(arm), run(self, arm, **kw))[1])
