@@ -21,7 +21,7 @@ import torch
 from benchmarks.harness.registry import Settings, Workload, workloads
 from benchmarks.suite import all_benchmarks
 
-__all__ = ["peak_bytes", "peak_of_step"]
+__all__ = ["peak_bytes", "peak_of_step", "peak_so_far", "reset_peak", "return_freed_blocks"]
 
 _M_MMAP_THRESHOLD = -3
 _PRELOAD = ["benchmarks.harness.registry", "benchmarks.memory", "transformers", "peft", "torch._dynamo"]
@@ -54,7 +54,7 @@ def peak_bytes(benchmark: str, workload: Workload, contender: str, settings: Set
 
 def _answer(pipe: Any, benchmark: str, workload: str, contender: str, settings: Settings) -> None:
     try:
-        _return_freed_blocks()
+        return_freed_blocks()
         found = next(w for w in workloads(all_benchmarks()[benchmark], settings) if w.name == workload)
         prepare = found.contenders[contender]
         assert not isinstance(prepare, str)
@@ -74,36 +74,38 @@ def peak_of_step(base: Any, prepare: Any, device: str) -> int:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        before = _reset_peak()
+        before = reset_peak()
     step = prepare(held)
     gc.collect()
     if device.startswith("cuda"):  # what drawing a mask or copying a factor took is no part of a step
         torch.cuda.reset_peak_memory_stats()
     else:
-        _reset_peak()
+        reset_peak()
     for _ in range(2):
         step.run()
     if device.startswith("cuda"):
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    return max(_peak() - before, 0)
+    return max(peak_so_far() - before, 0)
 
 
-def _return_freed_blocks() -> None:
+def return_freed_blocks() -> None:
+    """From here on the allocator gives freed blocks of 128 KiB and more back at once, on Linux."""
     if platform.system() == "Linux":
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
 
 
-def _reset_peak() -> int:
+def reset_peak() -> int:
     """Bytes resident now; the peak is counted from here where the system allows it, else the peak so far is returned."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")
     except OSError:
-        return _peak()
+        return peak_so_far()
 
 
-def _peak() -> int:
+def peak_so_far() -> int:
+    """The largest resident size, in bytes, since :func:`reset_peak` where the system allows that."""
     try:
         return _status("VmHWM")
     except OSError:

@@ -89,9 +89,9 @@ class _Clock:
     """Wall time and tokens of each step, and the memory over what was resident at the start."""
 
     def __init__(self) -> None:
-        from benchmarks.memory import _reset_peak
+        from benchmarks.memory import reset_peak
 
-        self.before = _reset_peak()
+        self.before = reset_peak()
         self.times: list[float] = []
         self.tokens: list[int] = []
         self.losses: list[float] = []
@@ -105,14 +105,14 @@ class _Clock:
         self.tokens.append(tokens)
 
     def figures(self) -> dict[str, Any]:
-        from benchmarks.memory import _peak
+        from benchmarks.memory import peak_so_far
 
         pairs = list(zip(self.times, self.tokens, strict=True))[3:]
         return {
             "ms_per_step": 1e3 * statistics.median(t for t, _ in pairs),
             "tokens_per_step": statistics.mean(n for _, n in pairs),
             "us_per_token": 1e6 * statistics.median(t / n for t, n in pairs),
-            "peak_mib": (_peak() - self.before) / 2**20,
+            "peak_mib": (peak_so_far() - self.before) / 2**20,
             "first_losses": self.losses[:2],
         }
 

@@ -8,18 +8,21 @@ full model.
 from __future__ import annotations
 
 import json
+import math
 from typing import Literal
 
 import torch
 
 from fulgurite import __version__
 from fulgurite.commands.emulate.choosing import choose_layers
+from fulgurite.commands.emulate.distilling import DistillationOptions, distil
 from fulgurite.commands.emulate.measuring import measure
 from fulgurite.commands.emulate.picture import draw
 from fulgurite.commands.emulate.report import report_of, report_table
-from fulgurite.commands.emulate.support import fitting, read_support
+from fulgurite.commands.emulate.support import SupportRow, fitting, read_support
 from fulgurite.commands.export.folder import check_target
 from fulgurite.commands.shared.devices import usable_device
+from fulgurite.commands.shared.options import RowsOptions, WeightsOptions, with_options
 from fulgurite.console import command_line, say, shortest
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
@@ -33,14 +36,12 @@ from fulgurite.whole_files import whole_folder
 __all__ = ["emulate"]
 
 
+@with_options
 def emulate(
     model: str,
     out: str,
     support: str | None = None,
-    task: str | None = None,
-    column: str = "text",
     limit: int = 512,
-    max_length: int = 512,
     method: Literal["crash", "uniform"] = "crash",
     keep: int | None = None,
     train: int = 4,
@@ -48,11 +49,10 @@ def emulate(
     sharing: Literal["choose", "repeat-all", "repeat-non-trainable"] = "choose",
     pooling: Literal["weighted", "mean", "last"] = "weighted",
     unbiased: bool = False,
-    batch_size: int = 8,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    device: str | None = None,
-    overwrite: bool = False,
-    trust_remote_code: bool = False,
+    *,
+    distilling: DistillationOptions,
+    reading: RowsOptions,
+    weights: WeightsOptions,
 ) -> None:
     """Makes an emulator of a model.
 
@@ -60,11 +60,8 @@ def emulate(
         model: the full model: hub id, folder, or playground.
         out: the folder to make.
         support: rows by which layers are compared: a file with texts, builtin, or with --task whatever evaluate takes as --path;
-            not needed with --method uniform.
-        task: take questions with their right answers of this task, such as arc_easy, in place of texts.
-        column: of the texts in the file.
+            not needed with --method uniform and no --distill_steps.
         limit: the first so many rows.
-        max_length: tokens of a row at most.
         method: crash clusters the layers by CKA and keeps one of each cluster; uniform drops layers at even distances.
         keep: layers that stay; none takes half.
         train: of these, how many are to be trained.
@@ -74,32 +71,17 @@ def emulate(
             prefers one that is not trained.
         pooling: of a row's states: weighted by position as published, mean, or the last token's.
         unbiased: the unbiased estimate of CKA in place of the published one.
-        batch_size: rows at a time.
-        dtype: in which the model is read, compared and written.
-        device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
-        overwrite: replace the folder if an earlier emulator lies there.
-        trust_remote_code: run code that came with the model.
+        distilling: what the owner of the model does to the emulator beforehand.
+        reading: how the rows are read.
+        weights: how and where the model is computed with.
     """
-    for name, value in (("limit", limit), ("batch_size", batch_size), ("max_length", max_length - 1)):
-        if value < 1:
-            raise ValueError(f"emulate: {name}={value + (name == 'max_length')} was given; give a larger number")
+    _check_numbers(limit, reading, distilling)
     placement = placement or ("even" if method == "crash" else "ends")
-    if method == "crash" and (support is None or placement == "ends"):
-        lack = "no --support" if support is None else "--placement ends"
-        raise ValueError(
-            f"emulate: --method crash with {lack}; it compares layers over the rows of --support, and trains layers at even places "
-            "or at borders; or give --method uniform"
-        )
-    if task is not None and support is None:
-        raise ValueError(
-            f"emulate: --task {task} without --support; give the file of the task's rows, or leave --task out"
-        )
-    if method == "uniform" and placement == "borders":
-        raise ValueError("emulate: --placement borders with --method uniform, which has no clusters; give even or ends")
+    _check_together(method, placement, support, reading.task, distilling)
     base = resolve_backbone(model)
-    target = check_target(out, base, overwrite, "emulate", "model", (MANIFEST,))
-    place = usable_device("emulate", device)
-    loaded = load_backbone(base, "causal_lm", dtype=dtype, trust_remote_code=trust_remote_code)
+    target = check_target(out, base, weights.overwrite, "emulate", "model", (MANIFEST,))
+    place = usable_device("emulate", weights.device)
+    loaded = load_backbone(base, "causal_lm", dtype=weights.dtype, trust_remote_code=weights.trust_remote_code)
     if loaded.new_heads:
         raise ValueError(
             f"emulate: the weights of {model} hold no {', '.join(loaded.new_heads)}; give a model that predicts tokens"
@@ -113,29 +95,51 @@ def emulate(
             f"keep <= {layers}; give other numbers"
         )
     tokenizer = load_tokenizer(base)
-    least = LEAST_ROWS[unbiased]
-    rows = None
-    if support is not None:
-        most = fitting(full, max_length)
-        rows = read_support("emulate", tokenizer, support, task, column, limit, most, least)
+    most = fitting(full, reading.max_length)
+
+    def read_rows(path: str, limit: int | None, least: int = 1) -> list[SupportRow]:
+        return read_support("emulate", tokenizer, path, reading.task, reading.column, limit, most, least)
+
+    rows = None if support is None else read_rows(support, limit, LEAST_ROWS[unbiased])
     full = full.to(place)  # type: ignore[call-overload]
-    seen = None if rows is None else measure(full, rows, batch_size, pooling)
+    seen = None if rows is None else measure(full, rows, reading.batch_size, pooling)
     similarity = None if seen is None else cka_matrix(seen.features, unbiased)
     neighbours = None if similarity is None else similarity.diagonal(1).tolist()
     chosen = choose_layers(layers, kept_count, train, placement, neighbours if method == "crash" else None)
     emulator = emulator_of(full, base, chosen.kept, chosen.trained, sharing, method, chosen.clusters)
-    perplexities = {}
+    perplexities, distances, owned = {}, None, full
     if rows is not None and seen is not None:
-        perplexities = {"full": seen.perplexity, "emulator": measure(emulator.model, rows, batch_size).perplexity}
+        perplexities = {
+            "full": seen.perplexity,
+            "emulator": measure(emulator.model, rows, reading.batch_size).perplexity,
+        }
+        if distilling.distill_steps:
+            taught = rows if distilling.distill_rows is None else read_rows(distilling.distill_rows, None)
+            done = distil(full, emulator, taught, distilling, reading.batch_size)
+            owned, emulator, distances = done.full, done.emulator, (done.before, done.after)
+            after = measure(emulator.model, rows, reading.batch_size).perplexity
+            perplexities = {**perplexities, "emulator, distilled": after}
     report = report_of(
-        emulator, similarity, perplexities, 0 if rows is None else len(rows), 0 if seen is None else seen.tokens
+        emulator,
+        similarity,
+        perplexities,
+        0 if rows is None else len(rows),
+        0 if seen is None else seen.tokens,
+        distances,
     )
-    given = {"support": support, "task": task, "limit": limit, "max_length": max_length, "placement": placement}
-    report |= {"options": {**given, "pooling": pooling, "unbiased": unbiased, "dtype": dtype}}
+    given = {
+        "support": support,
+        "task": reading.task,
+        "limit": limit,
+        "max_length": reading.max_length,
+        "placement": placement,
+        "distill_rows": distilling.distill_rows,
+    }
+    report |= {"options": {**given, "pooling": pooling, "unbiased": unbiased, "dtype": weights.dtype}}
     report |= {"versions": {"fulgurite": __version__, "torch": torch.__version__}}
-    full = full.to("cpu")  # what is loaded again is compared there, where both round alike
+    owned = owned.to("cpu")  # what is loaded again is compared there, where both round alike
     with whole_folder(target) as folder:
-        write_emulator(full, emulator.manifest, folder)
+        write_emulator(owned, emulator.manifest, folder)
         tokenizer.save_pretrained(folder)
         (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         if similarity is not None:
@@ -143,3 +147,44 @@ def emulate(
     say(report_table(report))
     trained = command_line("fit", "--model", "OffsiteTuningModule", "--model.backbone", shortest(target))
     say(f"written: {shortest(target)}; train it with {trained}")
+
+
+def _check_numbers(limit: int, reading: RowsOptions, distilling: DistillationOptions) -> None:
+    given = {"limit": limit, "batch_size": reading.batch_size, "max_length": reading.max_length}
+    given["distill_steps"] = distilling.distill_steps
+    least = {"max_length": 2, "distill_steps": 0}
+    for name, value in given.items():
+        if value < least.get(name, 1):
+            raise ValueError(f"emulate: {name}={value} was given; give a larger number")
+    if not 0.0 < distilling.distill_learning_rate < math.inf:
+        raise ValueError(
+            f"emulate: distill_learning_rate={distilling.distill_learning_rate}; allowed are numbers above 0, such as 1e-4"
+        )
+
+
+def _check_together(
+    method: str, placement: str, support: str | None, task: str | None, distilling: DistillationOptions
+) -> None:
+    """Refuses options that contradict one another."""
+    if method == "crash" and (support is None or placement == "ends"):
+        lack = "no --support" if support is None else "--placement ends"
+        raise ValueError(
+            f"emulate: --method crash with {lack}; it compares layers over the rows of --support, and trains layers at even places "
+            "or at borders; or give --method uniform"
+        )
+    if task is not None and support is None:
+        raise ValueError(
+            f"emulate: --task {task} without --support; give the file of the task's rows, or leave --task out"
+        )
+    if method == "uniform" and placement == "borders":
+        raise ValueError("emulate: --placement borders with --method uniform, which has no clusters; give even or ends")
+    if distilling.distill_steps and support is None:
+        raise ValueError(
+            f"emulate: --distill_steps {distilling.distill_steps} without --support; give rows, on which the emulator is measured "
+            "before and after, or leave --distill_steps out"
+        )
+    if distilling.distill_rows is not None and not distilling.distill_steps:
+        raise ValueError(
+            f"emulate: --distill_rows {distilling.distill_rows} without --distill_steps; give the number of steps, or leave "
+            "--distill_rows out"
+        )

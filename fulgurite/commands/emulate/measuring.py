@@ -17,7 +17,7 @@ from fulgurite.lightning_modules.objectives.step import Batch
 from fulgurite.models.emulator.states import PooledStates
 from fulgurite.models.modes import evaluation_mode
 
-__all__ = ["Measured", "measure"]
+__all__ = ["Measured", "batch_of", "measure"]
 
 
 class Measured(NamedTuple):
@@ -57,13 +57,13 @@ def measure(model: nn.Module, rows: Sequence[SupportRow], batch_size: int, pooli
     loss, tokens = 0.0, 0
     with evaluation_mode(model):
         objective(
-            model, _batch([rows[order[-1]]], device)
+            model, batch_of([rows[order[-1]]], device)
         )  # the head is proved at the first call, by passes of its own
         with nullcontext() if pooling is None else PooledStates(model, pooling) as states:
             starts = range(0, len(order), batch_size)
             for at in tqdm(starts, desc="rows", unit="batch", leave=False, delay=2, disable=None):
                 part = [rows[i] for i in order[at : at + batch_size]]
-                batch = _batch(part, device)
+                batch = batch_of(part, device)
                 if states is not None:
                     states.begin(batch["attention_mask"], [row.place for row in part])
                 step = objective(model, batch)
@@ -72,7 +72,13 @@ def measure(model: nn.Module, rows: Sequence[SupportRow], batch_size: int, pooli
     return Measured(loss / tokens, tokens, [] if states is None else states.features())
 
 
-def _batch(rows: Sequence[SupportRow], device: torch.device) -> Batch:
+def batch_of(rows: Sequence[SupportRow], device: torch.device) -> Batch:
+    """Rows side by side, padded behind; labels stand at the tokens that count.
+
+    Args:
+        rows: at least one.
+        device: where to.
+    """
     width = max(len(row.ids) for row in rows)
     ids = torch.zeros((len(rows), width), dtype=torch.int64)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,16 +15,22 @@ __all__ = ["report_of", "report_table"]
 
 
 def report_of(
-    emulator: Emulator, similarity: torch.Tensor | None, perplexities: dict[str, float], rows: int, tokens: int
+    emulator: Emulator,
+    similarity: torch.Tensor | None,
+    perplexities: dict[str, float],
+    rows: int,
+    tokens: int,
+    distances: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Plain data for JSON.
 
     Args:
         emulator: with its model.
         similarity: CKA of each pair of layers, (L, L), or None.
-        perplexities: of "full" and "emulator" on the support set; empty without one.
+        perplexities: of "full", "emulator" and "emulator, distilled" on the support set; empty without one.
         rows: of the support set.
         tokens: of it that count in the perplexity.
+        distances: to the full model's states before and after distillation; None without one.
     """
     model, manifest = emulator
     return {
@@ -40,6 +47,9 @@ def report_of(
         "bytes_in_memory": sum(p.numel() * p.element_size() for p in model.parameters()),
         "disclosed_bytes": manifest.disclosed_bytes,
         "full_bytes": manifest.full_bytes,
+        "distilled": None
+        if manifest.distilled is None or distances is None
+        else {**asdict(manifest.distilled), "distance_before": distances[0], "distance_after": distances[1]},
         "perplexity": perplexities,
         "support_rows": rows,
         "support_tokens": tokens,
@@ -66,10 +76,20 @@ def report_table(report: dict[str, Any]) -> Table:
     mib = 2**20
     table.add_row("weights in memory", f"{report['bytes_in_memory'] / mib:.1f} MiB")
     share = report["disclosed_bytes"] / report["full_bytes"]
-    table.add_row(
-        "weights given away",
-        f"{report['disclosed_bytes'] / mib:.1f} of {report['full_bytes'] / mib:.1f} MiB ({100 * share:.0f} %), unchanged",
-    )
+    given = f"{report['disclosed_bytes'] / mib:.1f} of {report['full_bytes'] / mib:.1f} MiB ({100 * share:.0f} %)"
+    distilled = report["distilled"]
+    if distilled is None:
+        table.add_row("weights given away", f"{given}, unchanged")
+    else:
+        rest = (report["disclosed_bytes"] - distilled["bytes"]) / mib
+        table.add_row(
+            "weights given away", f"{given}: {rest:.1f} MiB unchanged, {distilled['bytes'] / mib:.1f} MiB distilled"
+        )
+        table.add_row("layers changed by distillation", _listed(distilled["layers"]))
+        table.add_row(
+            f"distance to the full model's states, {distilled['steps']} steps",
+            f"{distilled['distance_before']:.4f} before, {distilled['distance_after']:.4f} after",
+        )
     if report["perplexity"]:
         table.add_row("support set", f"{report['support_rows']} rows, {report['support_tokens']:,} tokens counted")
         for name, value in report["perplexity"].items():

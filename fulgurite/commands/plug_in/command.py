@@ -32,13 +32,14 @@ from fulgurite.commands.export.folder import check_target, refuse_around
 from fulgurite.commands.plug_in.measures import Rows, figures_of, figures_table
 from fulgurite.commands.shared.checkpoint_files import read_checkpoint
 from fulgurite.commands.shared.devices import usable_device
+from fulgurite.commands.shared.options import RowsOptions, with_options
 from fulgurite.console import say, shortest
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.evaluation.tasks import find_tasks
 from fulgurite.evaluation.tasks.rows import items_of
 from fulgurite.models import load_backbone
-from fulgurite.models.emulator.folder import emulator_of
+from fulgurite.models.emulator.folder import emulator_of, load_emulator
 from fulgurite.models.emulator.manifest import Manifest
 from fulgurite.models.emulator.plugging import attach_tuned, check_base, names_in_full_model, put_layers
 from fulgurite.whole_files import whole_folder
@@ -48,17 +49,17 @@ __all__ = ["plug_in"]
 _NETWORK = "network."
 
 
+@with_options
 def plug_in(
     ckpt_path: str,
     model: str,
     out: str,
     format: Literal["peft", "merged"] | None = None,
     rows: str | None = None,
-    task: str | None = None,
-    column: str = "text",
     limit: int | None = None,
-    max_length: int = 512,
-    batch_size: int = 8,
+    emulator: str | None = None,
+    *,
+    reading: RowsOptions,
     tolerance: float = 1e-5,
     device: str | None = None,
     overwrite: bool = False,
@@ -73,22 +74,22 @@ def plug_in(
         format: peft writes the adapter alone, for the full model; merged writes a whole model; none takes peft where an adapter was
             trained, and merged where layers were trained whole.
         rows: measure on these: a file with texts, builtin, or with --task whatever evaluate takes as --path.
-        task: measure on this task of choices, such as arc_easy, in place of texts.
-        column: of the texts in the file.
         limit: the first so many rows.
-        max_length: tokens of a row at most.
-        batch_size: rows at a time.
+        emulator: the emulator's folder: needed to measure one that was distilled, whose frozen layers stand nowhere else.
+        reading: how the rows are read.
         tolerance: largest difference allowed between what was trained and what was written, relative to the largest logit.
         device: for measuring: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
         overwrite: replace the folder if an earlier result lies there.
         trust_remote_code: run code that came with the model.
     """
-    if tolerance <= 0 or batch_size < 1:
+    if tolerance <= 0 or reading.batch_size < 1:
         raise ValueError(
-            f"plug-in: tolerance={tolerance}, batch_size={batch_size}; needed are a number above 0, and 1 or more"
+            f"plug-in: tolerance={tolerance}, batch_size={reading.batch_size}; needed are a number above 0, and 1 or more"
         )
-    if task is not None and rows is None:
-        raise ValueError(f"plug-in: --task {task} without --rows; give the file of the task's rows")
+    if emulator is not None and rows is None:
+        raise ValueError(f"plug-in: --emulator {emulator} without --rows; give rows to measure it on, or leave it out")
+    if reading.task is not None and rows is None:
+        raise ValueError(f"plug-in: --task {reading.task} without --rows; give the file of the task's rows")
     base = resolve_backbone(model)
     target = check_target(out, ckpt_path, overwrite, "plug-in")
     refuse_around(target, base, "full model", "plug-in")
@@ -113,33 +114,34 @@ def plug_in(
     check_base(full, manifest, model)
     on = None
     if rows is not None:
-        on = _rows(tokenizer, rows, task, column, limit, fitting(full, max_length), batch_size)
+        on = _rows(tokenizer, rows, limit, fitting(full, reading.max_length), reading)
     full.requires_grad_(False)
     state = {k.removeprefix(_NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(_NETWORK)}
     tensors = names_in_full_model(state, manifest)
-    # It shares the full model's Parameters, so that what is put into them is in the emulator too.
-    sharing = (manifest.kept, manifest.trained, manifest.sharing, manifest.method)
-    emulator = None if on is None else emulator_of(full, base, *sharing).model
+    student = None if on is None else _student(full, base, manifest, emulator)
     figures: dict[str, dict[str, Any]] = {}
-    if on is not None and emulator is not None:
+    if on is not None:
         figures["full model"] = _on(place, full, on)
-        figures["emulator"] = _on(place, emulator, on)
+    if on is not None and student is not None:
+        figures["emulator"] = _on(place, student, on)
     name, adapter = manifest.layers_name, None
     if stored is None:
         put_layers(full, tensors, manifest)
-        if on is not None and emulator is not None:
-            figures["emulator, tuned"] = _on(place, emulator, on)
+        if on is not None and student is not None:
+            student.load_state_dict(state, strict=False)  # its trained layers; the names were checked above
+            figures["emulator, tuned"] = _on(place, student, on)
     else:
         config = config_from_dict(stored)
-        if on is not None and emulator is not None:
+        if on is not None and student is not None:
             own = {key: value for key, value in state.items() if ".branches." in key}
-            there = attach_tuned(emulator, config, own, name, manifest.trained_places)
-            figures["emulator, tuned"] = _on(place, emulator, on)
+            there = attach_tuned(student, config, own, name, manifest.trained_places)
+            figures["emulator, tuned"] = _on(place, student, on)
             there.detach()
         adapter = attach_tuned(full, config, tensors, name, manifest.trained)
     if on is not None:
         figures["plug-in"] = _on(place, full, on)
-    del emulator
+    left_out = on is not None and student is None
+    del student
     full.to("cpu")
     with whole_folder(target) as folder:
         if adapter is not None and format != "merged":
@@ -153,17 +155,32 @@ def plug_in(
     say(f"layers {numbers} of {manifest.layers} were tuned: {'whole' if adapter is None else adapter.kind}")
     if figures:
         say(figures_table(figures))
+    if left_out:
+        say("the emulator was distilled, so its own figures are left out; give its folder with --emulator to have them")
     say(f"written: {shortest(target)}")
 
 
-def _rows(
-    tokenizer: Any, path: str, task: str | None, column: str, limit: int | None, max_length: int, batch_size: int
-) -> Rows:
-    read = read_support("plug-in", tokenizer, path, task, column, limit, max_length)
-    if task is None:
-        return Rows(read, None, [], tokenizer, batch_size)
-    (known,) = find_tasks([task])
-    return Rows(read, known, items_of(known, path, limit).items, tokenizer, batch_size)
+def _student(full: nn.Module, base: str, manifest: Manifest, folder: str | None) -> nn.Module | None:
+    """The emulator: from its folder, or made of the full model, whose Parameters it shares then; None where that cannot be."""
+    if folder is not None:
+        found = load_emulator(folder)
+        if found.manifest != manifest:
+            raise ValueError(
+                f"plug-in: --emulator {folder} is not the emulator that the checkpoint was trained on; give that one, or leave it "
+                "out"
+            )
+        return found.model.eval().requires_grad_(False)
+    if manifest.distilled is not None:
+        return None
+    return emulator_of(full, base, manifest.kept, manifest.trained, manifest.sharing, manifest.method).model
+
+
+def _rows(tokenizer: Any, path: str, limit: int | None, max_length: int, reading: RowsOptions) -> Rows:
+    read = read_support("plug-in", tokenizer, path, reading.task, reading.column, limit, max_length)
+    if reading.task is None:
+        return Rows(read, None, [], tokenizer, reading.batch_size)
+    (known,) = find_tasks([reading.task])
+    return Rows(read, known, items_of(known, path, limit).items, tokenizer, reading.batch_size)
 
 
 def _on(place: torch.device, model: nn.Module, on: Rows) -> dict[str, Any]:

@@ -24,8 +24,10 @@ __all__ = [
     "ComputeOptions",
     "DrawingOptions",
     "JudgingOptions",
+    "RowsOptions",
     "ServerOptions",
     "SourceOptions",
+    "WeightsOptions",
     "with_options",
 ]
 
@@ -91,6 +93,40 @@ class ComputeOptions:
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     device: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class RowsOptions:
+    """How the rows are read that a model is run over, beside their number, whose default differs from verb to verb.
+
+    Args:
+        task: take the questions of this task of choices, such as arc_easy, with their right answers, in place of texts.
+        column: of the texts in the file.
+        max_length: tokens of a row at most.
+        batch_size: rows at a time.
+    """
+
+    task: str | None = None
+    column: str = "text"
+    max_length: int = 512
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class WeightsOptions:
+    """How and where a verb computes that compares, mixes or writes weights, so that nothing is rounded unless it is said.
+
+    Args:
+        dtype: in which weights are read and computed with.
+        device: cpu, cuda, cuda:1, mps; none takes a GPU if there is one.
+        overwrite: replace what an earlier run of this verb wrote.
+        trust_remote_code: run code that came with a model.
+    """
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str | None = None
+    overwrite: bool = False
     trust_remote_code: bool = False
 
 

@@ -9,11 +9,30 @@ from typing import Any
 
 from fulgurite.models.emulator.sharing import sharing_map
 
-__all__ = ["MANIFEST", "Manifest", "read_manifest"]
+__all__ = ["MANIFEST", "Distilled", "Manifest", "read_manifest"]
 
 MANIFEST = "emulator.json"
 _FORMAT = 1
 _AGAIN = "write it again with `fulgurite emulate`"
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What the owner of the full model changed in the emulator's frozen layers before giving it away.
+
+    Attributes:
+        layers: numbers of the layers whose weights are no longer the full model's, rising.
+        bytes: of these weights.
+        steps: of training.
+        learning_rate: at its peak.
+        rows: that it was trained on.
+    """
+
+    layers: list[int]
+    bytes: int
+    steps: int
+    learning_rate: float
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -30,12 +49,13 @@ class Manifest:
         kept: their numbers, rising, (m,).
         trained: those that are to be trained, (t,).
         sharing: one of :data:`fulgurite.models.emulator.sharing.SHARING`.
-        layer_hashes: SHA-256 of each kept layer, in the order of `kept`.
+        layer_hashes: SHA-256 of each kept layer as the folder holds it, in the order of `kept`.
         rest_hash: SHA-256 of all weights outside the layers.
         method: how the layers were chosen, "crash" or "uniform".
         clusters: numbers of the layers of each cluster; None without clustering.
         disclosed_bytes: of the weights that the folder gives away.
         full_bytes: of the full model's weights.
+        distilled: which layers were changed, and how; None where every layer is the full model's own.
     """
 
     origin: str
@@ -53,6 +73,7 @@ class Manifest:
     clusters: list[list[int]] | None
     disclosed_bytes: int
     full_bytes: int
+    distilled: Distilled | None = None
 
     @property
     def sources(self) -> list[int]:
@@ -71,7 +92,8 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON and checkpoints."""
-        return {"format": _FORMAT, **asdict(self), "sources": self.sources}
+        entries = {name: value for name, value in asdict(self).items() if name != "distilled" or value is not None}
+        return {"format": _FORMAT, **entries, "sources": self.sources}
 
     @classmethod
     def from_dict(cls, data: Any, where: str) -> Manifest:
@@ -89,8 +111,12 @@ class Manifest:
             raise ValueError(f"{where}: no manifest of an emulator in format {_FORMAT} (found {found!r}); {_AGAIN}")
         entries = {name: value for name, value in data.items() if name not in ("format", "sources")}
         try:
+            if entries.get("distilled") is not None:
+                entries["distilled"] = Distilled(**entries["distilled"])
             made = cls(**entries)
             consistent = made.sources == data["sources"] and len(made.layer_hashes) == len(made.kept) >= 2
+            changed = set(made.distilled.layers if made.distilled else ())
+            consistent = consistent and changed <= set(made.kept) - set(made.trained)
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{where}: the manifest is damaged ({error}); {_AGAIN}") from error
         if not consistent:

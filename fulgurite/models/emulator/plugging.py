@@ -41,10 +41,17 @@ def check_base(full: nn.Module, manifest: Manifest, name: str) -> None:
     hashes = weight_hashes(full, found.name)
     if hashes.whole == manifest.origin_hash:
         return
-    stated = zip(manifest.kept, manifest.layer_hashes, strict=True)
+    changed = manifest.distilled.layers if manifest.distilled else []  # whose hashes are not the base's in any case
+    stated = [(n, value) for n, value in zip(manifest.kept, manifest.layer_hashes, strict=True) if n not in changed]
     other = [f"layer {number}" for number, value in stated if hashes.layers[number] != value]
     other += ["the embeddings or the head"] if hashes.rest != manifest.rest_hash else []
-    where = f"{', '.join(other[:4])}{' and more' if len(other) > 4 else ''}" if other else "a layer that was not kept"
+    where = (
+        f"{', '.join(other[:4])}{' and more' if len(other) > 4 else ''}"
+        if other
+        else "a layer that was not kept or was distilled"
+        if changed
+        else "a layer that was not kept"
+    )
     raise ValueError(
         f"plug-in: {name} is not the base that the emulator was made of ({manifest.origin}): it differs in {where}; give that "
         "base, untouched"
