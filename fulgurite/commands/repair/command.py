@@ -135,7 +135,7 @@ def repair(
                 raise ValueError(
                     "repair: a server and a model were given for one role; a server knows its model; give one"
                 )
-            # With log-probabilities a server tells how many tokens an answer has.
+            # Log-probabilities tell how many tokens an answer has where the server writes no usage.
             writers = served(given.server, given.served_model, asking.concurrency, None, None, True, "repair")
             return Role(writers.answers, settings, chats)
         if given.served_model is not None:

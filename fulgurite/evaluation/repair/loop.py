@@ -122,10 +122,11 @@ class _Loop:
         """Independent programs in rounds: T + 1 of each chain, then more until INTERVENOR's tokens are used up."""
         least, most = self.plan.turns, MOST_ROUNDS * (self.plan.turns + 1)
         ours = [self.chain("intervenor", p, i, least).answers for p, i in self.chains]
-        budget = cost_of([answer for answers in ours for answer in answers]).tokens
         for number in range(most):
             chains = [(p, i, self.chain(SAMPLING, p, i, number - 1)) for p, i in self.chains]
-            used = cost_of([answer for _, _, chain in chains for answer in chain.answers]).tokens
+            counted = self.done.book.prompts_counted
+            budget = cost_of([answer for answers in ours for answer in answers], counted).tokens
+            used = cost_of([answer for _, _, chain in chains for answer in chain.answers], counted).tokens
             if number > least and (budget is None or used is None or used >= budget):
                 return
             open_ = [
