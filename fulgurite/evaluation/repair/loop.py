@@ -87,14 +87,13 @@ class _Loop:
         self, problem: Problem, index: int, step: str, template: str, method: str = SHARED, turn: int = 0
     ) -> Asked:
         """A prompt that knows of no program."""
-        fields = {"task": problem.task, "start": problem.start, "entry_point": problem.entry_point}
         role, temperature = self.plan.learner, self.plan.sampling_temperature if method == SAMPLING else None
         return Asked(
             Place(method, problem.item.key, index, turn),
             step,
             role,
-            self.plan.templates.text(template, role.chat, fields),
-            role.drawn(template, problem.start, temperature),
+            self.plan.templates.text(template, role.chat, problem.fields),
+            role.drawn(template, problem.ends, temperature),
         )
 
     def _next(self, method: str, problem: Problem, index: int, turn: int, step: str, template: str) -> Asked:
@@ -106,16 +105,14 @@ class _Loop:
         place = Place(method, problem.item.key, index, turn)
         told = self.done.book.get(place, "explanation")
         fields: dict[str, object] = {
-            "task": problem.task,
-            "start": problem.start,
-            "entry_point": problem.entry_point,
+            **problem.fields,
             "program": (program or "").strip("\n"),
             "explanation": "" if told is None else told["text"].strip(),
             "turn": 1 if sampled else turn,
             **error_fields(outcome, program, problem.entry_point),
         }
         text = self.plan.templates.text(template, role.chat, fields)
-        settings = role.drawn(template, problem.start, self.plan.sampling_temperature if sampled else None)
+        settings = role.drawn(template, problem.ends, self.plan.sampling_temperature if sampled else None)
         return Asked(place, step, role, text, settings)
 
     def _sample(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -63,15 +63,15 @@ class Role:
         turns = [Turn("user", text)] if self.chat else [Turn("prompt", text)]
         return len(encode_prompt(self.tokenizer, turns))
 
-    def drawn(self, template: str, start: str, temperature: float | None = None) -> SamplingSettings:
+    def drawn(self, template: str, ends: Sequence[str], temperature: float | None = None) -> SamplingSettings:
         """The settings of one prompt.
 
         Args:
             template: its name.
-            start: the beginning of the program that a completion continues.
+            ends: texts that end the program that a completion continues; nothing where it writes all of it.
             temperature: in place of the role's.
         """
-        stop = () if self.chat else stops_of(template, start)
+        stop = () if self.chat else stops_of(template, ends)
         return replace(
             self.settings, stop=stop, temperature=self.settings.temperature if temperature is None else temperature
         )
@@ -121,6 +121,12 @@ class RepairPlan:
             raise ValueError(
                 f"repair: n={self.n} with temperature 0 would give the same chain {self.n} times; set temperature above 0, such as "
                 "0.8, or n=1"
+            )
+        other = next((problem.language for problem in self.problems if problem.language != "Python"), None)
+        if self.feedback == "selfgen" and other is not None:
+            raise ValueError(
+                f"repair: feedback='selfgen' with {self.task.name}; tests that a model writes are asserts of Python, and these "
+                f"programs are {other}; take visible or hidden"
             )
         if self.baselines and self.sampling_temperature <= 0:
             raise ValueError(
