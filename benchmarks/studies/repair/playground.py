@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.repair.rows import PROMPTS, broken, chain_rows, mbpp_row, tasks, writing_rows
-from benchmarks.studies.repair.tables import report
+from benchmarks.studies.repair.tables import write_page
 from fulgurite.cli import main as fulgurite
 from fulgurite.data.playground.draw import Draw
 from fulgurite.evaluation.repair.prompts import Templates
@@ -44,7 +44,7 @@ TRAINED, ASKED, OWN = (
     60,
 )  # training tasks; held-out tasks; training tasks on which the model looks for chains of its own
 WRITING_STEPS, CHAIN_STEPS = 200, 200
-_PROGRAM, _EXPLANATION = 80, 64  # tokens at most
+_PROGRAM, _EXPLANATION = 112, 64  # tokens at most
 _MADE = 2  # broken programs of each training task
 
 
@@ -75,6 +75,16 @@ def run(real_data: Path) -> dict[str, Any]:
         },
         "CPU seconds of this call": round(time.process_time() - begun),
     }
+
+
+def report(figures: dict[str, Any], docs: Path) -> None:
+    """Writes the page and the picture of the study.
+
+    Args:
+        figures: of `run`, with machine and date.
+        docs: the folder.
+    """
+    write_page(figures, (__doc__ or "").split("\n\n", 1)[1], docs)
 
 
 def write_data(folder: Path) -> dict[str, int]:

@@ -205,7 +205,7 @@ def _mistaken(task: StepTask, draw: Draw) -> tuple[str, str]:
         # Most mistakes of a model that nearly knows how to write are wrong numbers.
         steps[at] = (right[0], draw.integer(2, 9)) if right[1] and draw.chance(0.6) else _step(draw)
         if steps[at] != right:
-            said.append(f"Step {at + 1} {_said(steps[at])}, but the task says: {_said(right)}.")
+            said.append(f"Step {at + 1}: {_said(right)}, not {_said(steps[at])}.")
     return _source(task.name, steps), " ".join(said)
 
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["report"]
+__all__ = ["write_page"]
 
 _COLOURS = {"intervenor": "C0", "self_repair": "C1", "step_by_step": "C2", "sampling, equal programs": "C3"}
 
 
-def report(figures: dict[str, Any], docs: Path) -> None:
+def write_page(figures: dict[str, Any], about: str, docs: Path) -> None:
     """docs/repair_playground.md with its tables, and docs/repair_playground.png.
 
     Args:
         figures: of the study's run, with machine and date.
+        about: what was done, in paragraphs.
         docs: the folder.
     """
-    from benchmarks.studies.repair import playground
-
     settings, rows = figures["settings"], figures["rows"]
     turns = settings["turns"]
     lines = [
         "# Repairs on the playground",
         "",
-        *(playground.__doc__ or "").split("\n\n", 1)[1].strip().splitlines(),
+        *about.strip().splitlines(),
         "",
         f"Tasks: {settings['tasks']['training']} for training, {settings['tasks']['held out']} held out. Rows: "
         f"{rows['writing']} of writing, {rows['made']} of made chains, "
