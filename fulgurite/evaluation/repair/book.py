@@ -167,6 +167,8 @@ class Repaired:
         new: answers that this call got.
         known: records that stood there.
         repaired: bytes of a torn last line that were cut off.
+        turns: repairs after which a budget ended the run; None where it ran to its end.
+        spent: the sentence that says so.
     """
 
     book: Book
@@ -175,6 +177,8 @@ class Repaired:
     new: int = 0
     known: int = 0
     repaired: int = 0
+    turns: int | None = None
+    spent: str = ""
 
     def trouble(self, place: Place, why: str) -> None:
         """Notes why a chain cannot go on in this call; the first reason stays.

@@ -54,6 +54,10 @@ class _Loop:
         self.asker.ask([self._first(p, i, "program", "write") for p, i in self.chains if p.given is None])
         self.verdicts.judge([Place(SHARED, p.item.key, i, 0) for p, i in self.chains])
         for turn in range(1, self.plan.turns + 1):
+            self.done.spent = self._spent(turn)
+            if self.done.spent:
+                self.done.turns = turn - 1
+                break
             for step in ("explanation", "program"):
                 self.asker.ask(
                     self._next(method, problem, index, turn, step, template)
@@ -64,6 +68,26 @@ class _Loop:
             self.verdicts.judge([Place(method, p.item.key, i, turn) for method, p, i in self._open(turn)])
         if self.plan.baselines:
             self._sample()
+
+    def _spent(self, turn: int) -> str:
+        """Why a turn may not begin, "" if it may. Only the turns before it count, also where the file holds more."""
+        chains = [self.chain("intervenor", p, i, turn - 1) for p, i in self.chains]
+        answers = [answer for chain in chains for answer in chain.answers]
+        programs = sum(answer["step"] == "program" for answer in answers)
+        used = cost_of(answers, self.done.book.prompts_counted).tokens
+        if self.plan.max_tokens is not None and used is None and self.done.stopped is None:
+            raise ValueError(
+                f"repair: max_tokens={self.plan.max_tokens} cannot be kept, because the server does not say how many tokens its "
+                "answers have; give max_programs, or another server"
+            )
+        budgets = (("programs", self.plan.max_programs, programs), ("tokens", self.plan.max_tokens, used))
+        for what, most, so_far in budgets:
+            if most is not None and so_far is not None and so_far >= most and any(not chain.ended for chain in chains):
+                return (
+                    f"the budget of {most:,} {what} ended the run: intervenor has used {so_far:,} up to turn {turn - 1}, so that "
+                    f"turn {turn} did not begin"
+                )
+        return ""
 
     def chain(self, method: str, problem: Problem, index: int, turns: int | None = None) -> Chain:
         """A chain so far."""
@@ -117,7 +141,8 @@ class _Loop:
 
     def _sample(self) -> None:
         """Independent programs in rounds: T + 1 of each chain, then more until INTERVENOR's tokens are used up."""
-        least, most = self.plan.turns, MOST_ROUNDS * (self.plan.turns + 1)
+        least = self.plan.turns if self.done.turns is None else self.done.turns
+        most = MOST_ROUNDS * (least + 1)
         ours = [self.chain("intervenor", p, i, least).answers for p, i in self.chains]
         for number in range(most):
             chains = [(p, i, self.chain(SAMPLING, p, i, number - 1)) for p, i in self.chains]

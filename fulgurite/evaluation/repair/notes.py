@@ -28,6 +28,8 @@ class _Done(Protocol):
     @property
     def book(self) -> Iterable[Mapping[str, Any]]: ...
     @property
+    def spent(self) -> str: ...
+    @property
     def troubles(self) -> dict[tuple[str, str, int], str]: ...
 
 
@@ -42,6 +44,7 @@ def warnings_of(plan: RepairPlan, done: _Done, methods: Sequence[_Method], whole
         by_tokens: the name of sampling at an equal budget of tokens.
     """
     found = [f"feedback {plan.feedback}: {FEEDBACK[plan.feedback]}"]
+    found += [done.spent] if done.spent else []
     wanted = len(plan.problems) * plan.n
     if plan.found.bad:
         found.append(f"{len(plan.found.bad)} broken rows were left out, the first: {plan.found.bad[0]}")

@@ -94,6 +94,8 @@ class RepairPlan:
         n: chains of each item.
         baselines: whether self-repair, step by step and independent sampling are run as well.
         sampling_temperature: of the independent samples.
+        max_programs: no turn begins once INTERVENOR has written so many programs in all chains; None for any number.
+        max_tokens: the same of the tokens of its prompts and answers.
     """
 
     task: Task
@@ -108,14 +110,17 @@ class RepairPlan:
     n: int = 1
     baselines: bool = True
     sampling_temperature: float = 0.8
+    max_programs: int | None = None
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.feedback not in FEEDBACK:
             raise ValueError(
                 f"repair: feedback={self.feedback!r}; allowed are {', '.join(FEEDBACK)}; choose among them"
             )
-        for name, value, least in (("turns", self.turns, 0), ("n", self.n, 1)):
-            if value < least:
+        limits = (("max_programs", self.max_programs, 1), ("max_tokens", self.max_tokens, 1))
+        for name, value, least in (("turns", self.turns, 0), ("n", self.n, 1), *limits):
+            if value is not None and value < least:
                 raise ValueError(f"repair: {name}={value}; allowed are {least} and more; give more")
         if self.n > 1 and self.learner.settings.temperature == 0:
             raise ValueError(

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fulgurite.evaluation.repair.book import Book, Chain, Cost, Repaired, cost_of
@@ -112,8 +112,9 @@ def summary(plan: RepairPlan, done: Repaired) -> RepairResult:
 
     Args:
         plan: what was run.
-        done: its records and troubles.
+        done: its records and troubles. Where a budget ended the run, the turns that it had count as all.
     """
+    plan = plan if done.turns is None else replace(plan, turns=done.turns)
     names = [*plan.methods, *([SAMPLING] if plan.baselines else [])]
     all_ = {name: _chains(plan, done.book, name) for name in names}
     whole = [key for key in all_["intervenor"] if all(_ended(plan, all_[name][key]) for name in names)]
