@@ -43,7 +43,7 @@ TRAINED, ASKED, OWN = (
     40,
     60,
 )  # training tasks; held-out tasks; training tasks on which the model looks for chains of its own
-WRITING_STEPS, CHAIN_STEPS = 200, 200
+WRITING_STEPS, CHAIN_STEPS = 160, 160
 _PROGRAM, _EXPLANATION = 112, 64  # tokens at most
 _MADE = 2  # broken programs of each training task
 
