@@ -1,15 +1,16 @@
 """Study: does training on chains of repair teach the playground's model to repair? Turns 0 to 3, three feedback modes, three seeds.
 
 The tasks ask for two or three steps of arithmetic; the base never read such a sentence, and no task that is asked stands in the
-training rows, whatever the function's name. Each seed trains three models, all with configs/repair_playground.yaml. *before* writes
-programs and tests of training tasks and has never seen a repair. *after* goes on from it with chains of repair beside the same
-rows, *more writing* goes on from it for as many steps with the same rows alone. The chains are of two sorts. Those of its own are
-what `fulgurite repair` writes to sft.jsonl when *before* is both learner and teacher on training tasks. As it explains by chance,
-most are made: a program of a training task is broken on purpose, run, explained and mended. One model is learner and teacher.
+training rows. Each seed trains two models, both with configs/repair_playground.yaml. *before* writes programs and tests of training
+tasks and has never seen a repair. *after* goes on from it with chains of repair, without further rows of writing. The chains are of
+two sorts. Those of its own are what `fulgurite repair` writes to sft.jsonl when *before* is both learner and teacher on training
+tasks. As it explains by chance, most are made: a program of a training task is broken on purpose, run, explained and mended. One
+model is learner and teacher.
 
-Every model has the same held-out tasks in every mode, one chain of each task and seed, so that all rates have the same number of
+Both models have the same held-out tasks in every mode, one chain of each task and seed, so that all rates have the same number of
 trials. Prompts are short ones of the study's own (benchmarks/studies/repair/prompts). Intervals are over tasks, of which each
-counts with its mean over the seeds.
+counts with its mean over the seeds. *after* has had more training, so that only what it gains from turn 0 on, and what is solved
+beside the baselines of the same model, says something about repairs.
 """
 
 from __future__ import annotations
@@ -36,16 +37,13 @@ CONFIG = Path(__file__).parents[3] / "configs" / "repair_playground.yaml"
 FOLDER = Path("runs/repair-playground")
 SEEDS = (0, 1, 2)
 MODES = ("hidden", "visible", "selfgen")
-MODELS = ("before", "after", "more writing")
+MODELS = ("before", "after")
 TURNS = 3
-TRAINED, ASKED, OWN = (
-    800,
-    40,
-    60,
-)  # training tasks; held-out tasks; training tasks on which the model looks for chains of its own
-WRITING_STEPS, CHAIN_STEPS = 160, 160
-_PROGRAM, _EXPLANATION = 112, 64  # tokens at most
-_MADE = 2  # broken programs of each training task
+TRAINED, ASKED = 250, 16  # training tasks, held-out tasks
+OWN = 16  # training tasks on which the model looks for chains of its own
+WRITING_STEPS, CHAIN_STEPS = 150, 200
+_PROGRAM, _EXPLANATION = 80, 40  # tokens at most
+_MADE = 4  # broken programs of each training task
 
 
 def run(real_data: Path) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def run(real_data: Path) -> dict[str, Any]:
         "settings": {
             "seeds": list(SEEDS),
             "tasks": {"training": TRAINED, "held out": ASKED, "asked for own chains": OWN},
-            "steps": {"before": WRITING_STEPS, "after and more writing": CHAIN_STEPS},
+            "steps": {"before": WRITING_STEPS, "after": CHAIN_STEPS},
             "turns": TURNS,
             "trials of each rate": ASKED * len(SEEDS),
         },
@@ -112,7 +110,7 @@ def write_data(folder: Path) -> dict[str, int]:
 
 
 def _train(folder: Path, seed: int) -> int:
-    """The three models of a seed; returns how many rows of the chains are the model's own."""
+    """The models of a seed; returns how many rows of the chains are the model's own."""
     base, writing = folder / "before" / "merged", FOLDER / "writing.jsonl"
     _fit(folder / "before", "playground", [writing], WRITING_STEPS, seed)
     words = ["--format", "merged", "--overwrite", "true"]
@@ -120,15 +118,14 @@ def _train(folder: Path, seed: int) -> int:
     chains = folder / "chains" / "mbpp" / "hidden" / "sft.jsonl"
     _once(folder / "chains" / "results.json", lambda: _run(_own_chains(base, folder / "chains", seed)))
     own = [chains] if chains.exists() else []
-    _fit(folder / "after", str(base), [writing, FOLDER / "made.jsonl", *own], CHAIN_STEPS, seed)
-    _fit(folder / "more writing", str(base), [writing], CHAIN_STEPS, seed)
+    _fit(folder / "after", str(base), [FOLDER / "made.jsonl", *own], CHAIN_STEPS, seed)
     return len(chains.read_text().splitlines()) if own else 0
 
 
 def _own_chains(model: Path, out: Path, seed: int) -> list[str]:
     options = {
         "model": model, "tasks": "mbpp", "path": FOLDER / "tasks.jsonl", "limit": OWN, "out": out, "feedback": "hidden",
-        "chat": "true", "prompts": PROMPTS, "turns": 2, "n": 2, "temperature": 0.8, "baselines": "false", "seed": seed,
+        "chat": "true", "prompts": PROMPTS, "turns": 1, "n": 2, "temperature": 0.8, "baselines": "false", "seed": seed,
         "max_new_tokens": _PROGRAM, "explanation_tokens": _EXPLANATION, "batch_size": 64, "workers": 1,
     }  # fmt: skip
     return ["repair", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]

@@ -1,8 +1,8 @@
 """Tasks of the study and chains of repair that are made, not found: programs broken on purpose, explained, and mended.
 
-A task asks for two or three steps of arithmetic ("Write a function f(x) that adds 3, then multiplies by 4."); no document that the
-playground's base has read asks for more than one. A task is its steps: which are trained on and which are held out is decided by
-them, whatever the function is called. Programs are interpreted (`fulgurite.data.playground.content.interpreter`), never executed.
+A task asks for two or three steps of arithmetic ("Write a function f(x) that doubles it, then adds 1."); no document that the
+playground's base has read asks for steps. Which tasks are trained on and which are held out is decided by the steps. Programs are
+interpreted (`fulgurite.data.playground.content.interpreter`), never executed.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from fulgurite.data.playground.draw import Draw, split_of
 from fulgurite.evaluation.repair.feedback import error_fields
 from fulgurite.evaluation.repair.prompts import Templates
 
-__all__ = ["PROMPTS", "Broken", "Step", "StepTask", "broken", "chain_rows", "mbpp_row", "tasks", "writing_rows"]
+__all__ = ["PROMPTS", "Broken", "StepTask", "broken", "chain_rows", "mbpp_row", "tasks", "writing_rows"]
 
-PROMPTS = (
-    Path(__file__).parent / "prompts"
-)  # short ones: what fills the window of a large model is most of a tiny one's
-_NAMES = ("f", "g", "step", "score", "size", "total", "rule", "change", "compute", "value")
-_KINDS = ("add", "subtract", "multiply", "rest", "square")
-_WORDS = {
-    "add": "adds {0}", "subtract": "subtracts {0}", "multiply": "multiplies by {0}", "rest": "takes the rest divided by {0}",
-    "square": "squares it",
-}  # fmt: skip
-_LINES = {"add": "x + {0}", "subtract": "x - {0}", "multiply": "x * {0}", "rest": "x % {0}", "square": "x * x"}
+# Short prompts: what a large model's window hardly notices fills that of a tiny one.
+PROMPTS = Path(__file__).parent / "prompts"
+_NAME = "f"  # of every function: the base cannot copy a name, which would be all that there is to repair
+# Without numbers of the task's own: after 300 steps the base chose the right operations, and the numbers by chance.
+_STEPS = {
+    "adds 1": "x + 1",
+    "adds 10": "x + 10",
+    "subtracts 1": "x - 1",
+    "doubles it": "2 * x",
+    "triples it": "3 * x",
+    "squares it": "x * x",
+    "negates it": "-x",
+}
 _TESTS = 4  # asserts of a task; the first of them is shown
 _FIRST_ID = 1001  # beyond the ids of MBPP's own splits
 Row = dict[str, Any]
-Step = tuple[str, int]  # kind and number
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,13 @@ class StepTask:
     """
 
     name: str
-    steps: tuple[Step, ...]
+    steps: tuple[str, ...]
     inputs: tuple[int, ...]
 
     @property
     def text(self) -> str:
         """The request, without a test."""
-        return f"Write a function {self.name}(x) that {', then '.join(map(_said, self.steps))}."
+        return f"Write a function {self.name}(x) that {', then '.join(self.steps)}."
 
     @property
     def source(self) -> str:
@@ -98,7 +100,7 @@ def tasks(split: str, count: int, seed: object = 0) -> list[StepTask]:
         steps = tuple(_step(draw) for _ in range(draw.integer(2, 3)))
         if split_of(*steps) == split and steps not in found:
             inputs = tuple(draw.sample(range(13), _TESTS))
-            found[steps] = StepTask(draw.pick(_NAMES), steps, inputs)
+            found[steps] = StepTask(_NAME, steps, inputs)
     return list(found.values())
 
 
@@ -167,17 +169,12 @@ def chain_rows(task: StepTask, wrong: Broken, templates: Templates) -> list[Row]
     return [_row(templates.text(name, True, fields), answer) for name, answer in answers.items()]
 
 
-def _step(draw: Draw) -> Step:
-    kind = draw.pick(_KINDS)
-    return kind, 0 if kind == "square" else draw.integer(2, 9)
+def _step(draw: Draw) -> str:
+    return draw.pick(tuple(_STEPS))
 
 
-def _said(step: Step) -> str:
-    return _WORDS[step[0]].format(step[1])
-
-
-def _source(name: str, steps: Sequence[Step], returned: str = "    return x\n") -> str:
-    lines = "".join(f"    x = {_LINES[kind].format(number)}\n" for kind, number in steps)
+def _source(name: str, steps: Sequence[str], returned: str = "    return x\n") -> str:
+    lines = "".join(f"    x = {_STEPS[step]}\n" for step in steps)
     return f"def {name}(x):\n{lines}{returned}"
 
 
@@ -193,7 +190,7 @@ def _mistaken(task: StepTask, draw: Draw) -> tuple[str, str]:
         return _source(task.name, steps, ""), "The program returns nothing: its last line must return x."
     if kind == 1:
         left = steps[:place] + steps[place + 1 :]
-        return _source(task.name, left), f"Step {place + 1} is missing: {_said(steps[place])}."
+        return _source(task.name, left), f"Step {place + 1} is missing: {steps[place]}."
     if kind == 2:
         first = min(place, len(steps) - 2)
         steps[first], steps[first + 1] = steps[first + 1], steps[first]
@@ -201,11 +198,9 @@ def _mistaken(task: StepTask, draw: Draw) -> tuple[str, str]:
     places = sorted({place, draw.integer(0, len(steps) - 1)}) if draw.chance(0.3) else [place]
     said = []
     for at in places:
-        right = steps[at]
-        # Most mistakes of a model that nearly knows how to write are wrong numbers.
-        steps[at] = (right[0], draw.integer(2, 9)) if right[1] and draw.chance(0.6) else _step(draw)
+        right, steps[at] = steps[at], _step(draw)
         if steps[at] != right:
-            said.append(f"Step {at + 1}: {_said(right)}, not {_said(steps[at])}.")
+            said.append(f"Step {at + 1}: {right}, not {steps[at]}.")
     return _source(task.name, steps), " ".join(said)
 
 

@@ -28,7 +28,7 @@ def write_page(figures: dict[str, Any], about: str, docs: Path) -> None:
         f"Tasks: {settings['tasks']['training']} for training, {settings['tasks']['held out']} held out. Rows: "
         f"{rows['writing']} of writing, {rows['made']} of made chains, "
         f"{', '.join(map(str, rows['own chains, by seed']))} of chains of its own (by seed). Steps: "
-        f"{settings['steps']['before']} before, {settings['steps']['after and more writing']} after. Every rate has "
+        f"{settings['steps']['before']} before, {settings['steps']['after']} after. Every rate has "
         f"{settings['trials of each rate']} trials ({len(settings['seeds'])} seeds). Machine: "
         f"{figures['machine']['device']}; torch {figures['machine']['torch']}; {figures['date']}. Command: "
         "`python -m benchmarks.science repair_playground`.",

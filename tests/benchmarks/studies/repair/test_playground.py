@@ -34,9 +34,9 @@ def test_held_out_tasks_are_in_no_training_row(tmp_path: Path, monkeypatch: pyte
     }
     monkeypatch.setattr(study, "TRAINED", 150)
     counts = study.write_data(tmp_path)
-    assert counts == {"tasks": 150, "held_out": 40, "writing": 300, "made": 1200}
+    assert counts == {"tasks": 150, "held_out": study.ASKED, "writing": 300, "made": 4 * 4 * 150}
     trained = "".join((tmp_path / f"{name}.jsonl").read_text() for name in ("tasks", "writing", "made"))
-    for task in tasks("test", 40):
+    for task in tasks("test", study.ASKED):
         asked = task.text.partition(" that ")[2]
         assert f" that {asked}" not in trained, asked
     assert study.write_data(tmp_path / "again") == counts
