@@ -132,9 +132,9 @@ class Templates:
         Args:
             name: of the template, without its form.
             chat: for a chat's user, not as a text to continue.
-            fields: values; those that are not given are empty.
+            fields: values; those that are not given are empty, the language Python.
         """
-        given = {**dict.fromkeys(FIELDS, ""), "turn": 0, **fields}
+        given = {**dict.fromkeys(FIELDS, ""), "language": "Python", "fence": "python", "turn": 0, **fields}
         text = str(self._compiled[f"{name}.{'chat' if chat else 'completion'}.jinja"].render(given))
         return text.strip() if chat else text
 
