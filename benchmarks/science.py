@@ -31,6 +31,7 @@ from benchmarks.studies import (
     thresholds,
     ultrafuser_playground,
 )
+from benchmarks.studies.repair import playground as repair_playground
 from fulgurite.whole_files import write_text
 
 __all__ = ["main"]
@@ -47,6 +48,7 @@ STUDIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "reward_study": reward_study.run,
     "cpo_playground": cpo_playground.run,
     "half_precision": half_precision.run,
+    "repair_playground": repair_playground.run,
 }
 REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "thresholds": thresholds.report,
@@ -59,6 +61,7 @@ REPORTS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "reward_study": reward_study.report,
     "cpo_playground": cpo_playground.report,
     "half_precision": half_precision.report,
+    "repair_playground": repair_playground.report,
 }
 
 

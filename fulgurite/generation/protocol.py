@@ -111,6 +111,9 @@ class Sample:
         model_log_probs: of each token under the model's own distribution: temperature 1, nothing cut or penalised.
         error: what went wrong, one sentence; None if nothing did.
         made_with: what the sample depends on: backend, model, revision, adapter, settings. Plain data that a call's samples share.
+        counted: tokens of the answer as a server counted them, those behind a stop text that it did not know included; None where
+            it does not say, or counts several answers in one.
+        prompt_tokens: tokens of the prompt as a server counted them, None where it does not say.
     """
 
     prompt: int
@@ -124,6 +127,17 @@ class Sample:
     model_log_probs: tuple[float, ...] | None = None
     error: str | None = None
     made_with: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    counted: int | None = None
+    prompt_tokens: int | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        """How many tokens the answer has: those that are known, else as the server counted them; None where nothing tells."""
+        if self.token_ids is not None:
+            return len(self.token_ids)
+        if self.counted is not None:
+            return self.counted
+        return None if self.model_log_probs is None else len(self.model_log_probs)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -48,6 +48,8 @@ def repair(
     turns: int = 3,
     n: int = 1,
     limit: int | None = None,
+    max_programs: int | None = None,
+    max_tokens: int | None = None,
     baselines: bool = True,
     chat: bool = False,
     teacher_chat: bool | None = None,
@@ -78,6 +80,9 @@ def repair(
         turns: repairs of a program at most.
         n: chains of each item.
         limit: the first so many items of each task.
+        max_programs: a budget: no turn begins once intervenor has written so many programs in all chains of a task and feedback
+            mode; a turn that has begun is finished, and the baselines have the same turns.
+        max_tokens: the same of the tokens of intervenor's prompts and answers.
         baselines: run self-repair, step by step and independent sampling at equal budget as well.
         chat: ask as a chat's user, with the chat template, in place of a text that is continued.
         teacher_chat: the same for the teacher; none takes that of --chat.
@@ -135,7 +140,7 @@ def repair(
                 raise ValueError(
                     "repair: a server and a model were given for one role; a server knows its model; give one"
                 )
-            # With log-probabilities a server tells how many tokens an answer has.
+            # Log-probabilities tell how many tokens an answer has where the server writes no usage.
             writers = served(given.server, given.served_model, asking.concurrency, None, None, True, "repair")
             return Role(writers.answers, settings, chats)
         if given.served_model is not None:
@@ -152,6 +157,7 @@ def repair(
     asked = {
         "tasks": tasks, "path": path, "model": asking.model, "adapter": asking.adapter, "server": asking.server,
         "served_model": asking.served_model, **theirs, "feedback": feedback, "turns": turns, "n": n, "limit": limit,
+        "max_programs": max_programs, "max_tokens": max_tokens,
         "chat": chat, "teacher_chat": teacher_chat, "temperature": temperature,
         "sampling_temperature": sampling_temperature, "seed": asking.seed,
     }  # fmt: skip
@@ -178,6 +184,8 @@ def repair(
             n=n,
             baselines=baselines,
             sampling_temperature=sampling_temperature,
+            max_programs=max_programs,
+            max_tokens=max_tokens,
         )
         for task in chosen
         for mode in modes

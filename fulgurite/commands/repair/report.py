@@ -120,14 +120,13 @@ def prompts_shown(plan: RepairPlan) -> str:
         plan: of a run.
     """
     problem = plan.problems[0]
-    fields: dict[str, object] = {"task": problem.task, "start": problem.start, "entry_point": problem.entry_point}
     open_ = dict.fromkeys(("explanation", "error", "error_type", "error_message", "failing_test", "actual"), _SHOWN)
     open_ |= dict.fromkeys(("expected", "program_line"), _SHOWN)
     parts = [f"{plan.task.name}: {len(plan.problems)} problems of {plan.found.source}, feedback {plan.feedback}"]
 
     def shown(name: str, role: Role, more: dict[str, object]) -> None:
-        text = plan.templates.text(name, role.chat, {**fields, **more})
-        stops = role.drawn(name, problem.start).stop
+        text = plan.templates.text(name, role.chat, {**problem.fields, **more})
+        stops = role.drawn(name, problem.ends).stop
         parts.append(f"--- {name}, {problem.item.key}\n{text}")
         parts.append(f"    stops at: {', '.join(map(repr, stops)) or 'the end token only'}")
 

@@ -201,7 +201,7 @@ def _round(
         if broken:
             troubles[item.key] = broken
             continue
-        lengths = [None if sample.token_ids is None else len(sample.token_ids) for sample in whole]
+        lengths = [sample.tokens for sample in whole]
         record = {
             "item": item.key,
             "start": start,

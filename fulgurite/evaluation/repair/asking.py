@@ -97,9 +97,8 @@ class Asker:
                     if sample.finish == "error":
                         self.done.trouble(one.place, f"the {one.step} could not be had: {sample.error}")
                         continue
-                    told = sample.token_ids if sample.token_ids is not None else sample.model_log_probs
-                    generated = None if told is None else len(told)
-                    self._keep(one, sample.text, sample.finish, generated, sample.seed, tokens)
+                    prompted = sample.prompt_tokens if tokens is None else tokens
+                    self._keep(one, sample.text, sample.finish, sample.tokens, sample.seed, prompted)
                     self.done.new += 1
             except ServerError as error:
                 self.done.stopped = error

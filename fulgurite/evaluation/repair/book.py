@@ -43,7 +43,7 @@ class Cost:
     Attributes:
         calls: how many they are.
         generated: their tokens; None where a server does not say.
-        prompted: tokens of their prompts; None where they cannot be counted.
+        prompted: tokens of their prompts; None where those of some answer of the run cannot be counted.
     """
 
     calls: int
@@ -56,11 +56,13 @@ class Cost:
         return self.generated if self.generated is None or self.prompted is None else self.generated + self.prompted
 
 
-def cost_of(records: Iterable[Mapping[str, Any]]) -> Cost:
+def cost_of(records: Iterable[Mapping[str, Any]], prompts: bool) -> Cost:
     """The cost of some answers.
 
     Args:
         records: of answers.
+        prompts: whether the tokens of prompts count. It is the same for all answers of a run: a budget with the prompts of one
+            method and without those of another one would not be equal.
     """
     found = list(records)
 
@@ -68,7 +70,7 @@ def cost_of(records: Iterable[Mapping[str, Any]]) -> Cost:
         values = [record[name] for record in found]
         return None if None in values else sum(values)
 
-    return Cost(len(found), total("tokens"), total("prompt_tokens"))
+    return Cost(len(found), total("tokens"), total("prompt_tokens") if prompts else None)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,11 @@ class Book:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """All records."""
         return iter(self._found.values())
+
+    @property
+    def prompts_counted(self) -> bool:
+        """Whether the tokens of all prompts are known."""
+        return all(record.get("prompt_tokens", 0) is not None for record in self)
 
     def get(self, place: Place, step: str) -> dict[str, Any] | None:
         """A record, None if it isn't there yet."""
@@ -160,6 +167,8 @@ class Repaired:
         new: answers that this call got.
         known: records that stood there.
         repaired: bytes of a torn last line that were cut off.
+        turns: repairs after which a budget ended the run; None where it ran to its end.
+        spent: the sentence that says so.
     """
 
     book: Book
@@ -168,6 +177,8 @@ class Repaired:
     new: int = 0
     known: int = 0
     repaired: int = 0
+    turns: int | None = None
+    spent: str = ""
 
     def trouble(self, place: Place, why: str) -> None:
         """Notes why a chain cannot go on in this call; the first reason stays.

@@ -84,7 +84,7 @@ def error_fields(outcome: Mapping[str, Any], program: str | None, entry_point: s
     Args:
         outcome: of its run.
         program: its source; None where the answer held none.
-        entry_point: the function that is wanted.
+        entry_point: the function that is wanted; "" for a program that is not Python.
 
     Returns:
         ``error``, all of it as a paragraph; and its parts ``error_type``, ``error_message``, ``failing_test``, ``actual``,
@@ -118,7 +118,7 @@ def _message(outcome: Mapping[str, Any], program: str | None, entry_point: str) 
     if outcome["status"] == "timeout":
         return f"the program does not end ({message}); it seems to loop for ever, or takes far too long"
     loaded = outcome.get("stage") != "loading"  # else the error of loading is what matters
-    others = instead_of(program, entry_point) if loaded and program is not None else None
+    others = instead_of(program, entry_point) if loaded and program is not None and entry_point else None
     if others is not None:
         return f"the program defines no {entry_point}, which is asked for; it defines {', '.join(others) or 'nothing'}"
     if outcome.get("type") == "AssertionError" and not message:

@@ -54,6 +54,10 @@ class _Loop:
         self.asker.ask([self._first(p, i, "program", "write") for p, i in self.chains if p.given is None])
         self.verdicts.judge([Place(SHARED, p.item.key, i, 0) for p, i in self.chains])
         for turn in range(1, self.plan.turns + 1):
+            self.done.spent = self._spent(turn)
+            if self.done.spent:
+                self.done.turns = turn - 1
+                break
             for step in ("explanation", "program"):
                 self.asker.ask(
                     self._next(method, problem, index, turn, step, template)
@@ -64,6 +68,26 @@ class _Loop:
             self.verdicts.judge([Place(method, p.item.key, i, turn) for method, p, i in self._open(turn)])
         if self.plan.baselines:
             self._sample()
+
+    def _spent(self, turn: int) -> str:
+        """Why a turn may not begin, "" if it may. Only the turns before it count, also where the file holds more."""
+        chains = [self.chain("intervenor", p, i, turn - 1) for p, i in self.chains]
+        answers = [answer for chain in chains for answer in chain.answers]
+        programs = sum(answer["step"] == "program" for answer in answers)
+        used = cost_of(answers, self.done.book.prompts_counted).tokens
+        if self.plan.max_tokens is not None and used is None and self.done.stopped is None:
+            raise ValueError(
+                f"repair: max_tokens={self.plan.max_tokens} cannot be kept, because the server does not say how many tokens its "
+                "answers have; give max_programs, or another server"
+            )
+        budgets = (("programs", self.plan.max_programs, programs), ("tokens", self.plan.max_tokens, used))
+        for what, most, so_far in budgets:
+            if most is not None and so_far is not None and so_far >= most and any(not chain.ended for chain in chains):
+                return (
+                    f"the budget of {most:,} {what} ended the run: intervenor has used {so_far:,} up to turn {turn - 1}, so that "
+                    f"turn {turn} did not begin"
+                )
+        return ""
 
     def chain(self, method: str, problem: Problem, index: int, turns: int | None = None) -> Chain:
         """A chain so far."""
@@ -87,14 +111,13 @@ class _Loop:
         self, problem: Problem, index: int, step: str, template: str, method: str = SHARED, turn: int = 0
     ) -> Asked:
         """A prompt that knows of no program."""
-        fields = {"task": problem.task, "start": problem.start, "entry_point": problem.entry_point}
         role, temperature = self.plan.learner, self.plan.sampling_temperature if method == SAMPLING else None
         return Asked(
             Place(method, problem.item.key, index, turn),
             step,
             role,
-            self.plan.templates.text(template, role.chat, fields),
-            role.drawn(template, problem.start, temperature),
+            self.plan.templates.text(template, role.chat, problem.fields),
+            role.drawn(template, problem.ends, temperature),
         )
 
     def _next(self, method: str, problem: Problem, index: int, turn: int, step: str, template: str) -> Asked:
@@ -106,26 +129,26 @@ class _Loop:
         place = Place(method, problem.item.key, index, turn)
         told = self.done.book.get(place, "explanation")
         fields: dict[str, object] = {
-            "task": problem.task,
-            "start": problem.start,
-            "entry_point": problem.entry_point,
+            **problem.fields,
             "program": (program or "").strip("\n"),
             "explanation": "" if told is None else told["text"].strip(),
             "turn": 1 if sampled else turn,
             **error_fields(outcome, program, problem.entry_point),
         }
         text = self.plan.templates.text(template, role.chat, fields)
-        settings = role.drawn(template, problem.start, self.plan.sampling_temperature if sampled else None)
+        settings = role.drawn(template, problem.ends, self.plan.sampling_temperature if sampled else None)
         return Asked(place, step, role, text, settings)
 
     def _sample(self) -> None:
         """Independent programs in rounds: T + 1 of each chain, then more until INTERVENOR's tokens are used up."""
-        least, most = self.plan.turns, MOST_ROUNDS * (self.plan.turns + 1)
+        least = self.plan.turns if self.done.turns is None else self.done.turns
+        most = MOST_ROUNDS * (least + 1)
         ours = [self.chain("intervenor", p, i, least).answers for p, i in self.chains]
-        budget = cost_of([answer for answers in ours for answer in answers]).tokens
         for number in range(most):
             chains = [(p, i, self.chain(SAMPLING, p, i, number - 1)) for p, i in self.chains]
-            used = cost_of([answer for _, _, chain in chains for answer in chain.answers]).tokens
+            counted = self.done.book.prompts_counted
+            budget = cost_of([answer for answers in ours for answer in answers], counted).tokens
+            used = cost_of([answer for _, _, chain in chains for answer in chain.answers], counted).tokens
             if number > least and (budget is None or used is None or used >= budget):
                 return
             open_ = [

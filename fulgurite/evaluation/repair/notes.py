@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from fulgurite.evaluation.repair.book import Cost
-from fulgurite.evaluation.repair.plan import FEEDBACK, RepairPlan
+from fulgurite.evaluation.repair.plan import FEEDBACK, RepairPlan, Role
 
 __all__ = ["warnings_of"]
 
@@ -26,6 +26,10 @@ class _Method(Protocol):
 
 class _Done(Protocol):
     @property
+    def book(self) -> Iterable[Mapping[str, Any]]: ...
+    @property
+    def spent(self) -> str: ...
+    @property
     def troubles(self) -> dict[tuple[str, str, int], str]: ...
 
 
@@ -34,12 +38,13 @@ def warnings_of(plan: RepairPlan, done: _Done, methods: Sequence[_Method], whole
 
     Args:
         plan: what was run.
-        done: its troubles.
+        done: its records and troubles.
         methods: their results.
         whole: chains that are done.
         by_tokens: the name of sampling at an equal budget of tokens.
     """
     found = [f"feedback {plan.feedback}: {FEEDBACK[plan.feedback]}"]
+    found += [done.spent] if done.spent else []
     wanted = len(plan.problems) * plan.n
     if plan.found.bad:
         found.append(f"{len(plan.found.bad)} broken rows were left out, the first: {plan.found.bad[0]}")
@@ -56,12 +61,35 @@ def warnings_of(plan: RepairPlan, done: _Done, methods: Sequence[_Method], whole
     elif whole and by_tokens not in [method.name for method in methods]:
         found.append(
             "sampling at an equal budget of tokens is missing: the server does not say how many tokens it used"
-            if methods[0].cost.tokens is None
+            if any(method.cost.tokens is None for method in methods)
             else "sampling at an equal budget of tokens solves nothing: a program of each chain takes more tokens than all of ours"
         )
-    elif whole and any(method.cost.prompted is None for method in methods):
-        found.append("tokens are those of the answers: the tokens of the prompts cannot be counted")
+    return found + _uncounted(plan, done.book)
+
+
+def _uncounted(plan: RepairPlan, book: Iterable[Mapping[str, Any]]) -> list[str]:
+    """By whom answers or prompts were not counted, each backend once."""
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for record in book:
+        if record["step"] != "verdict":
+            role = plan.teacher if record["step"] == "explanation" else plan.learner
+            by_name.setdefault(_name(role), []).append(record)
+    found = []
+    for name, answers in by_name.items():
+        silent = sum(answer["tokens"] is None for answer in answers)
+        if silent:
+            found.append(
+                f"{name} does not say how many tokens {silent} of its {len(answers)} answers have: its responses hold neither "
+                "usage nor log-probabilities"
+            )
+        if any(answer["prompt_tokens"] is None for answer in answers):
+            found.append(f"tokens are those of the answers: the tokens of the prompts of {name} cannot be counted")
     return found
+
+
+def _name(role: Role) -> str:
+    writer = role.backend.identity()
+    return f"{writer.get('server', writer['backend'])}, model {writer['model']}"
 
 
 def _about(plan: RepairPlan, method: _Method) -> list[str]:

@@ -42,7 +42,7 @@ def counts_of(
                 shown, hidden = passed(verdict["feedback"]), passed(verdict["hidden"])
                 found["passed though wrong"] += shown and not hidden
                 found["refused though right"] += hidden and not shown
-            if verdict["turn"] > 0 or item not in given:
+            if names[item] and (verdict["turn"] > 0 or item not in given):  # others are not Python, and are not read
                 found["other function"] += instead_of(program, names[item]) is not None
                 held = bool(tests) and hard_coded(program, tests)
                 found["hard-coded"] += held

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -63,15 +63,15 @@ class Role:
         turns = [Turn("user", text)] if self.chat else [Turn("prompt", text)]
         return len(encode_prompt(self.tokenizer, turns))
 
-    def drawn(self, template: str, start: str, temperature: float | None = None) -> SamplingSettings:
+    def drawn(self, template: str, ends: Sequence[str], temperature: float | None = None) -> SamplingSettings:
         """The settings of one prompt.
 
         Args:
             template: its name.
-            start: the beginning of the program that a completion continues.
+            ends: texts that end the program that a completion continues; nothing where it writes all of it.
             temperature: in place of the role's.
         """
-        stop = () if self.chat else stops_of(template, start)
+        stop = () if self.chat else stops_of(template, ends)
         return replace(
             self.settings, stop=stop, temperature=self.settings.temperature if temperature is None else temperature
         )
@@ -94,6 +94,8 @@ class RepairPlan:
         n: chains of each item.
         baselines: whether self-repair, step by step and independent sampling are run as well.
         sampling_temperature: of the independent samples.
+        max_programs: no turn begins once INTERVENOR has written so many programs in all chains; None for any number.
+        max_tokens: the same of the tokens of its prompts and answers.
     """
 
     task: Task
@@ -108,19 +110,28 @@ class RepairPlan:
     n: int = 1
     baselines: bool = True
     sampling_temperature: float = 0.8
+    max_programs: int | None = None
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.feedback not in FEEDBACK:
             raise ValueError(
                 f"repair: feedback={self.feedback!r}; allowed are {', '.join(FEEDBACK)}; choose among them"
             )
-        for name, value, least in (("turns", self.turns, 0), ("n", self.n, 1)):
-            if value < least:
+        limits = (("max_programs", self.max_programs, 1), ("max_tokens", self.max_tokens, 1))
+        for name, value, least in (("turns", self.turns, 0), ("n", self.n, 1), *limits):
+            if value is not None and value < least:
                 raise ValueError(f"repair: {name}={value}; allowed are {least} and more; give more")
         if self.n > 1 and self.learner.settings.temperature == 0:
             raise ValueError(
                 f"repair: n={self.n} with temperature 0 would give the same chain {self.n} times; set temperature above 0, such as "
                 "0.8, or n=1"
+            )
+        other = next((problem.language for problem in self.problems if problem.language != "Python"), None)
+        if self.feedback == "selfgen" and other is not None:
+            raise ValueError(
+                f"repair: feedback='selfgen' with {self.task.name}; tests that a model writes are asserts of Python, and these "
+                f"programs are {other}; take visible or hidden"
             )
         if self.baselines and self.sampling_temperature <= 0:
             raise ValueError(

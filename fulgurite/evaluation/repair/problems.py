@@ -9,6 +9,7 @@ The judge stays the task's own, so that a program is scored as `fulgurite evalua
 | mbpp, mbpp_sanitized | the sentence and its first assert | the first assert | – |
 | codeerror | docstring or comment of the buggy program | of the docstring; of MBPP's rows the first assert | the buggy one |
 | humanevalfix_python | signature and docstring | of the docstring, else of `example_test` | the buggy one |
+| humaneval_x_…_to_… | the source's program, and the declaration in the target's language | the row's `example_test` | – |
 
 MBPP's first assert belongs to the problem's text in every feedback mode: without it nobody knows the function's name. It is one of
 the asserts that programs are scored by, as are docstring examples that HumanEval's tests repeat.
@@ -25,8 +26,10 @@ from dataclasses import dataclass, replace
 from fulgurite.evaluation.judging.programs import ProgramJudge
 from fulgurite.evaluation.repair.examples import called, docstring_examples
 from fulgurite.evaluation.tasks import TASKS, Item, Task
+from fulgurite.evaluation.tasks.code.humaneval_x import LANGUAGES, job_of, program_of
 from fulgurite.evaluation.tasks.code.mbpp import mbpp_job
-from fulgurite.evaluation.tasks.code.programs import fenced, from_continuation, whole_program
+from fulgurite.evaluation.tasks.code.programs import STOPS, fenced, from_continuation, whole_program
+from fulgurite.evaluation.tasks.code.translation import TRANSLATIONS
 from fulgurite.sandbox import Job
 
 __all__ = ["PROBLEMS", "Problem", "judge_of", "problem_of"]
@@ -54,6 +57,11 @@ class Problem:
         examples: asserts that may be shown.
         given: the buggy program to repair; None where a program is to be written.
         check: a job that runs a program against given asserts.
+        language: of the program, as people write it.
+        fence: what a chat calls the language.
+        stops: texts that end a function's body.
+        source: the program to translate; "" where nothing is translated.
+        taken: the program in a text, where it is not Python.
     """
 
     item: Item
@@ -63,6 +71,22 @@ class Problem:
     examples: tuple[str, ...]
     given: str | None
     check: Callable[[str, Sequence[str]], Job]
+    language: str = "Python"
+    fence: str = "python"
+    stops: tuple[str, ...] = STOPS
+    source: str = ""
+    taken: Callable[[str], str | None] | None = None
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Texts that end a completion of the program's beginning; nothing where there is no beginning."""
+        return self.stops if self.start else ()
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """The fields of every prompt about it."""
+        own = ("task", "start", "entry_point", "language", "fence", "source")
+        return {name: getattr(self, name) for name in own}
 
     def program(self, text: str) -> str | None:
         """The program in a text that a model wrote; None if there is none, only prose.
@@ -70,6 +94,8 @@ class Problem:
         Args:
             text: an answer, or the continuation of `start`.
         """
+        if self.taken is not None:
+            return self.taken(text)
         if self.start and not _another(text, self.entry_point):
             found = from_continuation(text, self.start, self.entry_point)
         else:
@@ -205,5 +231,28 @@ def _bare(test: str) -> str:
     return ast.unparse(node.test) if isinstance(node, ast.Assert) else test
 
 
+def _translation(item: Item) -> Problem:
+    """A row's `example_test` that is its hidden test is no example. Python's is shown as the asserts in it."""
+    language, test, shown = LANGUAGES[item.data["language"]], item.data["test"], item.data["examples"]
+    name = item.data.get("entry_point", "")
+    examples = (_asserts(shown, name) if name else ()) or (shown,)
+    if not shown.strip() or shown.split() == test.split():
+        examples = ()
+
+    def job(program: str, tests: Sequence[str]) -> Job:
+        if name:
+            return _check_helped(item)(program, tests)
+        return job_of(replace(item, data={**item.data, "test": "\n".join(tests)}), program)
+
+    def taken(text: str) -> str | None:
+        prose = fenced(text) is None and not re.search(r"[;{}]", text)  # which no program of these languages is without
+        return None if prose else program_of(text, item)
+
+    request, start, source = item.data["request"], item.data["prompt"], item.data["source"]
+    more = (language.title, language.fence, language.stop, source)
+    return Problem(item, request, start, name, examples, None, job, *more, None if name else taken)
+
+
+PROBLEMS.update(dict.fromkeys(TRANSLATIONS, _translation))
 PROBLEMS.update({"mbpp": _mbpp, "mbpp_sanitized": _mbpp, "codeerror": _codeerror, "humanevalfix_python": _pack})
 PROBLEMS.update({name: _humaneval for name in TASKS if name == "humaneval" or name.startswith("humaneval_prompts_")})

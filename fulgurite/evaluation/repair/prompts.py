@@ -15,12 +15,11 @@ template may name is in FIELDS. All files are parsed, looked through for other n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fulgurite.evaluation.runner.plan import text_hash
-from fulgurite.evaluation.tasks.code.programs import STOPS
 from fulgurite.whole_files import write_text
 
 __all__ = ["FIELDS", "Templates", "copy_templates", "stops_of"]
@@ -31,6 +30,9 @@ _FORMS = ("completion", "chat")
 FIELDS = {
     "task": "the request: a sentence, or a signature with its docstring",
     "start": "the beginning of the program that a completion continues; empty where all of it is to be written",
+    "language": "the programming language, such as Python or C++",
+    "fence": "what the head of a block of code calls that language, such as python or cpp",
+    "source": "the program to translate, which stands in the request too; empty where nothing is translated",
     "entry_point": "the name of the function that is wanted",
     "program": "the program as it is now; empty if no answer held one",
     "explanation": "the teacher's explanation",
@@ -46,18 +48,18 @@ FIELDS = {
 _HEADING = "\n###"  # ours, with which each part of a completion begins
 
 
-def stops_of(name: str, start: str) -> tuple[str, ...]:
+def stops_of(name: str, ends: Sequence[str]) -> tuple[str, ...]:
     """Texts that end the completion of a template. None of them cuts an explanation at a word of Python.
 
     Args:
         name: of the template.
-        start: the beginning of the program; where there is one, what ends a function's body ends the completion.
+        ends: what ends the body of the function that a completion continues; nothing where all of the program is written.
     """
     if name in ("teach", "repair_steps"):
         return (_HEADING,)
     if name == "tests":
         return (_HEADING, "\n```")
-    return STOPS if start else ("\n```",)
+    return tuple(ends) or ("\n```",)
 
 
 class Templates:
@@ -130,9 +132,9 @@ class Templates:
         Args:
             name: of the template, without its form.
             chat: for a chat's user, not as a text to continue.
-            fields: values; those that are not given are empty.
+            fields: values; those that are not given are empty, the language Python.
         """
-        given = {**dict.fromkeys(FIELDS, ""), "turn": 0, **fields}
+        given = {**dict.fromkeys(FIELDS, ""), "language": "Python", "fence": "python", "turn": 0, **fields}
         text = str(self._compiled[f"{name}.{'chat' if chat else 'completion'}.jinja"].render(given))
         return text.strip() if chat else text
 

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fulgurite.evaluation.repair.book import Book, Chain, Cost, Repaired, cost_of
@@ -112,21 +112,25 @@ def summary(plan: RepairPlan, done: Repaired) -> RepairResult:
 
     Args:
         plan: what was run.
-        done: its records and troubles.
+        done: its records and troubles. Where a budget ended the run, the turns that it had count as all.
     """
+    plan = plan if done.turns is None else replace(plan, turns=done.turns)
     names = [*plan.methods, *([SAMPLING] if plan.baselines else [])]
     all_ = {name: _chains(plan, done.book, name) for name in names}
     whole = [key for key in all_["intervenor"] if all(_ended(plan, all_[name][key]) for name in names)]
     kept: dict[str, _Chains] = {name: {key: chains[key] for key in whole} for name, chains in all_.items()}
-    methods = [_method(plan, name, kept[name], plan.turns) for name in plan.methods] if whole else []
+    counted = done.book.prompts_counted
+    methods = [_method(plan, name, kept[name], plan.turns, counted) for name in plan.methods] if whole else []
     ours = kept["intervenor"]
     solved_by: dict[str, tuple[_Chains, int]] = {name: (kept[name], plan.turns) for name in plan.methods}
     if plan.baselines and whole:
-        rounds = _within(kept[SAMPLING], methods[0].cost.tokens)  # none where one of each chain takes more already
-        methods.append(_method(plan, BY_PROGRAMS, kept[SAMPLING], plan.turns))
+        rounds = _within(
+            kept[SAMPLING], methods[0].cost.tokens, counted
+        )  # none where one of each chain takes more already
+        methods.append(_method(plan, BY_PROGRAMS, kept[SAMPLING], plan.turns, counted))
         solved_by[BY_PROGRAMS] = (kept[SAMPLING], plan.turns)
         if rounds is not None:
-            methods.append(_method(plan, BY_TOKENS, kept[SAMPLING], rounds))
+            methods.append(_method(plan, BY_TOKENS, kept[SAMPLING], rounds, counted))
             solved_by[BY_TOKENS] = (kept[SAMPLING], rounds)
     differences = {
         name: difference_of(_by_item(ours, plan.turns), _by_item(*found))
@@ -186,7 +190,7 @@ def _by_item(chains: _Chains, turn: int) -> list[float]:
     return [sum(values) / len(values) for values in items.values()]
 
 
-def _method(plan: RepairPlan, name: str, chains: _Chains, turns: int) -> MethodResult:
+def _method(plan: RepairPlan, name: str, chains: _Chains, turns: int, prompts: bool) -> MethodResult:
     cut = {key: _first_turns(chain, turns) for key, chain in chains.items()}
     newly, lost = [], []
     for turn in range(turns + 1):
@@ -201,7 +205,7 @@ def _method(plan: RepairPlan, name: str, chains: _Chains, turns: int) -> MethodR
         newly,
         lost,
         sum(answer["step"] == "program" for answer in answers),
-        cost_of(answers),
+        cost_of(answers, prompts),
         counts_of(plan, cut.values(), answers, repeats=not name.startswith(SAMPLING)),
     )
 
@@ -210,13 +214,16 @@ def _first_turns(chain: Chain, turns: int) -> Chain:
     return Chain(chain.verdicts[: turns + 1], [answer for answer in chain.answers if answer["turn"] <= turns])
 
 
-def _within(chains: _Chains, budget: int | None) -> int | None:
-    """The last round of independent samples up to which no more tokens were used than the budget; None where it is not known."""
+def _within(chains: _Chains, budget: int | None, prompts: bool) -> int | None:
+    """The last round of independent samples up to which no more tokens were used than the budget; None where that is not known."""
     last = max((len(chain.verdicts) for chain in chains.values()), default=0)
     found = None
     for turn in range(last):
-        cost = cost_of([answer for chain in chains.values() for answer in _first_turns(chain, turn).answers])
-        if budget is None or cost.tokens is None or cost.tokens > budget:
+        answers = [answer for chain in chains.values() for answer in _first_turns(chain, turn).answers]
+        used = cost_of(answers, prompts).tokens
+        if budget is None or used is None:
+            return None
+        if used > budget:
             break
         found = turn
     return found

@@ -41,6 +41,7 @@ class Turned:
         right: whether the program after it passes the hidden tests.
         program: the program after it; None if the answer held none.
         best: the program with which the chain passed in the end, where this turn's fails; else None.
+        fence: what the head of its block of code calls the language.
     """
 
     answers: Mapping[str, Row]
@@ -48,6 +49,7 @@ class Turned:
     right: bool
     program: str | None
     best: str | None
+    fence: str = "python"
 
 
 def turned(plan: RepairPlan, book: Book) -> list[Turned]:
@@ -68,7 +70,8 @@ def turned(plan: RepairPlan, book: Book) -> list[Turned]:
             right = passed(verdict["hidden"])
             best = None if right or last is None else last["program"]
             if answers:  # a program that was given was no answer
-                found.append(Turned(answers, right and not before, right, verdict["program"], best))
+                mended = right and not before
+                found.append(Turned(answers, mended, right, verdict["program"], best, problem.fence))
             before = right
     return found
 
@@ -82,7 +85,7 @@ def sft_rows(turns: Sequence[Turned]) -> list[Row]:
     rows: dict[str, Row] = {}
     for turn in turns:
         for step, record in turn.answers.items() if turn.mended else ():
-            answer = _answer(record, step, turn.program)
+            answer = _answer(record, step, turn)
             if answer.strip():
                 rows.setdefault(repr((record["prompt"], answer)), _row(record["prompt"], answer))
     return list(rows.values())
@@ -133,14 +136,14 @@ def _within_chains(turns: Sequence[Turned]) -> Iterator[tuple[Any, str, str]]:
             if body is not None:
                 yield record["prompt"], body, record["text"]
         else:
-            yield record["prompt"], _fenced(turn.best), _fenced(turn.program)
+            yield record["prompt"], _fenced(turn.best, turn.fence), _fenced(turn.program, turn.fence)
 
 
 def _across_chains(turns: Sequence[Turned]) -> Iterator[tuple[Any, str, str]]:
     grouped: dict[str, tuple[Any, list[str], list[str]]] = {}
     for turn in turns:
         for step, record in turn.answers.items():
-            answer = _answer(record, step, turn.program)
+            answer = _answer(record, step, turn)
             _, good, bad = grouped.setdefault(repr(record["prompt"]), (record["prompt"], [], []))
             (good if turn.right else bad).append(answer)
     for prompt, good, bad in grouped.values():
@@ -156,16 +159,16 @@ def _continuation(best: str, program: str, text: str) -> str | None:
     return best[at:] if best.startswith(begun) else None
 
 
-def _answer(record: Mapping[str, Any], step: str, program: str | None) -> str:
+def _answer(record: Mapping[str, Any], step: str, turn: Turned) -> str:
     """What a model is to answer: a chat's program clean in its block, everything else as it was written."""
     text: str = record["text"]
-    if step != "program" or program is None or isinstance(record["prompt"], str):
+    if step != "program" or turn.program is None or isinstance(record["prompt"], str):
         return text
-    return _fenced(program)
+    return _fenced(turn.program, turn.fence)
 
 
-def _fenced(program: str) -> str:
-    return f"```python\n{program.strip(chr(10))}\n```"
+def _fenced(program: str, fence: str) -> str:
+    return f"```{fence}\n{program.strip(chr(10))}\n```"
 
 
 def _row(prompt: Any, answer: str) -> Row:

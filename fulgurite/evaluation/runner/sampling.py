@@ -110,7 +110,7 @@ def _write(
                     "finish": sample.finish,
                     "stop": sample.stop,
                     "seed": sample.seed,
-                    "tokens": None if sample.token_ids is None else len(sample.token_ids),
+                    "tokens": sample.tokens,
                     "log_prob": log_prob,
                 }
             )

@@ -346,6 +346,8 @@ class _Run:
                 drawn,
                 answer.log_probs,
                 made_with=self.made_with,
+                counted=answer.counted,
+                prompt_tokens=answer.prompt_tokens,
             )
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fulgurite.data.records.conversation import Turn
@@ -47,13 +47,20 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """One choice of a response; log_probs are those that the server gives."""
+    """One choice of a response; log_probs are those that the server gives.
+
+    Attributes:
+        counted: tokens of the answer as the server counted them; None where it does not say, or counts several answers in one.
+        prompt_tokens: tokens of the prompt as the server counted them, None where it does not say.
+    """
 
     text: str
     finish: str
     stop: int | str | None
     token_ids: tuple[int, ...] | None
     log_probs: tuple[float, ...] | None
+    counted: int | None = None
+    prompt_tokens: int | None = None
 
 
 class Fields:
@@ -176,7 +183,12 @@ def answers_in(content: bytes, chat: bool, wanted: int, stops: Sequence[str]) ->
         raise BrokenAnswerError(f"the server's answer is no JSON ({str(error)[:80]}): {content[:60]!r}") from None
     try:
         choices = sorted(body["choices"], key=lambda choice: choice.get("index", 0))
-        found = [_answer(choice, chat, stops) for choice in choices[:wanted]]
+        # Answers beyond the wanted ones are counted by the server too.
+        answer_tokens = _counted(body, "completion_tokens") if len(choices) == 1 else None
+        found = [
+            replace(_answer(choice, chat, stops), counted=answer_tokens, prompt_tokens=_counted(body, "prompt_tokens"))
+            for choice in choices[:wanted]
+        ]
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise BrokenAnswerError(
             f"the server's answer lacks a field of an answer ({type(error).__name__}: {error}): {content[:60]!r}"
@@ -188,9 +200,14 @@ def answers_in(content: bytes, chat: bool, wanted: int, stops: Sequence[str]) ->
 
 def tokens_in(body: Any) -> int | None:
     """Tokens of prompt and answers as the server counted them, None where it does not say."""
+    return _counted(body, "total_tokens", least=0)
+
+
+def _counted(body: Any, name: str, least: int = 1) -> int | None:
+    """A field of a response's `usage`. Even an empty answer has its end token: servers that write 0 there have not counted."""
     usage = body.get("usage") if isinstance(body, dict) else None
-    total = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return total if isinstance(total, int) and total >= 0 else None
+    found = usage.get(name) if isinstance(usage, dict) else None
+    return found if isinstance(found, int) and not isinstance(found, bool) and found >= least else None
 
 
 def _answer(choice: Mapping[str, Any], chat: bool, stops: Sequence[str]) -> Answer:

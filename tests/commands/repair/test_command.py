@@ -118,6 +118,7 @@ def test_a_server_that_is_gone(
         (["--turns", "-1"], "turns=-1"),
         (["--n", "0"], "n=0; allowed are 1 and more"),
         (["--limit", "0"], "limit=0; give 1 or more"),
+        (["--max_programs", "0"], "max_programs=0; allowed are 1 and more"),
         (["--explanation_tokens", "0"], "max_new_tokens=0"),
         (["--served_model", "x"], "served_model x without its server"),
         (["--server", "http://127.0.0.1:1/v1"], "a server and a model were given for one role"),

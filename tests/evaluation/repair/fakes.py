@@ -108,11 +108,13 @@ def rule(method: str, number: int, index: int, turn: int, step: str, seed: int) 
 def made_plan(folder: Path, backend: Any = None, items: int = 6, teacher: Any = None, **options: Any) -> RepairPlan:
     """A plan over so many problems."""
     task = options.pop("task", TASKS["humaneval"])
+    found: Items | None = options.pop("found", None)
     rows = options.pop("rows", None) or [row(number) for number in range(items)]
     settings = options.pop("settings", SamplingSettings(64, 0.2))
     learner = Role(backend or Scripted(rule), settings, options.pop("chat", False))
     taught = Role(teacher or learner.backend, settings, learner.chat)
-    found = Items([task.item(each, place) for place, each in enumerate(rows, 1)], "made up", [], len(rows))
+    if found is None:
+        found = Items([task.item(each, place) for place, each in enumerate(rows, 1)], "made up", [], len(rows))
     given = {"feedback": "hidden", "turns": 2, "how": How(seconds=5.0), "templates": Templates(), **options}
     return RepairPlan(task, found, folder, learner=learner, teacher=taught, **given)
 

@@ -101,6 +101,41 @@ def test_tokens_of_a_server_are_counted_by_their_log_probabilities(tmp_path: Pat
     result = summary(silent, repair(silent, silent=True))
     assert result.methods[0].cost.tokens is None and BY_TOKENS not in [method.name for method in result.methods]
     assert any("the server does not say how many tokens it used" in warning for warning in result.warnings)
+    named = [
+        warning for warning in result.warnings if "scripted, model silent" in warning and "neither usage nor" in warning
+    ]
+    assert len(named) == 1, "once, by name"
+
+
+def test_tokens_of_a_server_without_log_probabilities_are_those_that_it_counts(tmp_path: Path) -> None:
+    class Counting(Scripted):
+        def sample(self, requests: Any, *more: Any) -> Iterator[Sample]:
+            for sample in super().sample(requests, *more):
+                yield replace(sample, token_ids=None, counted=11, prompt_tokens=100)
+
+    plan = made_plan(tmp_path, Counting(rule), items=3)
+    by = {method.name: method for method in summary(plan, repair(plan, silent=True)).methods}
+    calls = by["intervenor"].cost.calls
+    assert (by["intervenor"].cost.generated, by["intervenor"].cost.prompted) == (11 * calls, 100 * calls)
+    assert by[BY_TOKENS].cost.tokens == 111 * by[BY_TOKENS].programs <= 111 * calls
+
+
+def test_budgets_that_are_compared_both_hold_prompts_or_neither_does(tmp_path: Path) -> None:
+    """The learner's server counts prompts, the teacher's counts nothing but answers."""
+
+    class Counting(Scripted):
+        def sample(self, requests: Any, *more: Any) -> Iterator[Sample]:
+            prompted = 1000 if self.name == "learner" else None
+            for sample in super().sample(requests, *more):
+                yield replace(sample, token_ids=None, counted=10, prompt_tokens=prompted)
+
+    plan = made_plan(tmp_path, Counting(rule, "learner"), items=3, teacher=Counting(rule, "teacher"))
+    result = summary(plan, repair(plan, silent=True))
+    for method in result.methods:
+        assert method.cost.prompted is None and method.cost.tokens == 10 * method.cost.calls
+    assert [name for name in result.warnings if "prompts" in name] == [
+        "tokens are those of the answers: the tokens of the prompts of scripted, model teacher cannot be counted"
+    ]
 
 
 def test_a_prompt_beyond_the_window_is_answered_by_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,45 @@ def test_a_chain_without_a_test_ends(tmp_path: Path) -> None:
     assert any("the baselines were left out" in warning for warning in result.warnings)
 
 
+@pytest.mark.parametrize("name", ["programs", "tokens"])
+def test_a_budget_ends_the_run_between_turns(name: str, tmp_path: Path, here: None) -> None:
+    """What the first turn brings is over the budget: there is no second one, for no method; a larger budget goes on from there."""
+    free = ran(made_plan(tmp_path / "free", turns=3))
+    one = ran(made_plan(tmp_path / "one", turns=1))
+    used = one.methods[0].programs if name == "programs" else one.methods[0].cost.tokens
+    assert used is not None
+    backend = Scripted(rule)
+    found = ran(made_plan(tmp_path / "out", backend, turns=3, **{f"max_{name}": used}))
+    assert told(found).partition('"warnings"')[0] == told(one).partition('"warnings"')[0]
+    (said,) = (warning for warning in found.warnings if "budget" in warning and "ended the run" in warning)
+    assert (
+        said
+        == f"the budget of {used:,} {name} ended the run: intervenor has used {used:,} up to turn 1, so that turn 2 did not begin"
+    )
+    assert not any(key.split("/")[-2] == "2" for key in backend.asked if "sampling" not in key)
+    again = Scripted(rule)
+    assert (
+        told(ran(made_plan(tmp_path / "out", again, turns=3, **{f"max_{name}": used}))) == told(found)
+        and not again.asked
+    )
+    assert told(ran(made_plan(tmp_path / "out", turns=3))) == told(free)
+    assert told(ran(made_plan(tmp_path / "out", again, turns=3, **{f"max_{name}": used}))) == told(found), (
+        "later turns do not count"
+    )
+    more = ran(made_plan(tmp_path / "more", turns=3, **{f"max_{name}": used + 1}))
+    assert len(more.methods[0].solved) > 2
+
+
+def test_a_budget_of_tokens_needs_a_server_that_counts(tmp_path: Path, here: None) -> None:
+    class Silent(Scripted):
+        def sample(self, requests: Any, *more: Any) -> Iterator[Sample]:
+            for sample in super().sample(requests, *more):
+                yield replace(sample, token_ids=None)
+
+    with pytest.raises(ValueError, match=r"max_tokens=50 cannot be kept.*give max_programs"):
+        repair(made_plan(tmp_path, Silent(rule), max_tokens=50), silent=True)
+
+
 def test_an_infinite_loop_is_named(tmp_path: Path) -> None:
     def loops(method: str, number: int, index: int, turn: int, step: str, seed: int) -> str:
         return "    while True:\n        pass\n" if turn == 0 else rule(method, 0, index, turn, step, seed)
@@ -235,6 +275,7 @@ def test_other_models_settings_and_templates_are_refused(whole: tuple[Path, Repa
     [
         ({"feedback": "loud"}, "feedback='loud'; allowed are hidden, visible, selfgen"),
         ({"turns": -1}, "turns=-1; allowed are 0 and more"),
+        ({"max_tokens": 0}, "max_tokens=0; allowed are 1 and more"),
         ({"n": 2, "settings": SamplingSettings(64, 0.0)}, "n=2 with temperature 0 would give the same chain 2 times"),
         ({"sampling_temperature": 0.0}, "independent samples at temperature 0 are all the same"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fulgurite.evaluation.repair.prompts import FIELDS, Templates, copy_templates, stops_of
+from fulgurite.evaluation.tasks.code.programs import STOPS
 
 
 @pytest.mark.parametrize(
@@ -75,5 +76,5 @@ def test_a_completion_goes_on_from_the_beginning_of_the_program() -> None:
 def test_no_stop_text_cuts_an_explanation_at_a_word_of_python() -> None:
     text = "The name is not defined here.\ndef comes first. Put\n    return x\nbehind it."
     for name in ("teach", "repair_steps"):
-        assert not any(stop in text for stop in stops_of(name, "def f():\n"))
-    assert "\ndef " in stops_of("repair", "def f():\n") and stops_of("repair", "") == ("\n```",)
+        assert not any(stop in text for stop in stops_of(name, STOPS))
+    assert "\ndef " in stops_of("repair", STOPS) and stops_of("repair", ()) == ("\n```",)

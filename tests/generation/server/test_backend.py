@@ -89,6 +89,31 @@ def test_chats_and_single_requests() -> None:
             ServerBackend("m", seen.url, endpoint=endpoint).sample([prompt])
 
 
+@pytest.mark.parametrize(
+    ("usage", "counted", "prompted"),
+    [
+        ({"prompt_tokens": 5, "completion_tokens": 9, "total_tokens": 14}, 9, 5),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None, None),
+        ({"prompt_tokens": "5", "completion_tokens": True}, None, None),
+        (None, None, None),
+    ],
+)
+def test_answers_without_ids_have_as_many_tokens_as_the_server_counts(usage: Any, counted: Any, prompted: Any) -> None:
+    """A server that writes 0 has not counted, and the tokens of several answers are not those of one."""
+
+    def handle(path: str, body: dict[str, Any], number: int, handler: Any) -> Any:
+        return {**answer(path, body, ["so it is"] * body.get("n", 1)), "usage": usage}
+
+    with serving(handle) as seen:
+        backend = ServerBackend("m", seen.url, log_probs=False)
+        (single,) = backend.sample(["a"])
+        assert (single.tokens, single.counted, single.prompt_tokens) == (counted, counted, prompted)
+        several = list(backend.sample(["a"], 2, SamplingSettings(temperature=1.0)))
+        assert [(sample.tokens, sample.prompt_tokens) for sample in several] == [(None, prompted)] * 2
+        (told,) = ServerBackend("m", seen.url).sample(["a"])
+        assert told.tokens == (2 if counted is None else counted), "else there is a log-probability for each token"
+
+
 def refusing(*names: str) -> Any:
     """As transformers' server: unknown fields are refused, all in one message."""
 

@@ -19,32 +19,34 @@ from fulgurite.evaluation.tasks.code.programs import STOPS, fenced, from_continu
 from fulgurite.evaluation.tasks.task import Item, Row, Task, field_of, register
 from fulgurite.sandbox import Job
 
-__all__: list[str] = []
+__all__ = ["LANGUAGES", "Language", "job_of", "program_of", "python_entry"]
 
 
 @dataclass(frozen=True)
-class _Language:
+class Language:
     """A language of the benchmark.
 
     Attributes:
         name: the sandbox's.
+        title: as people write it.
         file: its part of the file's name.
         fence: what a chat calls it.
         stop: texts at which a body is over.
     """
 
     name: str
+    title: str
     file: str
     fence: str
     stop: tuple[str, ...]
 
 
-_LANGUAGES = {
-    "python": _Language("python", "python", "python", STOPS),
-    "cpp": _Language("cpp", "cpp", "cpp", ("\nint main(", "\n#include", "\n}\n", "\n```")),
-    "java": _Language("java", "java", "java", ("\npublic ", "\nimport ", "\n    }\n", "\n```")),
-    "js": _Language("javascript", "js", "javascript", ("\nconsole.", "\nconst ", "\n}\n", "\n```")),
-    "rust": _Language("rust", "rust", "rust", ("\nfn ", "\n#[", "\n}\n", "\n```")),
+LANGUAGES = {
+    "python": Language("python", "Python", "python", "python", STOPS),
+    "cpp": Language("cpp", "C++", "cpp", "cpp", ("\nint main(", "\n#include", "\n}\n", "\n```")),
+    "java": Language("java", "Java", "java", "java", ("\npublic ", "\nimport ", "\n    }\n", "\n```")),
+    "js": Language("javascript", "JavaScript", "js", "javascript", ("\nconsole.", "\nconst ", "\n}\n", "\n```")),
+    "rust": Language("rust", "Rust", "rust", "rust", ("\nfn ", "\n#[", "\n}\n", "\n```")),
 }
 # All of Rust's signatures import crates that few solutions use and no sandbox can fetch.
 _CRATES = re.compile(r"^\s*use (?:rand|regex|md5)\b[^;]*;[ \t]*$", re.MULTILINE)
@@ -58,10 +60,10 @@ def _item(language: str) -> Callable[[Row, int], Item]:
         if language == "rust":  # its prompt is the comment alone, which belongs behind the signature
             prompt = f"{field_of(row, 'declaration')}{prompt}"
         data = {"prompt": prompt, "test": test, "language": language}
-        fence = _LANGUAGES[language].fence
+        fence = LANGUAGES[language].fence
         asked = f"Complete the following {fence} code. Answer with all of it in one block.\n\n```{fence}\n{prompt.rstrip()}\n```"
         if language == "python":
-            data["entry_point"] = _python_entry(test)
+            data["entry_point"] = python_entry(test)
         return Item(
             str(field_of(row, "task_id", (str, int))),
             prompt,
@@ -73,14 +75,28 @@ def _item(language: str) -> Callable[[Row, int], Item]:
     return item
 
 
-def _python_entry(test: str) -> str:
+def python_entry(test: str) -> str:
+    """The function that a Python test calls at its end.
+
+    Args:
+        test: of a row.
+
+    Raises:
+        ValueError: it does not end so.
+    """
     name = test.rpartition("check(")[2].partition(")")[0].strip()
     if not name.isidentifier():
         raise ValueError("'test' does not end with check(NAME)")
     return name
 
 
-def _program(text: str, item: Item) -> str | None:
+def program_of(text: str, item: Item) -> str | None:
+    """The program in a text that a model wrote; None for nothing.
+
+    Args:
+        text: a continuation, or an answer.
+        item: its data hold language and prompt.
+    """
     language, prompt = item.data["language"], item.data["prompt"]
     if language == "python":
         return from_continuation(text, prompt, item.data["entry_point"])
@@ -94,16 +110,22 @@ def _program(text: str, item: Item) -> str | None:
     return f"{prompt}{text if closed else text.rstrip() + _CLOSED[language]}"
 
 
-def _job(item: Item, program: str) -> Job:
+def job_of(item: Item, program: str) -> Job:
+    """What is run for a program.
+
+    Args:
+        item: its data hold language and test.
+        program: all of it.
+    """
     language = item.data["language"]
     if language == "python":
         return check_job(item, program)
     if language == "rust":
         program = _CRATES.sub("", program)
-    return Job(program, item.data["test"], language=_LANGUAGES[language].name)
+    return Job(program, item.data["test"], language=LANGUAGES[language].name)
 
 
-for _key, _language in _LANGUAGES.items():
+for _key, _language in LANGUAGES.items():
     _file = f"humaneval_{_language.file}.jsonl.gz"
     register(
         Task(
@@ -111,10 +133,10 @@ for _key, _language in _LANGUAGES.items():
             f"HumanEval-X: 164 functions in {_language.name}",
             1,
             _item(_key),
-            ProgramJudge(_job, _language.name),
+            ProgramJudge(job_of, _language.name),
             files=(f"code/humaneval-x/{_file}", f"humaneval-x/{_file}", _file, _file.removesuffix(".gz")),
             stop=_language.stop,
             max_new_tokens=512,
-            answer=_program,
+            answer=program_of,
         )
     )
