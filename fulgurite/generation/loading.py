@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["LoadedModel", "load_for_generation"]
+
+_log = logging.getLogger(__name__)
 
 _TEMPLATE_FILE = "chat_template.jinja"
 
@@ -74,6 +77,8 @@ def load_for_generation(
             "load_for_generation: no model was given, and the adapter names none; give the base that it was trained on"
         )
     base = resolve_backbone(name)
+    if adapter is not None and peft and model is not None:
+        _tell_other_base(adapter, peft, model)
     if is_emulator(base):
         network: nn.Module = load_emulator(base, dtype).model
     else:
@@ -88,6 +93,13 @@ def load_for_generation(
     if template is not None:
         apply_template(tokenizer, template)
     return LoadedModel(network.to(device).eval(), tokenizer, _conditions(adapter) or _conditions(name))
+
+
+def _tell_other_base(adapter: str, trained: str, model: str) -> None:
+    """Says that an adapter goes onto another base than the one it names: of the same shape it fits without a word."""
+    same = {Path(resolve_backbone(name)).expanduser().resolve() for name in (trained, model)}
+    if len(same) > 1:
+        _log.warning("the adapter %s names the base %s, and is put onto %s as --model says", adapter, trained, model)
 
 
 def _language_model(name: str, base: str, dtype: str) -> nn.Module:

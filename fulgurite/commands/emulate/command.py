@@ -14,16 +14,16 @@ import torch
 
 from fulgurite import __version__
 from fulgurite.commands.emulate.choosing import choose_layers
+from fulgurite.commands.emulate.loading import load_language_model, load_tokenizer_of
 from fulgurite.commands.emulate.measuring import measure
 from fulgurite.commands.emulate.picture import draw
 from fulgurite.commands.emulate.report import report_of, report_table
 from fulgurite.commands.emulate.support import fitting, read_support
 from fulgurite.commands.export.folder import check_target
 from fulgurite.commands.shared.devices import usable_device
+from fulgurite.commands.shared.unused import refuse_unused
 from fulgurite.console import command_line, say, shortest
-from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.models import load_backbone
 from fulgurite.models.emulator.folder import emulator_of, write_emulator
 from fulgurite.models.emulator.layers import find_layers
 from fulgurite.models.emulator.manifest import MANIFEST
@@ -83,6 +83,13 @@ def emulate(
     for name, value in (("limit", limit), ("batch_size", batch_size), ("max_length", max_length - 1)):
         if value < 1:
             raise ValueError(f"emulate: {name}={value + (name == 'max_length')} was given; give a larger number")
+    if support is None and method == "uniform":
+        refuse_unused(
+            "emulate", "without --support, over whose rows layers are compared", column=(column, "text"), limit=(limit, 512),
+            max_length=(max_length, 512), pooling=(pooling, "weighted"), unbiased=(unbiased, False), batch_size=(batch_size, 8),
+        )  # fmt: skip
+    if task is not None and support is not None:
+        refuse_unused("emulate", "with --task, whose rows have columns of their own", column=(column, "text"))
     placement = placement or ("even" if method == "crash" else "ends")
     if method == "crash" and (support is None or placement == "ends"):
         lack = "no --support" if support is None else "--placement ends"
@@ -99,12 +106,7 @@ def emulate(
     base = resolve_backbone(model)
     target = check_target(out, base, overwrite, "emulate", "model", (MANIFEST,))
     place = usable_device("emulate", device)
-    loaded = load_backbone(base, "causal_lm", dtype=dtype, trust_remote_code=trust_remote_code)
-    if loaded.new_heads:
-        raise ValueError(
-            f"emulate: the weights of {model} hold no {', '.join(loaded.new_heads)}; give a model that predicts tokens"
-        )
-    full = loaded.model.eval().requires_grad_(False)
+    full = load_language_model("emulate", model, base, dtype, trust_remote_code).requires_grad_(False)
     layers = len(find_layers(full).modules)
     kept_count = max(2, layers // 2) if keep is None else keep
     if not 2 <= train <= kept_count <= layers:
@@ -112,13 +114,13 @@ def emulate(
             f"emulate: {model} has {layers} layers, and --keep {kept_count} --train {train} were given; needed is 2 <= train <= "
             f"keep <= {layers}; give other numbers"
         )
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer_of("emulate", full, model, base)
     least = LEAST_ROWS[unbiased]
     rows = None
     if support is not None:
         most = fitting(full, max_length)
         rows = read_support("emulate", tokenizer, support, task, column, limit, most, least)
-    full = full.to(place)  # type: ignore[call-overload]
+    full = full.to(place)
     seen = None if rows is None else measure(full, rows, batch_size, pooling)
     similarity = None if seen is None else cka_matrix(seen.features, unbiased)
     neighbours = None if similarity is None else similarity.diagonal(1).tolist()
