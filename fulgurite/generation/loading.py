@@ -15,12 +15,12 @@ from fulgurite.adapters.loading import load_adapter
 from fulgurite.data.conditions.objectives import CONDITION_FILE, Objectives
 from fulgurite.data.encoding.templates import apply_template
 from fulgurite.data.encoding.tokenizers import load_tokenizer
-from fulgurite.data.playground import resolve_backbone
+from fulgurite.data.playground import resolve_backbone, same_backbone
 from fulgurite.models import load_backbone
 from fulgurite.models.emulator.folder import is_emulator, load_emulator
 from fulgurite.models.loading import check_folder
 from fulgurite.models.sizes import check_vocabulary, vocabulary_of
-from fulgurite.models.weight_files import check_peft_file
+from fulgurite.models.weight_files import check_peft_file, check_peft_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,8 +97,7 @@ def load_for_generation(
 
 def _tell_other_base(adapter: str, trained: str, model: str) -> None:
     """Says that an adapter goes onto another base than the one it names: of the same shape it fits without a word."""
-    same = {Path(resolve_backbone(name)).expanduser().resolve() for name in (trained, model)}
-    if len(same) > 1:
+    if not same_backbone(trained, model):
         _log.warning("the adapter %s names the base %s, and is put onto %s as --model says", adapter, trained, model)
 
 
@@ -139,6 +138,7 @@ def _with_peft(network: nn.Module, adapter: str, name: str) -> nn.Module:
         from peft import PeftModel
     except ImportError as error:
         raise ImportError(f"load_for_generation: {adapter} is a PEFT adapter; pip install peft to load it") from error
+    check_peft_task(adapter, "load_for_generation")
     check_peft_file(adapter, "load_for_generation")
     try:
         loaded: nn.Module = PeftModel.from_pretrained(network, adapter)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any
 
 from fulgurite.commands.shared.options import AskingOptions
 from fulgurite.commands.shared.unused import COLD, cutting_options, model_options, refuse_unused
+from fulgurite.data.encoding.templates import NO_TEMPLATE
 from fulgurite.evaluation.runner.plan import Plan
 from fulgurite.evaluation.tasks import Task
 
@@ -48,6 +49,10 @@ def refuse_idle(
         refuse("without --server", concurrency=AskingOptions.concurrency, max_requests=None, max_tokens=None)
     else:
         refuse_unused("evaluate", "with --server, which has loaded its model already", **model_options(asking))
+    if not options["chat"] and phase != "score":
+        refuse("without --chat: the text is continued as it stands", template=None)
+    elif asking.template == NO_TEMPLATE:
+        raise ValueError("evaluate: --template none with --chat, which lays a chat template; leave one of both out")
     if all(task.kind == "choices" for task in tasks):
         none = dict.fromkeys(("k", "max_new_tokens", "temperature"))
         refuse(_GIVEN, n=1, chat=False, top_p=1.0, top_k=0, repetition_penalty=1.0, **none)

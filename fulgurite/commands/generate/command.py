@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fulgurite.commands.generate.chat import run_chat
 from fulgurite.commands.generate.file import run_file
-from fulgurite.commands.shared.checkpoint_files import load_module
+from fulgurite.commands.shared.checkpoint_files import load_module, tell_other_template
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.commands.shared.options import ComputeOptions, DrawingOptions, SourceOptions, with_options
 from fulgurite.commands.shared.unused import COLD, cutting_options, refuse_unused
@@ -96,6 +96,8 @@ def generate(
     )
     if file is not None and not Path(file).exists():
         raise FileNotFoundError(f"generate: --file {file}: no such file; check the path")
+    if chat and source.template == NO_TEMPLATE:
+        raise ValueError("generate: --template none with --chat, which lays a chat template; leave one of both out")
     loaded = load_model("generate", source, compute)
     if (system is not None or chat) and not loaded.tokenizer.chat_template:
         if system is not None and not chat:
@@ -180,6 +182,7 @@ def _from_checkpoint(
                 "given; leave --template out, or train with --data.template"
             )
         apply_template(tokenizer, template)
+        tell_other_template(path, module.chat_template, tokenizer.chat_template)
     network = module.network.to(device=device)  # type: ignore[call-overload]
     network = network if dtype is None else network.to(getattr(torch, dtype))
     if isinstance(network, FusedNetwork):

@@ -121,7 +121,8 @@ def repair(
         raise ValueError(f"repair: --out {out} is a file; give a folder for chains and results")
     if limit is not None and limit < 1:
         raise ValueError(f"repair: limit={limit}; give 1 or more")
-    _refuse_idle(asking, teacher_server, temperature, baselines, sampling_temperature)
+    teaching = chat if teacher_chat is None else teacher_chat
+    _refuse_idle(asking, teacher_server, chat or teaching, temperature, baselines, sampling_temperature)
     begun, folder, how = time.monotonic(), Path(out or "."), How(asking.sandbox, asking.time_limit, asking.workers)
     drawn = SamplingSettings(
         max_new_tokens, temperature, asking.top_p, asking.top_k, asking.repetition_penalty, seed=asking.seed
@@ -159,7 +160,6 @@ def repair(
         "chat": chat, "teacher_chat": teacher_chat, "temperature": temperature,
         "sampling_temperature": sampling_temperature, "seed": asking.seed,
     }  # fmt: skip
-    teaching = chat if teacher_chat is None else teacher_chat
     learner = role(asking, drawn, chat)
     if any(value is not None for value in theirs.values()):
         asked_of = replace(
@@ -208,9 +208,16 @@ def repair(
 
 
 def _refuse_idle(
-    asking: AskingOptions, teacher_server: str | None, temperature: float, baselines: bool, sampling_temperature: float
+    asking: AskingOptions,
+    teacher_server: str | None,
+    chats: bool,
+    temperature: float,
+    baselines: bool,
+    sampling_temperature: float,
 ) -> None:
     """Refuses options that would change nothing beside the others."""
+    if not chats:
+        refuse_unused("repair", "without --chat: the text is continued as it stands", template=(asking.template, None))
     if asking.server is None and teacher_server is None:
         refuse_unused("repair", "without a server", concurrency=(asking.concurrency, AskingOptions.concurrency))
     if not baselines:

@@ -16,7 +16,7 @@ import torch
 
 from fulgurite.commands.score.report import benchmark_table, summary_table
 from fulgurite.commands.score.rows import HASH, Asked, Row, read_asked, read_item
-from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint
+from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint, tell_other_template
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.commands.shared.options import ComputeOptions, with_options
 from fulgurite.commands.shared.unused import refuse_unused
@@ -300,7 +300,10 @@ def _load(
         ).model
         tokenizer = load_tokenizer(model)
     if as_chat:
+        trained = tokenizer.chat_template
         apply_template(tokenizer, template)
+        if model.endswith(".ckpt"):
+            tell_other_template(model, trained, tokenizer.chat_template)
     scorer = RewardScorer(network.to(place), tokenizer, max_length, batch_size, bool(whole_chat))
     if whole_chat is None and not model.endswith(".ckpt") and scorer.writes_behind_the_turn():
         say(
