@@ -135,7 +135,7 @@ OPTIONS = [
                  id="a system's text on plain text"),
     pytest.param([*EVALUATE, "--template", "chatml"],
                  "--template chatml has no effect without --chat", id="a template for texts that are continued"),
-    pytest.param([*EVALUATE, "--chat", "--template", "none"], "--template none with --chat", id="a chat of a benchmark without a template"),
+    pytest.param([*EVALUATE, "--chat", "--template", "none"], "--template none with --chat", id="a benchmark in a chat of none"),
     pytest.param([*REPAIRED, "--template", "zephyr"],
                  "--template zephyr has no effect without --chat", id="a template for repairs that are continued"),
     pytest.param([*GENERATE, "--prompt", "a", "--template", "chatml"], "marks <|im_start|>, <|im_end|>",

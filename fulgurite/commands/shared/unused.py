@@ -27,10 +27,14 @@ def refuse_unused(verb: str, why: str, **options: tuple[object, object]) -> None
     Raises:
         ValueError: one of them is not at its default.
     """
-    given = [f"--{name} {str(value)[:_LONGEST]}" for name, (value, default) in options.items() if value != default]
+    given = [f"--{name} {_typed(value)}" for name, (value, default) in options.items() if value != default]
     if given:
         has, it = ("has", "it") if len(given) == 1 else ("have", "them")
         raise ValueError(f"{verb}: {' and '.join(given)} {has} no effect {why}; leave {it} out, or correct the command")
+
+
+def _typed(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)[:_LONGEST]
 
 
 def cutting_options(drawing: DrawingOptions) -> Options:
