@@ -65,6 +65,8 @@ def control(
         batch_size: answers that are generated at once.
         compute: :class:`~fulgurite.commands.shared.options.ComputeOptions`.
     """
+    if Path(out).is_file():
+        raise FileExistsError(f"control: --out {out} is a file; give a folder")
     if count < 1:
         raise ValueError(f"control: count {count}; one instruction at least is needed; raise it")
     if file is None:

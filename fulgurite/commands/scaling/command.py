@@ -60,6 +60,8 @@ def scaling(
         instance_repeats: bootstrap repeats of the fit of instances, which takes longer.
         seed: of the bootstraps.
     """
+    if Path(out).is_file():
+        raise FileExistsError(f"scaling: --out {out} is a file; give a folder")
     special_functions()  # says at once where scipy is missing
     for name, value, least in (("repeats", repeats, 100), ("instance_repeats", instance_repeats, 20)):
         if value < least:

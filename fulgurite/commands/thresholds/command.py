@@ -100,6 +100,8 @@ def thresholds(
         dtype: dtype of the base weights.
         workers: processes at a time (default: one per GPU, or one per two cores, four at most).
     """
+    if Path(out).is_file():
+        raise FileExistsError(f"thresholds: --out {out} is a file; give a folder")
     backbones, methods = [*dict.fromkeys(backbones or ["playground"])], [*dict.fromkeys(methods or ["uniform_scalar"])]
     seeds = seeds or [0, 1, 2]
     _check(methods, budgets, ratio, seeds, tolerance, workers, epochs, max_steps, data_seed)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fulgurite.data.records.findings import Place
+from fulgurite.data.sources.json_list import unique_keys
 from fulgurite.data.sources.tables import rows_of
 from fulgurite.evaluation.judging.verdicts import TextJudge
 from fulgurite.evaluation.tasks.choices.accuracy import chosen, with_blank
@@ -52,9 +53,9 @@ def read_examples(path: Path) -> Iterator[tuple[Place, Row]]:
     """
     if path.suffix == ".json":
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
         except ValueError as error:
-            raise ValueError(f"{path}: no JSON ({error}); give a task's task.json") from error
+            raise ValueError(f"{path}: no JSON that can be read ({error}); give a task's task.json") from error
         if isinstance(content, dict) and isinstance(content.get("examples"), list):
             yield from ((Place(str(path), number), row) for number, row in enumerate(content["examples"], 1))
             return
