@@ -21,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 import fulgurite.commands.control.command as control_command
@@ -48,18 +47,19 @@ from tests.commands.landscape.test_command import changed
 from tests.evaluation.repair.fakes import Scripted, row, rule, run_here
 from tests.evaluation.runner.fakes import FakeBackend
 
+TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 SAID = {
-    signal.SIGTERM: (143, "terminated"),
-    signal.SIGINT: (130, "interrupted"),
-    signal.SIGHUP: (129, "the terminal was closed"),
+    TERM: (143, "terminated"),
+    INT: (130, "interrupted"),
+    HUP: (129, "the terminal was closed"),
 }
 
 
 @pytest.fixture(autouse=True)
 def as_a_shell_has_them() -> Iterator[None]:
     """The tests may have been started under nohup or beside a handler."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (TERM, HUP)}
+    before[INT] = signal.signal(INT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -202,27 +202,23 @@ def thresholds_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]
 WORK: list[Callable[..., Any]] = []
 
 
-def samples_of(backend: Any) -> Callable[..., Any]:
-    return backend.sample
-
-
 RESUMED = [
-    pytest.param(generate_words, (generate_file, "generate_text"), 2, signal.SIGTERM, "out/a.jsonl.part",
+    pytest.param(generate_words, (generate_file, "generate_text"), 2, TERM, "out/a.jsonl.part",
                  id="generate --file in its second chunk, by SIGTERM"),
-    pytest.param(generate_words, (generate_file, "_line"), 9, signal.SIGINT, "out/a.jsonl.part",
+    pytest.param(generate_words, (generate_file, "_line"), 9, INT, "out/a.jsonl.part",
                  id="generate --file while all answers are put in order, by Ctrl-C"),
-    pytest.param(generate_words, (generate_file, "check_prompts"), 1, signal.SIGHUP, None, id="generate --file before the first answer"),
-    pytest.param(score_words, (score_command, "_line"), 6, signal.SIGTERM, "out/a.jsonl.part", id="score in its second batch"),
-    pytest.param(score_words, (score_command, "_line"), 17, signal.SIGHUP, "out/a.jsonl.part", id="score while the rewards are put in order"),
-    pytest.param(evaluate_words, (TextJudge, "judge"), 1, signal.SIGTERM, "out/gsm8k/samples.jsonl", id="evaluate before its verdicts"),
-    pytest.param(evaluate_words, (evaluate_command, "write_results"), 1, signal.SIGINT, "out/gsm8k/scores.jsonl",
+    pytest.param(generate_words, (generate_file, "check_prompts"), 1, HUP, None, id="generate --file before an answer"),
+    pytest.param(score_words, (score_command, "_line"), 6, TERM, "out/a.jsonl.part", id="score in its second batch"),
+    pytest.param(score_words, (score_command, "_line"), 17, HUP, "out/a.jsonl.part", id="score while they are put in order"),
+    pytest.param(evaluate_words, (TextJudge, "judge"), 1, TERM, "out/gsm8k/samples.jsonl", id="evaluate before its verdicts"),
+    pytest.param(evaluate_words, (evaluate_command, "write_results"), 1, INT, "out/gsm8k/scores.jsonl",
                  id="evaluate before its results"),
-    pytest.param(evaluate_words, (evaluate_command, "draw"), 1, signal.SIGHUP, "out/gsm8k/scores.jsonl", id="evaluate before its picture"),
-    pytest.param(repair_words, (judging, "run_jobs"), 2, signal.SIGINT, "out/humaneval/visible/chains.jsonl",
+    pytest.param(evaluate_words, (evaluate_command, "draw"), 1, HUP, "out/gsm8k/scores.jsonl", id="evaluate before its picture"),
+    pytest.param(repair_words, (judging, "run_jobs"), 2, INT, "out/humaneval/visible/chains.jsonl",
                  id="repair before the second verdicts, by Ctrl-C"),
-    pytest.param(repair_words, (repair_command, "write_rows"), 1, signal.SIGTERM, "out/humaneval/visible/chains.jsonl",
+    pytest.param(repair_words, (repair_command, "write_rows"), 1, TERM, "out/humaneval/visible/chains.jsonl",
                  id="repair before its training data"),
-    pytest.param(landscape_words, (landscape_command, "measure"), 2, signal.SIGTERM, "out/points.jsonl", id="landscape at its second point"),
+    pytest.param(landscape_words, (landscape_command, "measure"), 2, TERM, "out/points.jsonl", id="landscape at its second point"),
 ]  # fmt: skip
 
 
@@ -257,10 +253,7 @@ def test_what_was_stopped_goes_on_to_the_same(
     if grows is not None:
         assert whole_lines(tmp_path / "stopped" / grows), "what was there by then is kept"
     assert main([str(word) for word in words]) == 0, capsys.readouterr()
-    if "the second point" not in str(capsys) and make is not repair_words:
-        assert left(tmp_path / "stopped") == left(tmp_path / "undisturbed")
-    else:
-        assert sorted(left(tmp_path / "stopped")) == sorted(left(tmp_path / "undisturbed"))
+    assert left(tmp_path / "stopped") == left(tmp_path / "undisturbed")
     assert not list((tmp_path / "stopped").rglob("*.part"))
 
 
@@ -269,11 +262,11 @@ def test_a_sweep_that_is_stopped_in_its_second_run(
 ) -> None:
     words = [*thresholds_words(tmp_path, monkeypatch), "--full_tuning", "false"]
     work = WORK[0]
-    WORK[:] = [Sent(signal.SIGHUP, 2, work)]
-    stopped(words, signal.SIGHUP, capsys)
+    WORK[:] = [Sent(HUP, 2, work)]
+    stopped(words, HUP, capsys)
     done = sorted(file.name for file in (tmp_path / "out" / "runs").iterdir())
     assert len(done) == 1 and hidden(tmp_path) == [] and not (tmp_path / "out" / "thresholds.json").exists()
-    again = Sent(signal.SIGHUP, 99, work)
+    again = Sent(HUP, 99, work)
     WORK[:] = [again]
     assert main([str(word) for word in words]) == 0, capsys.readouterr()
     assert again.calls == 1, "the finished run is not run again"
@@ -288,14 +281,14 @@ def objectives() -> Any:
 
 AT_ONCE = [
     pytest.param(["emulate", "--model", "playground", "--support", "builtin", "--limit", "4", "--keep", "2", "--train", "2",
-                  "--device", "cpu"], (emulate_command, "measure"), 1, signal.SIGTERM, id="emulate while layers are compared"),
+                  "--device", "cpu"], (emulate_command, "measure"), 1, TERM, id="emulate while layers are compared"),
     pytest.param(["emulate", "--model", "playground", "--method", "uniform", "--keep", "2", "--train", "2", "--device", "cpu"],
-                 (emulate_command, "write_emulator"), 1, signal.SIGINT, id="emulate within its folder, by Ctrl-C"),
-    pytest.param(["plug-in", "--model", "playground", "--ckpt_path", "x.ckpt"], (plug_in_command, "read_checkpoint"), 1, signal.SIGHUP,
+                 (emulate_command, "write_emulator"), 1, INT, id="emulate within its folder, by Ctrl-C"),
+    pytest.param(["plug-in", "--model", "playground", "--ckpt_path", "x.ckpt"], (plug_in_command, "read_checkpoint"), 1, HUP,
                  id="plug-in while it reads"),
-    pytest.param(["export", "--ckpt_path", "x.ckpt"], (export_command, "load_module"), 1, signal.SIGTERM, id="export while it reads"),
-    pytest.param(["scaling", "--counts", "COUNTS"], (scaling_command, "study_of"), 1, signal.SIGINT, id="scaling in its bootstraps"),
-    pytest.param(["control", "--model", "playground"], (control_command, "generate_text"), 1, signal.SIGTERM, id="control while it asks"),
+    pytest.param(["export", "--ckpt_path", "x.ckpt"], (export_command, "load_module"), 1, TERM, id="export while it reads"),
+    pytest.param(["scaling", "--counts", "COUNTS"], (scaling_command, "study_of"), 1, INT, id="scaling in its bootstraps"),
+    pytest.param(["control", "--model", "playground"], (control_command, "generate_text"), 1, TERM, id="control while it asks"),
 ]  # fmt: skip
 
 
@@ -326,20 +319,20 @@ def test_a_second_signal_while_the_first_is_cleaned_up(
         with whole_file(target) as scratch:
             scratch.write_text("half")
             try:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), TERM)
                 time.sleep(20)
             finally:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), TERM)
                 time.sleep(20)
 
     monkeypatch.setattr(score_command, "score", twice)
-    stopped(["score", "--model", "a", "--file", "b"], signal.SIGTERM, capsys)
+    stopped(["score", "--model", "a", "--file", "b"], TERM, capsys)
     with whole_file(target) as scratch:
         scratch.write_text("whole")
     assert [file.name for file in tmp_path.iterdir()] == ["out.jsonl"] and target.read_text() == "whole"
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [TERM, INT])
 def test_a_chat_at_its_prompt(
     sent: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,7 +341,7 @@ def test_a_chat_at_its_prompt(
     monkeypatch.setattr(generate_command, "load_model", lambda *_: loaded)
     monkeypatch.setattr("sys.stdin", io.StringIO("x"))
     monkeypatch.setattr("builtins.input", Sent(sent, 1, lambda _: "/quit"))
-    assert main(["generate", "--model", "m", "--chat"]) == (0 if sent == signal.SIGINT else 143)
+    assert main(["generate", "--model", "m", "--chat"]) == (0 if sent == INT else 143)
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -370,9 +363,9 @@ def test_a_server_that_never_answers(tmp_path: Path, capsys: pytest.CaptureFixtu
             "--limit",
             "2",
         ]
-        timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), TERM))
         timer.start()
-        stopped([*words, "--out", str(tmp_path / "out")], signal.SIGTERM, capsys)
+        stopped([*words, "--out", str(tmp_path / "out")], TERM, capsys)
         timer.join()
     assert whole_lines(tmp_path / "out" / "gsm8k" / "samples.jsonl")[1:] == []
 
@@ -399,9 +392,9 @@ def test_a_program_that_never_ends(
         "--time_limit",
         "3",
     ]
-    timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), TERM))
     timer.start()
-    stopped(words, signal.SIGTERM, capsys)
+    stopped(words, TERM, capsys)
     timer.join()
     assert whole_lines(tmp_path / "out" / "humaneval" / "scores.jsonl")[1:] == []
 
@@ -415,7 +408,7 @@ class Gone:
     def __enter__(self) -> Any:
         reading, writing = os.pipe()
         os.close(reading)
-        self.stream = open(writing, "w", encoding="utf-8")  # noqa: SIM115  closed below
+        self.stream = open(writing, "w", encoding="utf-8")
         return self.stream
 
     def __exit__(self, *_: object) -> None:
@@ -479,8 +472,3 @@ def test_errors_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """``2>&-``: the status still tells."""
     monkeypatch.setattr(sys, "stderr", None)
     assert main(["generate", "--prompt", "a"]) == 1 and main(["no-such-verb"]) == 2
-
-
-def test_torch_is_as_it_was() -> None:
-    """None of the attempts leaves a thread count or a gradient mode behind."""
-    assert torch.is_grad_enabled()
