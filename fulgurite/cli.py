@@ -128,10 +128,12 @@ def _hold_standard_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  as long as the process
 
 
-def _unwritten(error: OSError) -> int:
-    """The end of a command whose output nobody takes any more; Python is not to try it again at its own end."""
+def _unwritten(error: OSError, silent: bool = False) -> int:
+    """The end of a command whose output nobody takes any more; Python is not to try it again at its own end. 0 if silent."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if silent:
+        return 0
     if isinstance(error, BrokenPipeError):
         return _fail("whoever read the output has gone", _UNREAD)
     return _fail(f"the output cannot be written ({error.strerror or error})", 1)
@@ -148,7 +150,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:  # what was written last did not get out
-        return _unwritten(error)
+        return _unwritten(error, silent=code != 0) or code
     return code
 
 

@@ -145,7 +145,7 @@ class Adapter:
     @property
     def merged(self) -> bool:
         """Whether it is merged into the base weights."""
-        return any(self.name in layer.merged for layer in self.layers.values())
+        return self.site is not None and any(self.name in layer.merged for layer in self.layers.values())
 
     @property
     def kind(self) -> str:

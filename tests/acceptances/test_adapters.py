@@ -33,7 +33,8 @@ def toy() -> Toy:
 
 def saved(folder: Path, config: Any, **options: Any) -> str:
     adapter = attach(toy(), config, **options)
-    wake(adapter, dead=0.0)
+    if isinstance(config, LoRA | SoRA):
+        wake(adapter, dead=0.0)
     adapter.save(folder)
     return str(folder)
 
@@ -75,7 +76,7 @@ ATTEMPTS = [
     pytest.param(lambda _: attach(toy(), LoRA(rank=2), positions=MASK), "chooses no scalars", id="positions for LoRA"),
     pytest.param(lambda _: attach(toy(), LoRA(rank=2), train="head"), "train='head' is one text", id="a pattern without its tuple"),
     pytest.param(lambda _: attach(toy(), LoRA), "config is type; allowed are LoRA", id="the class in place of a configuration"),
-    pytest.param(lambda _: attach(toy(), LoRA(rank=2), train=("blocks",)), "adapter could go to|matches none",
+    pytest.param(lambda _: attach(toy(), LoRA(rank=2), train=("blocks",)), "trains all of them whole",
                  id="all layers trained whole, and none left to adapt"),
     pytest.param(lambda _: attach(toy(), SoftPrompt(length=3)), "Toy", id="a soft prompt for a model without token embeddings"),
     pytest.param(lambda _: attach(toy(), Bottleneck(targets=r".*\.conv")), "conv", id="bottlenecks behind layers that are absent"),
@@ -142,7 +143,7 @@ def test_a_handle_whose_adapter_has_left() -> None:
     adapter = attach(toy(), LoRA(rank=2))
     adapter.detach()
     for act in (lambda: adapter.only().__enter__(), lambda: adapter.disabled().__enter__(), adapter.detach):
-        with pytest.raises((RuntimeError, AttributeError, KeyError), match=r"not attached any more|branches"):
+        with pytest.raises(RuntimeError, match="not attached any more"):
             act()
 
 

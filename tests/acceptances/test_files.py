@@ -129,7 +129,7 @@ RECORDS = [
     pytest.param('{"item": "a", "index": 0}\n{"item": "a", "index": 0}\n', "stands in line 2 already", id="a record twice"),
     pytest.param("\n", "line 2: damaged", id="an empty line in the middle"),
     pytest.param("[]\n", "line 2: no record", id="a list"),
-    pytest.param("\ufeff{}\n", "line 2: damaged", id="the mark of a byte order"),
+    pytest.param("\ufeff{}\n", "line 2: a record without item", id="the mark of a byte order"),
 ]  # fmt: skip
 
 
@@ -313,7 +313,7 @@ def test_a_model_that_gives_nan_makes_no_choice() -> None:
     """Of choices that were all NaN the first one was taken, and called right where it was."""
     loaded = load_for_generation("playground")
     with torch.no_grad():
-        next(p for name, p in loaded.model.named_parameters() if "layers.0" in name).fill_(float("nan"))
+        next(p for name, p in loaded.model.named_parameters() if "mlp.gate_proj" in name).fill_(float("nan"))
     scorer = ModelScorer(loaded.model, loaded.tokenizer)
     assert "the model gives NaN" in refusal(lambda: list(scorer.score([("the film", [" is", " was"])])))
 

@@ -65,8 +65,8 @@ ATTEMPTS = [
     ([*MODEL, "--path", "gsm8k=A,gsm8k=B"], "gives gsm8k a second path beside 'A'", "two paths of a task, of which the last won"),
     ([*MODEL, "--path", "gsm8k="], "has no path behind the =", "a path that was forgotten"),
     ([*MODEL, "--workers", "0"], "workers=0 were given", "no worker, which meant as many as there are processors"),
-    ([*MODEL, "--time_limit", "nan"], "time_limit=nan", "a time limit that never comes"),
-    ([*MODEL, "--time_limit", "inf"], "time_limit=inf", "a time without a limit, which was a traceback"),
+    ([*MODEL, "--time_limit", ".nan"], "time_limit=nan", "a time limit that never comes"),
+    ([*MODEL, "--time_limit", ".inf"], "time_limit=inf", "a time without a limit, which was a traceback"),
     ([*MODEL, "--seed", str(2**70)], "seed=", "a seed of 71 bits"),
     # repair
     ([*REPAIR, "--baselines", "false", "--sampling_temperature", "0.5"], "--sampling_temperature 0.5 has no effect",
@@ -92,7 +92,7 @@ ATTEMPTS = [
     # scaling
     ([*SCALING, "--vote", "majority", "--temperature", "2"], "--temperature 2.0 has no effect with --vote majority",
      "the temperature of another vote"),
-    ([*SCALING, "--temperature", "nan"], "temperature=nan", "a temperature that is no number"),
+    ([*SCALING, "--temperature", ".nan"], "temperature=nan", "a temperature that is no number"),
     ([*SCALING, "--task", "gsm8k"], "--task gsm8k has no effect without a folder", "the task of a file"),
     ([*SCALING, "--models", "[s, medium]"], "no model matches --models medium", "one pattern of two that matches nothing"),
     ([*SCALING, "--sizes", '{"smal": 2e6}'], "--sizes names smal, of which there are no counts", "the size of a misspelt model"),
@@ -104,7 +104,7 @@ ATTEMPTS = [
      "the column of a task's rows"),
     ([*PLUG, "--max_length", "64"], "--max_length 64 has no effect without --rows", "the length of rows that are not measured"),
     ([*LANDSCAPE, "--task", "piqa", "--column", "goal"], "--column goal has no effect with --task", "the column of questions"),
-    ([*LANDSCAPE, "--high", "inf"], "both finite", "a line without an end"),
+    ([*LANDSCAPE, "--high", ".inf"], "both finite", "a line without an end"),
     ([*LANDSCAPE, "--max_length", "-5"], "max_length=-5 was given", "a negative length, which cut five tokens off each row"),
     # thresholds
     ([*THRESHOLDS, "--budgets", "[4]", "--ratio", "8"], "--ratio 8 has no effect with --budgets", "the ratio of given budgets"),
@@ -114,7 +114,7 @@ ATTEMPTS = [
      "the rate of full tuning that is left out"),
     ([*THRESHOLDS, "--max_steps", "9", "--epochs", "5"], "--epochs 5 has no effect with --max_steps", "epochs and steps at once"),
     ([*THRESHOLDS, "--head_learning_rate", "1e-2"], "which has no new head", "the rate of a head that is not there"),
-    ([*THRESHOLDS, "--tolerance", "nan"], "tolerance nan", "a tolerance that is no number"),
+    ([*THRESHOLDS, "--tolerance", ".nan"], "tolerance nan", "a tolerance that is no number"),
 ]  # fmt: skip
 
 HUMANEVAL = {

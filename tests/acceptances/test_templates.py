@@ -205,4 +205,7 @@ def test_a_chat_of_a_benchmark_asks_the_question_once(tmp_path: Path) -> None:
     plan = plan_of(task, asked, tmp_path, drawn, shots=1, shots_path=shown, chat=True)
     prompt: Any = plan.prompt(plan.items[0])
     text = playground().decode(encode_prompt(playground(), prompt))
-    assert text.startswith("<|user|>\nInput: xyz\nOutput: xyz\n\nInput: abc\nOutput:<|end|>") and text.count("abc") == 1
+    assert (
+        text.startswith("<bos><|user|>\nInput: xyz\nOutput: xyz\n\nInput: abc\nOutput:<|end|>")
+        and text.count("abc") == 1
+    )

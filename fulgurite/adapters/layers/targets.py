@@ -45,6 +45,12 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
     bypassed = _bypassed(model)
     if targets == "all-linear":
         repeated = {name: module for name, module in linear.items() if _in_repeated_block(model, name)}
+        own = [name for name, module in model.named_modules() if adaptable(module) and id(module) not in inserted]
+        if not repeated and any(_in_repeated_block(model, name) for name in own):
+            raise ValueError(
+                f"attach: targets='all-linear' means the linear layers in the repeated blocks of {type(model).__name__}, and train "
+                "trains all of them whole; leave some out of train, or name the layers to adapt in targets."
+            )
         found = repeated or linear
         for name in [n for n in found if n in bypassed]:
             _log.warning("attach: %s is left out, %s", name, bypassed[name])
