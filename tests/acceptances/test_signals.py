@@ -21,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch import nn
 
 import fulgurite.commands.control.command as control_command
 import fulgurite.commands.emulate.command as emulate_command
@@ -34,25 +33,29 @@ import fulgurite.commands.plug_in.command as plug_in_command
 import fulgurite.commands.repair.command as repair_command
 import fulgurite.commands.scaling.command as scaling_command
 import fulgurite.commands.score.command as score_command
-import fulgurite.commands.thresholds.command as thresholds_command
 from fulgurite.cli import main
-from fulgurite.commands.thresholds.processes import run_all
 from fulgurite.data.conditions.objectives import Objectives
 from fulgurite.evaluation.judging.verdicts import TextJudge
 from fulgurite.evaluation.repair import judging
 from fulgurite.evaluation.runner.writers import Writers
 from fulgurite.whole_files import whole_file
 from tests.acceptances.said import csv_file, rows_file
-from tests.commands.landscape.test_command import changed
-from tests.evaluation.repair.fakes import Scripted, row, rule, run_here
+from tests.acceptances.stopping import (
+    HUP,
+    INT,
+    TERM,
+    WORK,
+    Sent,
+    evaluate_words,
+    generate_words,
+    landscape_words,
+    repair_words,
+    score_words,
+    stopped,
+    thresholds_words,
+)
+from tests.evaluation.repair.fakes import row
 from tests.evaluation.runner.fakes import FakeBackend
-
-TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
-SAID = {
-    TERM: (143, "terminated"),
-    INT: (130, "interrupted"),
-    HUP: (129, "the terminal was closed"),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -63,31 +66,6 @@ def as_a_shell_has_them() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-class Sent:
-    """In place of a function: at one of its calls the signal comes; all others are its own."""
-
-    def __init__(self, sent: signal.Signals, call: int, function: Callable[..., Any]) -> None:
-        self.sent, self.call, self.function, self.calls = sent, call, function, 0
-
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        self.calls += 1
-        if self.calls == self.call:
-            os.kill(os.getpid(), self.sent)
-            time.sleep(20)  # which the signal ends
-        return self.function(*given, **named)
-
-
-def stopped(words: list[str], sent: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
-    """Runs a command that is stopped, and looks at its status and at what it says."""
-    capsys.readouterr()
-    code, said = SAID[sent]
-    begun = time.monotonic()
-    assert main([str(word) for word in words]) == code
-    error = capsys.readouterr().err
-    assert error.strip().splitlines()[-1] == f"fulgurite: error: {said}" and "Traceback" not in error, error
-    assert time.monotonic() - begun < 15, "it ends at once"
 
 
 def whole_lines(file: Path) -> list[dict[str, Any]]:
@@ -103,105 +81,6 @@ def hidden(folder: Path) -> list[str]:
 # ---- verbs that go on where they were stopped: the file that grows, and the command that is run again
 
 
-def generate_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    loaded = SimpleNamespace(model=None, tokenizer=SimpleNamespace(chat_template=None), conditions=None)
-    monkeypatch.setattr(generate_command, "load_model", lambda *_: loaded)
-    monkeypatch.setattr(generate_file, "check_prompts", lambda *_: None)
-    monkeypatch.setattr(generate_file, "generate_text", lambda m, t, prompts, s: [[p[-1].content * 2] for p in prompts])
-    source = rows_file(folder / "in.jsonl", [{"prompt": f"number {i}"} for i in range(6)])
-    return ["generate", "--model", "m", "--file", source, "--output", folder / "out" / "a.jsonl", "--batch_size", "1"]
-
-
-class FakeScorer:
-    """Rewards by length; four at a time."""
-
-    def __init__(self) -> None:
-        self.model, self.batch_size, self.omitted = nn.Linear(1, 1), 1, {}
-        self.tokenizer, self.reads_behind_the_turn = SimpleNamespace(chat_template=None), False
-
-    def score(self, conversations: Any) -> Iterator[list[Any]]:
-        for at in range(0, len(conversations), 4):
-            yield [(float(len(c.turns[-1].content)), 1) for c in conversations[at : at + 4]]
-
-
-def score_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    monkeypatch.setattr(score_command, "_load", lambda *_: FakeScorer())
-    monkeypatch.setattr(score_command, "_as_chat", lambda *_: False)
-    monkeypatch.setattr(score_command, "check_folder", lambda *_: None)
-    source = rows_file(folder / "in.jsonl", [{"prompt": "a", "completion": "b" * (i + 1)} for i in range(12)])
-    return ["score", "--model", "m", "--file", source, "--output", folder / "out" / "a.jsonl"]
-
-
-def evaluate_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    backend = FakeBackend(lambda prompt, index: f"#### {len(prompt) % 7}")
-    monkeypatch.setattr(evaluate_command, "load_model", lambda *_: None)
-    monkeypatch.setattr(evaluate_command, "in_process", lambda *_: Writers(backend, None))
-    return [
-        "evaluate",
-        "--model",
-        "m",
-        "--tasks",
-        "gsm8k",
-        "--path",
-        "builtin",
-        "--limit",
-        "6",
-        "--out",
-        folder / "out",
-    ]
-
-
-def repair_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    monkeypatch.setattr(repair_command, "load_model", lambda *_: SimpleNamespace(model=None))
-    monkeypatch.setattr(repair_command, "in_process", lambda *_: Writers(Scripted(rule, "m"), None))
-    monkeypatch.setattr(judging, "run_jobs", run_here)
-    rows = rows_file(folder / "rows.jsonl", [row(number) for number in range(4)])
-    words = ["repair", "--model", "m", "--tasks", "humaneval", "--path", rows, "--turns", "2", "--out", folder / "out"]
-    return [*words, "--baselines", "false"]
-
-
-def landscape_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    first = changed(folder / "first", 1)
-    words = [
-        "landscape",
-        "--base",
-        "playground",
-        "--first",
-        first,
-        "--rows",
-        "builtin",
-        "--limit",
-        "2",
-        "--points",
-        "3",
-    ]
-    return [*words, "--device", "cpu", "--out", folder / "out"]
-
-
-def thresholds_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    def work(run: Any, settings: Any) -> dict[str, Any]:
-        kept = {name: getattr(run, name) for name in ("backbone", "method", "budget", "seed")}
-        return {
-            **kept,
-            "tunable": run.budget,
-            "head": 0,
-            "seconds": 0.0,
-            "metric": "accuracy",
-            "value": 0.5,
-            "loss": 1.0,
-        }
-
-    monkeypatch.setattr(
-        thresholds_command, "run_all", lambda runs, settings, out, _: run_all(runs, settings, out, 1, WORK[0])
-    )
-    WORK[:] = [work]
-    words = ["thresholds", "--out", folder / "out", "--budgets", "[4, 8]", "--seeds", "[0]", "--floor", "guess"]
-    return [*words, "--workers", "1"]
-
-
-WORK: list[Callable[..., Any]] = []
-
-
 RESUMED = [
     pytest.param(generate_words, (generate_file, "generate_text"), 2, TERM, "out/a.jsonl.part",
                  id="generate --file in its second chunk, by SIGTERM"),
@@ -215,10 +94,10 @@ RESUMED = [
                  id="evaluate before its results"),
     pytest.param(evaluate_words, (evaluate_command, "draw"), 1, HUP, "out/gsm8k/scores.jsonl", id="evaluate before its picture"),
     pytest.param(repair_words, (judging, "run_jobs"), 2, INT, "out/humaneval/visible/chains.jsonl",
-                 id="repair before the second verdicts, by Ctrl-C"),
+                 id="repair before the second verdicts, by Ctrl-C", marks=pytest.mark.slow),
     pytest.param(repair_words, (repair_command, "write_rows"), 1, TERM, "out/humaneval/visible/chains.jsonl",
-                 id="repair before its training data"),
-    pytest.param(landscape_words, (landscape_command, "measure"), 2, TERM, "out/points.jsonl", id="landscape at its second point"),
+                 id="repair before its training data", marks=pytest.mark.slow),
+    pytest.param(landscape_words, (landscape_command, "measure"), 2, TERM, "out/points.jsonl", id="landscape at its second point", marks=pytest.mark.slow),
 ]  # fmt: skip
 
 
@@ -257,6 +136,7 @@ def test_what_was_stopped_goes_on_to_the_same(
     assert not list((tmp_path / "stopped").rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_stopped_in_its_second_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -345,6 +225,7 @@ def test_a_chat_at_its_prompt(
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is waited for in a thread of its own, which ends with the command."""
     pytest.importorskip("openai")
