@@ -97,7 +97,8 @@ RESUMED = [
                  id="repair before the second verdicts, by Ctrl-C", marks=pytest.mark.slow),
     pytest.param(repair_words, (repair_command, "write_rows"), 1, TERM, "out/humaneval/visible/chains.jsonl",
                  id="repair before its training data", marks=pytest.mark.slow),
-    pytest.param(landscape_words, (landscape_command, "measure"), 2, TERM, "out/points.jsonl", id="landscape at its second point", marks=pytest.mark.slow),
+    pytest.param(landscape_words, (landscape_command, "measure"), 2, TERM, "out/points.jsonl",
+                 id="landscape at its second point", marks=pytest.mark.slow),
 ]  # fmt: skip
 
 
