@@ -108,11 +108,6 @@ class Templates:
 
         try:
             named = meta.find_undeclared_variables(self._environment.parse(text))
-            if not named:
-                raise ValueError(
-                    f"repair: the template {file} names no field, so that it asks the same of every program; the fields are: "
-                    f"{', '.join(FIELDS)}; write them into it"
-                )
             unknown = sorted(named - FIELDS.keys())
             if unknown:
                 raise ValueError(
@@ -128,6 +123,11 @@ class Templates:
             ) from error
         except (TemplateError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
             raise ValueError(f"repair: the template {file} cannot be rendered ({error}); correct it") from error
+        if not named:
+            raise ValueError(
+                f"repair: the template {file} names no field, so that it asks the same of every program; the fields are: "
+                f"{', '.join(FIELDS)}; write them into it"
+            )
         return compiled
 
     def text(self, name: str, chat: bool, fields: Mapping[str, object]) -> str:
