@@ -3,7 +3,7 @@
 This file imports nothing heavy, so that `fulgurite`, `--help` and `--version` answer at once. The four verbs of
 Lightning run in `fulgurite.commands.fit.trainer`; every other verb is a typed function of `fulgurite.commands`, whose
 signature is its parser. Exit codes: 0 done, 1 the run failed, 2 the command line was wrong, 129 the terminal was closed,
-130 stopped by Ctrl-C, 143 stopped by SIGTERM.
+130 stopped by Ctrl-C, 141 nobody reads the output any more, 143 stopped by SIGTERM.
 """
 
 import contextlib
@@ -25,12 +25,15 @@ from fulgurite import __version__
 __all__ = ["VERBS", "Verb", "main"]
 
 
-_INTERRUPTED, _TERMINATED, _HUNG_UP = 130, 143, 129  # 128 and the signal's number, as a shell has it
+_INTERRUPTED, _TERMINATED, _HUNG_UP, _UNREAD = 130, 143, 129, 141  # 128 and the signal's number, as a shell has it
 _STOPPED: dict[int, int] = {
     int(getattr(signal, name)): code
     for name, code in (("SIGTERM", _TERMINATED), ("SIGHUP", _HUNG_UP))
     if hasattr(signal, name)
 }
+# Options of which an empty text, such as of a shell's variable that is not set, would mean the current folder or nothing.
+_PLACES = ("out", "output", "file", "model", "adapter", "ckpt_path", "server", "teacher", "base", "first", "second", "rows",
+           "counts", "support", "prompts", "write_prompts", "shots_path", "template")  # fmt: skip
 _REFUSALS = re.compile(r"^ +- ([A-Z]\w+: .+)", re.MULTILINE)
 
 
@@ -118,13 +121,40 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _hold_standard_streams() -> None:
+    """Where the shell has closed output or errors (``>&-``), they go nowhere; else the next file that is opened would get them."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the lowest descriptor that is free is the one that was closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  as long as the process
+
+
+def _unwritten(error: OSError, silent: bool = False) -> int:
+    """The end of a command whose output nobody takes any more; Python is not to try it again at its own end. 0 if silent."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if silent:
+        return 0
+    if isinstance(error, BrokenPipeError):
+        return _fail("whoever read the output has gone", _UNREAD)
+    return _fail(f"the output cannot be written ({error.strerror or error})", 1)
+
+
 def main(args: list[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
     Args:
         args: the words after `fulgurite`; None takes them from the command line
     """
-    words = list(sys.argv[1:] if args is None else args)
+    _hold_standard_streams()
+    code = _run(list(sys.argv[1:] if args is None else args))
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # what was written last did not get out
+        return _unwritten(error, silent=code != 0) or code
+    return code
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(_help())
         return 0
@@ -164,6 +194,8 @@ def _dispatch(verb: str, rest: list[str]) -> None:
     flags = {f"--{name}" for name, kind in function.__annotations__.items() if kind in (bool, "bool")}
     words = _with_values(rest, flags)
     values = parser.instantiate_classes(parser.parse_args(words)).as_dict()
+    if empty := [name for name in _PLACES if values.get(name) == ""]:
+        raise ValueError(f"{verb}: --{empty[0]} is empty; give a path or a name, or leave it out")
     function(**{**values, **_texts_called_null(words, function, values)})
 
 
@@ -235,11 +267,19 @@ def _guarded(run: Callable[[], None]) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns one into the other
             return _fail("interrupted", _INTERRUPTED)
+        if isinstance(stop.__context__, BrokenPipeError):  # rich turns one into the other
+            return _unwritten(stop.__context__)
         if type(stop).__name__ == "SIGTERMException":  # Lightning's, without a code
             return _fail("terminated", _TERMINATED)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         return _fail("interrupted", _INTERRUPTED)
+    except BrokenPipeError as error:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return _unwritten(error)
+        return _fail(str(error), 1)  # another pipe than the output
     except Exception as error:
         if os.environ.get("FULGURITE_DEBUG"):
             traceback.print_exc()

@@ -51,6 +51,10 @@ def attach(
             tied or quantised layer that cannot carry the adapter; for APET a budget of 0 or above what is eligible, a mask that
             does not fit, a sharded parameter; adapters on a part of the model, or on a module around it.
     """
+    if isinstance(train, str):
+        raise ValueError(
+            f"attach: train={train!r} is one text, of which each letter would be a pattern; give ({train!r},)."
+        )
     site = site_of(model) or Site()
     if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
         raise ValueError(

@@ -145,7 +145,7 @@ class Adapter:
     @property
     def merged(self) -> bool:
         """Whether it is merged into the base weights."""
-        return any(self.name in layer.merged for layer in self.layers.values())
+        return self.site is not None and any(self.name in layer.merged for layer in self.layers.values())
 
     @property
     def kind(self) -> str:
@@ -224,11 +224,7 @@ class Adapter:
         raise NotImplementedError
 
     def unmerge(self) -> None:
-        """Undo :meth:`merge`, bit for bit.
-
-        Raises:
-            RuntimeError: not merged, or merged without ``reversible=True``.
-        """
+        """Undo :meth:`merge`, bit for bit; a RuntimeError if it is not merged, or was merged without ``reversible=True``."""
         raise NotImplementedError
 
     def save(self, folder: str | Path) -> None:
@@ -350,6 +346,9 @@ class Adapter:
         """Raise a ValueError if the folder was made for other layers."""
         ((what, mine),) = self.description().items()
         storage.check_layers(folder, mine, description.get(what, {}), self._described_as)
+
+    def check_config(self, stored: Mapping[str, Any], where: str) -> None:
+        """Raise a ValueError if the values of a configuration, stored as JSON ``where``, would compute something else here."""
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take the values that :meth:`stored_tensors` gave."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from fulgurite.data.records.examples import Examples, checked_text, number_in_range, whole_number
 from fulgurite.data.sampling.splits import held_out_indices
 from fulgurite.data.sources.locate import find_sources
+from fulgurite.data.sources.row_files import tell_shared
 from fulgurite.data.sources.tables import Table, read_sources
 from fulgurite.datamodules.options import inherits_options
 from fulgurite.datamodules.texts import TextDataModule
@@ -72,6 +73,8 @@ class FilesDataModule(TextDataModule):
                 f"FilesDataModule: train_path 'builtin' with task_type {task_type!r} and {documents} documents; built-in "
                 "documents serve causal_lm, and at least 2 are needed; for built-in labelled rows use GLUEDataModule"
             )
+        self._check_columns(task_type, text, text_pair, label, label_names)
+        tell_shared("FilesDataModule", [train_path], {"val": val_path, "test": test_path})
         self.train_path = train_path
         self.val_path = val_path
         self.test_path = test_path
@@ -85,6 +88,30 @@ class FilesDataModule(TextDataModule):
         self.val_fraction = val_fraction
         self.documents = documents
         self._tables: dict[str, Table | None] = {}
+
+    @staticmethod
+    def _check_columns(
+        task_type: str, text: str, text_pair: str | None, label: str, label_names: list[str] | None
+    ) -> None:
+        """Refuses columns that stand for two things, and those that the task does not read."""
+        if task_type == "causal_lm" and (text_pair is not None or label != "label"):
+            given = f"text_pair {text_pair!r}" if text_pair is not None else f"label {label!r}"
+            raise ValueError(f"FilesDataModule: {given} with task_type 'causal_lm', which reads one text; leave it out")
+        if task_type != "classification" and label_names is not None:
+            raise ValueError(
+                f"FilesDataModule: label_names with task_type {task_type!r}, which has no classes; leave them out"
+            )
+        used = [
+            column for column in (text, text_pair, label if task_type != "causal_lm" else None) if column is not None
+        ]
+        if twice := [column for column in used if used.count(column) > 1]:
+            raise ValueError(
+                f"FilesDataModule: the column {twice[0]!r} was given for two of text, text_pair and label; give each its own"
+            )
+        if label_names is not None and len({_plain(name.strip()) for name in label_names}) < len(label_names):
+            raise ValueError(
+                f"FilesDataModule: label_names is {label_names}; two of them mean one label (1 and 1.0 are one); rename them"
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the stage's splits, and the training file's labels where they are not given."""

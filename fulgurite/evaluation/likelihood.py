@@ -217,6 +217,11 @@ class ModelScorer(ChoiceScorer):
                 hidden = find_decoder(self.model)(**inputs).last_hidden_state[wanted]
                 found = linear_log_probs(hidden, head.weight, target, **head_options(head))
                 best = torch.zeros_like(target, dtype=torch.bool)
+        if found.isnan().any():
+            raise ValueError(
+                "ModelScorer: the model gives NaN in place of log-probabilities, by which no choice can be made; give --dtype "
+                "float32, or look at its weights"
+            )
         counts = [row.count for row in rows]
         return [
             (float(logs.double().sum()), bool(hits.all()))

@@ -136,8 +136,11 @@ def benchmark_items(rows: Iterable[tuple[Mapping[str, Any], str]], benchmark: st
                 f"{where}: subset {row['subset']!r} is not a subset of {benchmark}; known are {', '.join(sorted(known))}; for "
                 f"rows of {other} give that name"
             )
+        for side in ("chosen", "rejected"):
+            if not isinstance(row[side], str | list | tuple):
+                raise ValueError(f"{where}: {side} is {repr(row[side])[:60]}; a text, or a list of texts, is needed")
         sides = [[row[side]] if isinstance(row[side], str) else list(row[side]) for side in ("chosen", "rejected")]
-        correct = int(row.get("num_correct") or len(sides[0])) if second else 1
+        correct = row.get("num_correct") or len(sides[0]) if second else 1
         whole = row["subset"] == "Ties" or (len(sides[0]), len(sides[1])) == ((1, 3) if second else (1, 1))
         if (
             not whole
@@ -152,9 +155,22 @@ def benchmark_items(rows: Iterable[tuple[Mapping[str, Any], str]], benchmark: st
         found.append(
             BenchmarkItem(str(row["id"]), row["subset"], row["prompt"], (*sides[0], *sides[1]), correct, where)
         )
+    if second:
+        _refuse_twice([item for item in found if item.subset == "Ties"])
     if not found:
         raise ValueError(f"benchmark_items: no row of {benchmark} was found; give a file with its rows")
     return found
+
+
+def _refuse_twice(items: Sequence[BenchmarkItem]) -> None:
+    """Prompts of Ties are told apart, and brought together, by their ids."""
+    seen: dict[str, str] = {}
+    for item in items:
+        if item.id in seen:
+            raise ValueError(
+                f"{item.where}: the id {item.id!r} of Ties stands at {seen[item.id]} already; correct the row"
+            )
+        seen[item.id] = item.where
 
 
 def score_benchmark(
@@ -176,8 +192,9 @@ def score_benchmark(
         values = [s for s in given if s is not None]
         whole = len(values) == len(item.answers)
         if item.subset == "Ties" and benchmark == "rewardbench2":
-            if whole:
-                ties[item.id] = (values, item.correct)
+            wrong = len(item.answers) - item.correct
+            # Without all scores an item is wrong, by as much as can be.
+            ties[item.id] = (values if whole else [0.0] * item.correct + [math.inf] * wrong, item.correct)
             results.append(None)
             continue
         result = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +15,19 @@ from fulgurite.adapters.loading import load_adapter
 from fulgurite.data.conditions.objectives import CONDITION_FILE, Objectives
 from fulgurite.data.encoding.templates import apply_template
 from fulgurite.data.encoding.tokenizers import load_tokenizer
-from fulgurite.data.playground import resolve_backbone
+from fulgurite.data.playground import resolve_backbone, same_backbone
 from fulgurite.models import load_backbone
 from fulgurite.models.emulator.folder import is_emulator, load_emulator
 from fulgurite.models.loading import check_folder
 from fulgurite.models.sizes import check_vocabulary, vocabulary_of
-from fulgurite.models.weight_files import check_peft_file
+from fulgurite.models.weight_files import check_peft_file, check_peft_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["LoadedModel", "load_for_generation"]
+
+_log = logging.getLogger(__name__)
 
 _TEMPLATE_FILE = "chat_template.jinja"
 
@@ -74,6 +77,8 @@ def load_for_generation(
             "load_for_generation: no model was given, and the adapter names none; give the base that it was trained on"
         )
     base = resolve_backbone(name)
+    if adapter is not None and peft and model is not None:
+        _tell_other_base(adapter, peft, model)
     if is_emulator(base):
         network: nn.Module = load_emulator(base, dtype).model
     else:
@@ -88,6 +93,12 @@ def load_for_generation(
     if template is not None:
         apply_template(tokenizer, template)
     return LoadedModel(network.to(device).eval(), tokenizer, _conditions(adapter) or _conditions(name))
+
+
+def _tell_other_base(adapter: str, trained: str, model: str) -> None:
+    """Says that an adapter goes onto another base than the one it names: of the same shape it fits without a word."""
+    if not same_backbone(trained, model):
+        _log.warning("the adapter %s names the base %s, and is put onto %s as --model says", adapter, trained, model)
 
 
 def _language_model(name: str, base: str, dtype: str) -> nn.Module:
@@ -127,6 +138,7 @@ def _with_peft(network: nn.Module, adapter: str, name: str) -> nn.Module:
         from peft import PeftModel
     except ImportError as error:
         raise ImportError(f"load_for_generation: {adapter} is a PEFT adapter; pip install peft to load it") from error
+    check_peft_task(adapter, "load_for_generation")
     check_peft_file(adapter, "load_for_generation")
     try:
         loaded: nn.Module = PeftModel.from_pretrained(network, adapter)  # type: ignore[arg-type]

@@ -316,7 +316,7 @@ class FinetuneModule(LightningModule):
         if self.adapter is not None:
             self.adapter.prepare_load(state, "network.")
         made_of = f"{self.adapter_config} on {self.backbone!r}"
-        check_keys(type(self).__name__, network, self.adapter, state, made_of)
+        check_keys(type(self).__name__, network, self.adapter, state, made_of, checkpoint.get("adapter"))
         name_classes(self.network, self.label_names)
         self._trained = True
 

@@ -21,6 +21,7 @@ __all__ = [
     "WeightFiles",
     "check_finite",
     "check_peft_file",
+    "check_peft_task",
     "check_tensor",
     "check_values",
     "first_not_finite",
@@ -139,6 +140,28 @@ def check_tensor(file: Path, key: str, tensor: torch.Tensor, what: str = "backbo
         raise ValueError(
             f"{what}: {file}: {key} holds NaN or infinity, so that the model would compute nothing of use; {_AGAIN}, or take an "
             "earlier version of it"
+        )
+
+
+def check_peft_task(folder: str | Path, what: str) -> None:
+    """Refuses a PEFT adapter of a model that writes no text: its branches fit a language model, and its head would be left out.
+
+    Args:
+        folder: of the adapter; of a hub id nothing is looked at.
+        what: what messages begin with.
+
+    Raises:
+        ValueError: it was trained for classes, tokens' classes, answers in a text, or features.
+    """
+    file = Path(folder) / "adapter_config.json"
+    try:
+        described = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError:
+        return  # PEFT says what is wrong with it
+    task = described.get("task_type") if isinstance(described, dict) else None
+    if task in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"):
+        raise ValueError(
+            f"{what}: the PEFT adapter {folder} was trained for {task}, which writes no text; give one of a language model"
         )
 
 

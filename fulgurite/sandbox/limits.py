@@ -1,5 +1,6 @@
 """How much a program may use."""
 
+import math
 from dataclasses import dataclass
 
 __all__ = ["Limits"]
@@ -37,8 +38,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and value <= 0:
-                raise ValueError(f"Limits: {name} is {value}; it must be above 0")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"Limits: {name} is {value}; it must be above 0 and finite")
 
     def of_process(self) -> dict[str, int | None]:
         """The limits on one process, by the names that :mod:`.inside.guards.confine` knows."""

@@ -6,6 +6,7 @@ import difflib
 import logging
 from collections.abc import Iterable
 
+import regex
 from torch import nn
 
 from fulgurite.adapters.counting import scalars
@@ -14,6 +15,8 @@ from fulgurite.adapters.layers.own import inserted_modules
 from fulgurite.adapters.patterns import Pattern
 
 __all__ = ["find_targets", "match_modules", "tell_unreached"]
+
+_MOST_ALTERNATIVES = 100  # of an expression that somebody typed; a program writes out hundreds of layers
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +45,12 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
     bypassed = _bypassed(model)
     if targets == "all-linear":
         repeated = {name: module for name, module in linear.items() if _in_repeated_block(model, name)}
+        own = [name for name, module in model.named_modules() if adaptable(module) and id(module) not in inserted]
+        if not repeated and any(_in_repeated_block(model, name) for name in own):
+            raise ValueError(
+                f"attach: targets='all-linear' means the linear layers in the repeated blocks of {type(model).__name__}, and train "
+                "trains all of them whole; leave some out of train, or name the layers to adapt in targets."
+            )
         found = repeated or linear
         for name in [n for n in found if n in bypassed]:
             _log.warning("attach: %s is left out, %s", name, bypassed[name])
@@ -49,6 +58,8 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
     else:
         pattern = Pattern(targets, "attach: targets")
         found = {name: module for name, module in linear.items() if pattern.matches(name)}
+        for idle in _idle_alternatives(targets, list(found)):
+            _log.warning("attach: targets=%r: the alternative %r matches no linear layer", targets, idle)
         for name in found:
             if name in bypassed:
                 raise ValueError(
@@ -123,6 +134,24 @@ def _bypassed(model: nn.Module) -> dict[str, str]:
             prefix = f"{name}." if name else ""
             reasons[f"{prefix}out_proj"] = "nn.MultiheadAttention reads its weight without calling it"
     return reasons
+
+
+def _idle_alternatives(targets: str, found: list[str]) -> list[str]:
+    """The alternatives of an expression, such as v_porj of ``.*(q_proj|v_porj)``, without which it matches the same names.
+
+    Only groups that hold nothing but words and signs without a meaning of their own are looked at, and the whole expression.
+    """
+    whole = [] if regex.search(r"[()\[\]]", targets) else [("", targets, "")]
+    groups = [
+        (targets[: g.start(1)], g[1], targets[g.end(1) :]) for g in regex.finditer(r"\((?:\?:)?([\w.\\|-]+)\)", targets)
+    ]
+    idle = []
+    for before, words, after in whole + groups:
+        parts = words.split("|")
+        for word in parts if 1 < len(parts) <= _MOST_ALTERNATIVES else []:
+            if not any(Pattern(f"{before}{word}{after}", "attach: targets").matches(name) for name in found):
+                idle.append(word)
+    return idle
 
 
 def _nothing(model: nn.Module, targets: str, linear: dict[str, nn.Module]) -> str:

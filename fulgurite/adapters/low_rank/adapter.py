@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -148,6 +149,24 @@ class LowRankAdapter(Adapter):
             ("ranks away from zero", f"{sum(row.nonzero for row in rows)} of {sum(row.rank for row in rows)}"),
             ("adapter parameters kept", f"{kept:,} of {parameters:,} ({100 * kept / max(parameters, 1):.1f} %)"),
         ]
+
+    def check_description(self, description: dict[str, Any], folder: Path) -> None:
+        """Raise a ValueError if the folder was made for other layers, or with another scale."""
+        super().check_description(description, folder)
+        self.check_config(description["adapter"], str(folder))
+
+    def check_config(self, stored: Mapping[str, Any], where: str) -> None:
+        """Refuse another scale α/rank: A and B would be loaded, and their product multiplied by another number."""
+        given = stored.get("init_args")
+        alpha, rank = (given.get(name) if isinstance(given, Mapping) else None for name in ("alpha", "rank"))
+        if not isinstance(alpha, int | float) or not isinstance(rank, int) or not rank:
+            return
+        if abs(alpha / rank - self.config.alpha / self.config.rank) > 1e-9 * alpha / rank:
+            raise ValueError(
+                f"load_adapter: {where} was trained with alpha={alpha:g} at rank={rank}, and this adapter has "
+                f"alpha={self.config.alpha:g} at rank={self.config.rank}, another scale alpha/rank; give the alpha that it was "
+                "trained with"
+            )
 
     def description(self) -> dict[str, Any]:
         """{"layers": {name: [input features, output features, rank]}}."""

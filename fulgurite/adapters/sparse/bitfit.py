@@ -9,7 +9,7 @@ from torch import nn
 from fulgurite.adapters.config import APET, BitFit
 from fulgurite.adapters.methods import Choice, Method, Put
 from fulgurite.adapters.sparse.attaching import plan_sparse
-from fulgurite.adapters.sparse.eligible import eligible_scalars
+from fulgurite.adapters.sparse.eligible import eligible_scalars, find_eligible
 
 __all__ = ["BitFitMethod"]
 
@@ -23,7 +23,7 @@ class BitFitMethod(Method[BitFit]):
         """See :func:`fulgurite.adapters.sparse.attaching.plan_sparse`.
 
         Raises:
-            ValueError: a base without such biases, or fewer than the budget.
+            ValueError: a base without such biases, or fewer than the budget; targets that match other parameters.
         """
         return plan_sparse(model, _as_apet(model, config, train), train, choice)
 
@@ -40,6 +40,12 @@ def _as_apet(model: nn.Module, config: BitFit, train: tuple[str, ...]) -> APET:
             f"BitFit: {type(model).__name__} has no parameter that matches targets={config.targets!r}; models without biases "
             "(Llama) cannot be tuned so, take another method."
         ) from error
+    found = [tensor.name for tensor in find_eligible(model, config.targets, train)]
+    if others := [name for name in found if "bias" not in name.rpartition(".")[2]]:
+        raise ValueError(
+            f"BitFit: targets={config.targets!r} matches {len(others)} parameters that are no biases, the first is {others[0]}; "
+            "BitFit trains biases: narrow targets, or take APET."
+        )
     if config.budget is not None and config.budget > total:
         raise ValueError(
             f"BitFit: budget={config.budget:,} is above the {total:,} bias values of {type(model).__name__}."

@@ -48,12 +48,16 @@ def select(
     Raises:
         ValueError: a budget of 0 or above the eligible scalars, or a mask that does not fit.
     """
+    if scores is not None and (positions is not None or config.selection != "gradient"):
+        beside = "positions=" if positions is not None else f"selection={config.selection!r}"
+        raise ValueError(f"APET: scores= were given beside {beside}, where they decide nothing; leave one of both out.")
     if positions is None and config.selection == "mask":
         positions = read_mask(config.mask)
     if positions is not None:
         found = positions_of(positions, eligible)
         count = sum(len(index) for index in found.values())
-        if config.budget is not None and count != config.budget and config.selection == "mask":
+        whole = config.selection in ("tensor_greedy", "module_group")  # which need not meet their budget
+        if config.budget is not None and count != config.budget and not whole:
             raise ValueError(
                 f"APET: the mask selects {count:,} scalars, but budget={config.budget:,}; leave budget out, or make them equal."
             )

@@ -20,6 +20,7 @@ from rich.table import Table
 from fulgurite.commands.control.picture import draw_control
 from fulgurite.commands.generate.command import load_model
 from fulgurite.commands.shared.options import ComputeOptions, SourceOptions, with_options
+from fulgurite.commands.shared.unused import refuse_unused
 from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.console import say, shortest
 from fulgurite.data.sources.formats import ending_of
@@ -64,8 +65,14 @@ def control(
         batch_size: answers that are generated at once.
         compute: :class:`~fulgurite.commands.shared.options.ComputeOptions`.
     """
+    if Path(out).is_file():
+        raise FileExistsError(f"control: --out {out} is a file; give a folder")
     if count < 1:
         raise ValueError(f"control: count {count}; one instruction at least is needed; raise it")
+    if file is None:
+        refuse_unused("control", "without --file", column=(column, "instruction"))
+    elif ending_of(Path(file)) == ".txt":
+        refuse_unused("control", "with a .txt file, whose lines are the instructions", column=(column, "instruction"))
     judge = _judge(rate)
     prompts = _prompts(file, column, rate)[:count]
     settings = GenerationSettings(max_new_tokens=max_new_tokens, batch_size=batch_size)
@@ -156,7 +163,15 @@ def _prompts(file: str | None, column: str, rate: str) -> list[str]:
         table = read_table(path, owner="control: --file")
         table.require(column)
         rows = zip(table.rows, table.places, strict=True)
-        numbered = [(str(row[column]), str(place)) for row, place in rows if row[column]]
+        given = [(row[column], str(place)) for row, place in rows]
+        wrong = next(((text, where) for text, where in given if not isinstance(text, str | None)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"control: {wrong[1]}: {column!r} holds {repr(wrong[0])[:60]}; a text is needed; correct it"
+            )
+        numbered = [(text, where) for text, where in given if text is not None and text.strip()]
+        if len(numbered) < len(given):
+            say(f"{len(given) - len(numbered)} of {len(given)} rows of {path} hold no instruction and are left out")
     if not numbered:
         raise ValueError(f"control: {path} holds no instruction; give a file with one at least")
     for text, where in numbered:

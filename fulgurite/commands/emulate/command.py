@@ -16,6 +16,7 @@ import torch
 from fulgurite import __version__
 from fulgurite.commands.emulate.choosing import choose_layers
 from fulgurite.commands.emulate.distilling import DistillationOptions, distil
+from fulgurite.commands.emulate.loading import load_language_model, load_tokenizer_of
 from fulgurite.commands.emulate.measuring import measure
 from fulgurite.commands.emulate.picture import draw
 from fulgurite.commands.emulate.report import report_of, report_table
@@ -23,10 +24,9 @@ from fulgurite.commands.emulate.support import SupportRow, fitting, read_support
 from fulgurite.commands.export.folder import check_target
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.commands.shared.options import RowsOptions, WeightsOptions, with_options
+from fulgurite.commands.shared.unused import refuse_unused
 from fulgurite.console import command_line, say, shortest
-from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.models import load_backbone
 from fulgurite.models.emulator.folder import emulator_of, write_emulator
 from fulgurite.models.emulator.layers import find_layers
 from fulgurite.models.emulator.manifest import MANIFEST
@@ -76,17 +76,13 @@ def emulate(
         weights: how and where the model is computed with.
     """
     _check_numbers(limit, reading, distilling)
+    _check_unused(method, support, limit, pooling, unbiased, reading, distilling)
     placement = placement or ("even" if method == "crash" else "ends")
     _check_together(method, placement, support, reading.task, distilling)
     base = resolve_backbone(model)
     target = check_target(out, base, weights.overwrite, "emulate", "model", (MANIFEST,))
     place = usable_device("emulate", weights.device)
-    loaded = load_backbone(base, "causal_lm", dtype=weights.dtype, trust_remote_code=weights.trust_remote_code)
-    if loaded.new_heads:
-        raise ValueError(
-            f"emulate: the weights of {model} hold no {', '.join(loaded.new_heads)}; give a model that predicts tokens"
-        )
-    full = loaded.model.eval().requires_grad_(False)
+    full = load_language_model("emulate", model, base, weights.dtype, weights.trust_remote_code).requires_grad_(False)
     layers = len(find_layers(full).modules)
     kept_count = max(2, layers // 2) if keep is None else keep
     if not 2 <= train <= kept_count <= layers:
@@ -94,14 +90,14 @@ def emulate(
             f"emulate: {model} has {layers} layers, and --keep {kept_count} --train {train} were given; needed is 2 <= train <= "
             f"keep <= {layers}; give other numbers"
         )
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer_of("emulate", full, model, base)
     most = fitting(full, reading.max_length)
 
     def read_rows(path: str, limit: int | None, least: int = 1) -> list[SupportRow]:
         return read_support("emulate", tokenizer, path, reading.task, reading.column, limit, most, least)
 
     rows = None if support is None else read_rows(support, limit, LEAST_ROWS[unbiased])
-    full = full.to(place)  # type: ignore[call-overload]
+    full = full.to(place)
     seen = None if rows is None else measure(full, rows, reading.batch_size, pooling)
     similarity = None if seen is None else cka_matrix(seen.features, unbiased)
     neighbours = None if similarity is None else similarity.diagonal(1).tolist()
@@ -160,6 +156,30 @@ def _check_numbers(limit: int, reading: RowsOptions, distilling: DistillationOpt
         raise ValueError(
             f"emulate: distill_learning_rate={distilling.distill_learning_rate}; allowed are numbers above 0, such as 1e-4"
         )
+
+
+def _check_unused(
+    method: str,
+    support: str | None,
+    limit: int,
+    pooling: str,
+    unbiased: bool,
+    reading: RowsOptions,
+    distilling: DistillationOptions,
+) -> None:
+    """Refuses options that change nothing beside the others."""
+    column = (reading.column, RowsOptions.column)
+    if support is None and method == "uniform":
+        refuse_unused(
+            "emulate", "without --support, over whose rows layers are compared", column=column, limit=(limit, 512),
+            max_length=(reading.max_length, RowsOptions.max_length), pooling=(pooling, "weighted"), unbiased=(unbiased, False),
+            batch_size=(reading.batch_size, RowsOptions.batch_size),
+        )  # fmt: skip
+    if reading.task is not None and support is not None:
+        refuse_unused("emulate", "with --task, whose rows have columns of their own", column=column)
+    if not distilling.distill_steps:
+        rate = (distilling.distill_learning_rate, DistillationOptions.distill_learning_rate)
+        refuse_unused("emulate", "without --distill_steps", distill_learning_rate=rate)
 
 
 def _check_together(

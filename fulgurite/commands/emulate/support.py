@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fulgurite.console import say
 from fulgurite.data.encoding.continuations import encode_pair
 from fulgurite.data.playground import builtin_rows
 from fulgurite.data.records.findings import Place
@@ -67,8 +68,11 @@ def read_support(
         least: rows that are needed.
 
     Raises:
-        FileNotFoundError, ValueError: no such file or task; a row without text; too few rows.
+        FileNotFoundError, ValueError: no such file or task; a row without text; too few rows; a limit or a length below its least.
     """
+    for name, value, lowest in (("limit", 1 if limit is None else limit, 1), ("max_length", max_length, 2)):
+        if value < lowest:
+            raise ValueError(f"{verb}: {name}={value} was given; give a larger number")
     if task is None:
         rows = [
             _of_text(verb, tokenizer, place, row, column, max_length)
@@ -76,8 +80,10 @@ def read_support(
         ]
     else:
         (known,) = find_tasks([task])
-        items = items_of(known, path, limit).items
-        rows = [_of_item(verb, tokenizer, known.name, item, max_length) for item in items]
+        found = items_of(known, path, limit)
+        if found.bad:
+            say(f"{verb}: {len(found.bad)} of {found.rows} rows were left out, the first: {found.bad[0]}")
+        rows = [_of_item(verb, tokenizer, known.name, item, max_length) for item in found.items]
     if len(rows) < least:
         raise ValueError(
             f"{verb}: {path} holds {len(rows)} rows; layers are compared over {least} examples or more, some hundred are good; "

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from fulgurite.commands.evaluate.effects import CAP, refuse_idle, refuse_idle_shots
 from fulgurite.commands.evaluate.report import draw, prompts_shown, results_table, tasks_table, write_results
 from fulgurite.commands.evaluate.until_passes import UntilResult, size_of, write_counts
 from fulgurite.commands.evaluate.until_passes import result_of as result_until
@@ -45,7 +46,7 @@ def evaluate(
     k: str | None = None,
     until_passes: int | None = None,
     until_passes_of: Literal["instance", "task"] = "instance",
-    cap: int = 100_000,
+    cap: int = CAP,
     limit: int | None = None,
     shots: int | None = None,
     shots_path: str | None = None,
@@ -109,6 +110,11 @@ def evaluate(
             raise ValueError(
                 "evaluate: --until_passes takes no --n, --k or --phase: how many draws are made depends on what passes"
             )
+    options = {
+        "n": n, "k": k, "chat": chat, "cap": cap, "until_passes_of": until_passes_of, "max_new_tokens": max_new_tokens,
+        "temperature": temperature, "max_requests": max_requests, "max_tokens": max_tokens,
+    }  # fmt: skip
+    refuse_idle(chosen, asking, phase, until_passes, options)
     if temperature is None:
         temperature = 1.0 if until is not None else 0.0 if n == 1 else 0.8
     if n > 1 and temperature == 0:
@@ -138,6 +144,7 @@ def evaluate(
                 on_bad_row=asking.on_bad_row,
             )
         )
+    refuse_idle_shots(plans, shots_path)
     asked = {
         "tasks": tasks, "path": path, "model": asking.model, "adapter": asking.adapter, "server": asking.server,
         "served_model": asking.served_model, "n": n, "limit": limit, "shots": shots, "chat": chat, "seed": asking.seed,
@@ -184,12 +191,14 @@ def evaluate(
     results = [result_of(plan, rate(plan, how, overwrite and phase == "score"), ks) for plan in plans]
     folder = Path(out or ".")
     write_results(folder, results, asked, time.monotonic() - begun)
-    draw(results, folder / "results.png")
+    picture = folder / "results.png"
+    draw(results, picture)
     say(results_table(results))
     for result in results:
         for warning in result.warnings:
             say(f"{result.task}: {warning}")
-    say(f"results: {shortest(folder / 'results.json')}   picture: {shortest(folder / 'results.png')}")
+    drawn_too = f"   picture: {shortest(picture)}" if picture.is_file() else ""
+    say(f"results: {shortest(folder / 'results.json')}{drawn_too}")
 
 
 def _report_until(folder: Path, results: "list[UntilResult]", given: "dict[str, Any]", seconds: float) -> None:

@@ -142,6 +142,7 @@ def draw(results: Sequence[TaskResult], path: Path) -> None:
     """
     bars = [(f"{r.task} {metric}", number) for r in results for metric, number in r.numbers.items()]
     if not bars:
+        path.unlink(missing_ok=True)  # an earlier run's
         return
     figure, (axes,) = panels(1)
     figure.set_size_inches(6.4, 0.9 + 0.32 * len(bars))

@@ -35,6 +35,7 @@ from fulgurite.commands.export.folder import check_target, refuse_around
 from fulgurite.commands.export.reward import write_reward_model
 from fulgurite.commands.export.stops import check_stops, stopping_config
 from fulgurite.commands.shared.checkpoint_files import load_module
+from fulgurite.commands.shared.unused import refuse_unused
 from fulgurite.console import say, shortest
 from fulgurite.data.conditions.objectives import CONDITION_FILE
 from fulgurite.data.encoding.templates import lay_stored
@@ -86,6 +87,8 @@ def export(
     target = check_target(out, ckpt_path, overwrite)
     if tolerance <= 0:
         raise ValueError(f"export: tolerance {tolerance} was given; allowed are positive numbers such as 1e-5")
+    if format != "peft":
+        refuse_unused("export", f"with --format {format}", rank_pattern=(rank_pattern, False))
     module = load_module(ckpt_path, trust_remote_code)
     refuse_around(target, resolve_backbone(module.backbone), "base model")
     module.configure_model()

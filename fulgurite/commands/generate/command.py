@@ -11,15 +11,17 @@ from pathlib import Path
 
 from fulgurite.commands.generate.chat import run_chat
 from fulgurite.commands.generate.file import run_file
-from fulgurite.commands.shared.checkpoint_files import load_module
+from fulgurite.commands.shared.checkpoint_files import load_module, tell_other_template
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.commands.shared.options import ComputeOptions, DrawingOptions, SourceOptions, with_options
+from fulgurite.commands.shared.unused import COLD, cutting_options, refuse_unused
 from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.commands.shared.written_rows import stamp
 from fulgurite.console import shortest
 from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.records.conversation import Turn
+from fulgurite.data.sources.formats import ending_of
 from fulgurite.generation.texts import LoadedModel, generate_text, load_for_generation
 from fulgurite.generation.writers import GenerationSettings
 from fulgurite.models import FusedNetwork
@@ -74,6 +76,12 @@ def generate(
         check_text(text or "", f"generate: --{name}")
     if (file is None) != (output is None):
         raise ValueError("generate: --file and --output belong together; give both, or neither")
+    if file is None:
+        refuse_unused("generate", "without --file", column=(column, None), overwrite=(overwrite, False))
+    elif ending_of(Path(file)) == ".txt":
+        refuse_unused("generate", "with a .txt file, whose lines are the prompts", column=(column, None))
+    if temperature == 0:
+        refuse_unused("generate", COLD, **cutting_options(drawing))
     if chat and num_samples > 1:
         raise ValueError(f"generate: num_samples {num_samples} with --chat; a chat has one answer; leave it out")
     settings = GenerationSettings(
@@ -88,6 +96,8 @@ def generate(
     )
     if file is not None and not Path(file).exists():
         raise FileNotFoundError(f"generate: --file {file}: no such file; check the path")
+    if chat and source.template == NO_TEMPLATE:
+        raise ValueError("generate: --template none with --chat, which lays a chat template; leave one of both out")
     loaded = load_model("generate", source, compute)
     if (system is not None or chat) and not loaded.tokenizer.chat_template:
         if system is not None and not chat:
@@ -172,6 +182,7 @@ def _from_checkpoint(
                 "given; leave --template out, or train with --data.template"
             )
         apply_template(tokenizer, template)
+        tell_other_template(path, module.chat_template, tokenizer.chat_template)
     network = module.network.to(device=device)  # type: ignore[call-overload]
     network = network if dtype is None else network.to(getattr(torch, dtype))
     if isinstance(network, FusedNetwork):

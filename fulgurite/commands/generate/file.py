@@ -161,10 +161,15 @@ def _refuse_tools(row: Row, where: str) -> None:
 
 def _prompt(row: Row, column: str, where: str, start: tuple[Turn, ...], chat: bool) -> tuple[Turn, ...]:
     value = row[column]
-    if chat and row.get("system"):  # before the user's turn, as in training; it goes before --system
+    if row.get("system") and column != "system":  # before the user's turn, as in training; it goes before --system
         if not isinstance(row["system"], str):
             raise ValueError(
                 f"{where}: the column 'system' holds {repr(row['system'])[:60]}; a text is needed; correct it"
+            )
+        if not chat:
+            raise ValueError(
+                f"{where}: the column 'system' holds a text, which needs a chat template, and none is stored; give --template auto "
+                "or a name, or take the column out"
             )
         start = (Turn("system", row["system"]),)
     if isinstance(value, list):
@@ -178,11 +183,21 @@ def _prompt(row: Row, column: str, where: str, start: tuple[Turn, ...], chat: bo
             raise ValueError(
                 f"{where}: the column {column!r} holds a chat, and the model has no chat template; give --template auto"
             )
+        if turns[0].role == "system" and row.get("system") not in (None, "", turns[0].content):
+            raise ValueError(
+                f"{where}: the column 'system' says {row['system'][:40]!r} and the first turn of {column!r} "
+                f"{turns[0].content[:40]!r}; a chat has one system's text: take one of them out"
+            )
         return turns if turns[0].role == "system" else (*start, *turns)
     if not isinstance(value, str) or not value.strip():
         found = "nothing" if value is None or value == "" else repr(value)[:60]
         raise ValueError(
             f"{where}: the column {column!r} holds {found}; a text or a list of turns is needed; correct the row"
+        )
+    if _holds_messages(value):
+        raise ValueError(
+            f"{where}: the column {column!r} holds messages as a JSON text, which would be asked as it stands; give them as a "
+            "list, in a .jsonl or .parquet file"
         )
     more = row.get("input") if column == "instruction" else None  # Alpaca's second column
     if more is not None and not isinstance(more, str):
@@ -191,6 +206,17 @@ def _prompt(row: Row, column: str, where: str, start: tuple[Turn, ...], chat: bo
         )
     text = f"{value}\n\n{more}" if more and more.strip() else value
     return (*start, Turn("user", text)) if chat else (Turn("prompt", text),)
+
+
+def _holds_messages(text: str) -> bool:
+    """Whether a text is a list of messages as JSON, as csv files hold them."""
+    if not text.lstrip().startswith("["):
+        return False
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return bool(found) and all(isinstance(each, dict) and {"role", "content"} <= each.keys() for each in found)
 
 
 def _turn(item: object, where: str, column: str) -> Turn:

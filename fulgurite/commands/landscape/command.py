@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from fulgurite.commands.emulate.loading import load_language_model, load_tokenizer_of
 from fulgurite.commands.emulate.measuring import measure
 from fulgurite.commands.emulate.support import fitting, read_support
 from fulgurite.commands.landscape.picture import draw
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.commands.shared.options import RowsOptions, WeightsOptions, with_options
+from fulgurite.commands.shared.unused import refuse_unused
 from fulgurite.console import say, shortest
-from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.evaluation.runner.record_file import RecordFile
-from fulgurite.models import load_backbone
 from fulgurite.models.emulator.hashes import layer_hash
 from fulgurite.models.landscape import WeightPlane
 from fulgurite.whole_files import write_text
 
 __all__ = ["landscape"]
+
+# Of a model's configuration: what says nothing about how it computes.
+_NO_ARITHMETIC = frozenset({
+    "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "bos_token_id", "eos_token_id",
+    "pad_token_id", "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict",
+    "chunk_size_feed_forward", "is_encoder_decoder",
+})  # fmt: skip
 
 
 @with_options
@@ -64,27 +72,34 @@ def landscape(
     count = (11 if plane else 25) if points is None else points
     begin = (-0.5 if plane else 0.0) if low is None else low
     end = (1.5 if plane else 1.0) if high is None else high
-    if count < 2 or not begin < end or limit < 1 or reading.batch_size < 1:
+    if count < 2 or not -math.inf < begin < end < math.inf or limit < 1 or reading.batch_size < 1:
         raise ValueError(
             f"landscape: points={count}, low={begin}, high={end}, limit={limit}, batch_size={reading.batch_size} were given; "
-            "needed are 2 points, low below high, and 1 row at least"
+            "needed are 2 points, low below high, both finite, and 1 row at least"
+        )
+    if reading.task is not None:
+        refuse_unused(
+            "landscape",
+            "with --task, whose rows have columns of their own",
+            column=(reading.column, RowsOptions.column),
         )
     if Path(out).is_file():
         raise FileExistsError(f"landscape: --out {out} is a file; give a folder")
-    where = [resolve_backbone(name) for name in (base, first, second) if name is not None]
     place = usable_device("landscape", weights.device)
-    tokenizer = load_tokenizer(where[0])
+    names = [name for name in (base, first, second) if name is not None]
+    where = [resolve_backbone(name) for name in names]
 
-    def load(name: str) -> Any:
-        return load_backbone(
-            name, "causal_lm", dtype=weights.dtype, trust_remote_code=weights.trust_remote_code
-        ).model.eval()
+    def load(number: int) -> Any:
+        return load_language_model("landscape", names[number], where[number], weights.dtype, weights.trust_remote_code)
 
-    model = load(where[0]).to(place)
+    model = load(0).to(place)
+    tokenizer = load_tokenizer_of("landscape", model, base, where[0])
     read = read_support(
         "landscape", tokenizer, rows, reading.task, reading.column, limit, fitting(model, reading.max_length)
     )
-    others = [load(name) for name in where[1:]]
+    others = [load(number) for number in range(1, len(names))]
+    for name, other in zip(names[1:], others, strict=True):
+        _check_alike(model, other, name)
     identity = {
         "models": [layer_hash(each) for each in (model, *others)],
         "rows": hashlib.sha256(repr([(row.ids, row.start) for row in read]).encode()).hexdigest(),
@@ -106,15 +121,47 @@ def landscape(
                 known[a, b] = measure(model, read, reading.batch_size).loss
                 file.add({"a": a, "b": b, "loss": known[a, b]})
             losses[a, b] = known[a, b]
-    names = ["base", "first", "second"][: len(where)]
-    lowest = min(losses, key=lambda point: losses[point])
+    corners = ["base", "first", "second"][: len(names)]
+    finite = [point for point in losses if math.isfinite(losses[point])]
+    if not finite:
+        raise ValueError(
+            "landscape: no point has a finite loss; the models overflow in this dtype: give --dtype float32"
+        )
+    if len(finite) < len(losses):
+        say(
+            f"{len(losses) - len(finite)} of {len(losses)} points have no finite loss; they stand without one in the results"
+        )
+    lowest = min(finite, key=lambda point: losses[point])
     content = {
-        "models": dict(zip(names, [base, first, *([second] if second else [])], strict=True)),
+        "models": dict(zip(corners, names, strict=True)),
         "rows": len(read),
-        "points": [{"a": a, "b": b, "loss": loss} for (a, b), loss in losses.items()],
+        "points": [{"a": a, "b": b, "loss": loss if math.isfinite(loss) else None} for (a, b), loss in losses.items()],
         "lowest": {"a": lowest[0], "b": lowest[1], "loss": losses[lowest]},
     }
     write_text(Path(out) / "landscape.json", json.dumps(content, indent=1) + "\n")
-    draw(losses, names, Path(out) / "landscape.png")
+    drawn = {point: loss if math.isfinite(loss) else math.nan for point, loss in losses.items()}
+    draw(drawn, corners, Path(out) / "landscape.png")
     say(f"{len(losses)} points; the lowest loss, {losses[lowest]:.4f}, is at a = {lowest[0]:g}, b = {lowest[1]:g}")
     say(f"results: {shortest(Path(out) / 'landscape.json')}   picture: {shortest(Path(out) / 'landscape.png')}")
+
+
+def _check_alike(base: Any, other: Any, name: str) -> None:
+    """Refuses a model that is not of the base's architecture, layer for layer: its weights would be read as something else."""
+    mine, theirs = (dict(model.named_parameters()) for model in (base, other))
+    if apart := sorted(mine.keys() ^ theirs.keys()):
+        raise ValueError(
+            f"landscape: {name} and the base differ in {len(apart)} parameters, the first is {apart[0]}; give models of one "
+            "architecture"
+        )
+    here, there = (model.config.to_dict() for model in (base, other))
+    differing = [
+        key
+        for key in sorted(here.keys() | there.keys())
+        if key not in _NO_ARITHMETIC and here.get(key) != there.get(key)
+    ]
+    if differing:
+        told = ", ".join(f"{key} {there.get(key)!r} instead of {here.get(key)!r}" for key in differing[:3])
+        raise ValueError(
+            f"landscape: {name} computes otherwise than the base ({told}); between them there is no line: give models of one "
+            "configuration"
+        )

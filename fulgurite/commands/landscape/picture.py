@@ -13,7 +13,7 @@ def draw(losses: dict[tuple[float, float], float], names: list[str], file: Path)
     """Draws a line for two models, contours for three.
 
     Args:
-        losses: by (a, b).
+        losses: by (a, b); NaN leaves a gap.
         names: of the models.
         file: where to.
     """
@@ -32,7 +32,7 @@ def draw(losses: dict[tuple[float, float], float], names: list[str], file: Path)
         up = sorted({b for _, b in losses})
         heights = np.array([[losses[a, b] for a in along] for b in up])
         # One far corner may be a hundred times as high as all else.
-        shown = np.minimum(heights, np.percentile(heights, 90))
+        shown = np.minimum(heights, np.nanpercentile(heights, 90))
         drawn = axes.contourf(along, up, shown, levels=24, cmap="viridis")
         figure.colorbar(drawn, ax=axes, label="loss, cut at its 90 % quantile")
         for name, place in zip(names, ((0, 0), (1, 0), (0, 1)), strict=True):

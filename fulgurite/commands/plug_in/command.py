@@ -18,6 +18,7 @@ from torch import nn
 
 from fulgurite.adapters import Adapter
 from fulgurite.adapters.methods import config_from_dict
+from fulgurite.commands.emulate.loading import load_language_model, load_tokenizer_of
 from fulgurite.commands.emulate.support import fitting, read_support
 from fulgurite.commands.export.checks import (
     compare,
@@ -33,8 +34,8 @@ from fulgurite.commands.plug_in.measures import Rows, figures_of, figures_table
 from fulgurite.commands.shared.checkpoint_files import read_checkpoint
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.commands.shared.options import RowsOptions, with_options
+from fulgurite.commands.shared.unused import refuse_unused
 from fulgurite.console import say, shortest
-from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.evaluation.tasks import find_tasks
 from fulgurite.evaluation.tasks.rows import items_of
@@ -90,6 +91,14 @@ def plug_in(
         raise ValueError(f"plug-in: --emulator {emulator} without --rows; give rows to measure it on, or leave it out")
     if reading.task is not None and rows is None:
         raise ValueError(f"plug-in: --task {reading.task} without --rows; give the file of the task's rows")
+    column = (reading.column, RowsOptions.column)
+    if rows is None:
+        refuse_unused(
+            "plug-in", "without --rows, on which models are measured", column=column, limit=(limit, None),
+            max_length=(reading.max_length, RowsOptions.max_length), batch_size=(reading.batch_size, RowsOptions.batch_size),
+        )  # fmt: skip
+    if reading.task is not None:
+        refuse_unused("plug-in", "with --task, whose rows have columns of their own", column=column)
     base = resolve_backbone(model)
     target = check_target(out, ckpt_path, overwrite, "plug-in")
     refuse_around(target, base, "full model", "plug-in")
@@ -105,12 +114,12 @@ def plug_in(
             f"plug-in: {shortest(ckpt_path)} holds whole layers and no adapter; --format merged writes the model with them"
         )
     place = usable_device("plug-in", device)
-    tokenizer = load_tokenizer(base)
 
-    def load() -> nn.Module:
-        return load_backbone(base, "causal_lm", dtype=manifest.dtype, trust_remote_code=trust_remote_code).model.eval()
+    def load() -> Any:
+        return load_language_model("plug-in", model, base, manifest.dtype, trust_remote_code)
 
     full = load()
+    tokenizer = load_tokenizer_of("plug-in", full, model, base)
     check_base(full, manifest, model)
     on = None
     if rows is not None:

@@ -15,6 +15,7 @@ from fulgurite.commands.generate.command import load_model
 from fulgurite.commands.repair.report import draw, errors_table, methods_table, moves_table, prompts_shown, tasks_table
 from fulgurite.commands.shared.options import AskingOptions, with_options
 from fulgurite.commands.shared.task_paths import path_of_each
+from fulgurite.commands.shared.unused import COLD, cutting_options, refuse_unused
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.judging.verdicts import How
 from fulgurite.evaluation.repair.book import Repaired
@@ -31,6 +32,8 @@ from fulgurite.generation import ServerError
 from fulgurite.generation.protocol import SamplingSettings
 
 __all__ = ["repair"]
+
+_SAMPLED_AT = 0.8
 
 
 @with_options
@@ -58,7 +61,7 @@ def repair(
     max_new_tokens: int = 512,
     explanation_tokens: int = 512,
     temperature: float = 0.2,
-    sampling_temperature: float = 0.8,
+    sampling_temperature: float = _SAMPLED_AT,
     dry_run: bool = False,
     list: bool = False,
     overwrite: bool = False,
@@ -113,7 +116,7 @@ def repair(
             raise ValueError(
                 f"repair: {task.name} has no programs to repair; the tasks are: {', '.join(sorted(PROBLEMS))}"
             )
-    modes = [name.strip() for name in feedback.split(",") if name.strip()]
+    modes = [*dict.fromkeys(name.strip() for name in feedback.split(",") if name.strip())]
     for mode in modes or [feedback]:
         if mode not in FEEDBACK:
             raise ValueError(f"repair: feedback={mode!r}; allowed are {', '.join(FEEDBACK)}; choose among them")
@@ -123,6 +126,8 @@ def repair(
         raise ValueError(f"repair: --out {out} is a file; give a folder for chains and results")
     if limit is not None and limit < 1:
         raise ValueError(f"repair: limit={limit}; give 1 or more")
+    teaching = chat if teacher_chat is None else teacher_chat
+    _refuse_idle(asking, teacher_server, chat or teaching, temperature, baselines, sampling_temperature)
     begun, folder, how = time.monotonic(), Path(out or "."), How(asking.sandbox, asking.time_limit, asking.workers)
     drawn = SamplingSettings(
         max_new_tokens, temperature, asking.top_p, asking.top_k, asking.repetition_penalty, seed=asking.seed
@@ -161,7 +166,6 @@ def repair(
         "chat": chat, "teacher_chat": teacher_chat, "temperature": temperature,
         "sampling_temperature": sampling_temperature, "seed": asking.seed,
     }  # fmt: skip
-    teaching = chat if teacher_chat is None else teacher_chat
     learner = role(asking, drawn, chat)
     if any(value is not None for value in theirs.values()):
         asked_of = replace(
@@ -209,6 +213,25 @@ def repair(
     say(f"results: {shortest(folder / 'results.json')}   picture: {shortest(folder / 'results.png')}")
     if stopped is not None:
         raise ServerError(f"{stopped}; run the same command again to go on") from stopped
+
+
+def _refuse_idle(
+    asking: AskingOptions,
+    teacher_server: str | None,
+    chats: bool,
+    temperature: float,
+    baselines: bool,
+    sampling_temperature: float,
+) -> None:
+    """Refuses options that would change nothing beside the others."""
+    if not chats:
+        refuse_unused("repair", "without --chat: the text is continued as it stands", template=(asking.template, None))
+    if asking.server is None and teacher_server is None:
+        refuse_unused("repair", "without a server", concurrency=(asking.concurrency, AskingOptions.concurrency))
+    if not baselines:
+        refuse_unused("repair", "with --baselines false", sampling_temperature=(sampling_temperature, _SAMPLED_AT))
+        if temperature == 0:
+            refuse_unused("repair", COLD, **cutting_options(asking))
 
 
 def _write_prompts(folder: Path) -> None:

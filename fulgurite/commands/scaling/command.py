@@ -6,12 +6,14 @@ Counts come from files (csv, JSON lines) or from folders of `fulgurite evaluate`
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
 from fulgurite import __version__
 from fulgurite.commands.scaling.pictures import draw
 from fulgurite.commands.scaling.report import forms_table, predictions_table, scores_table
+from fulgurite.commands.shared.unused import refuse_unused
 from fulgurite.console import say, shortest
 from fulgurite.evaluation.pass_until.counts import table_of
 from fulgurite.evaluation.pass_until.datasets import sizes_text
@@ -42,8 +44,8 @@ def scaling(
     """Pass rates of a series of models, the scaling law of the task, whether it holds, and what it predicts.
 
     Args:
-        counts: files with commas between, .csv or .jsonl with the columns model, size, instance, n, c and, where there are such,
-            r, cap, loss, compute, settings, grader; or folders of `fulgurite evaluate`, one a model.
+        counts: files with commas between, such as .csv or .jsonl, with the columns model, size, instance, n, c and, where there are
+            such, r, cap, loss, compute, settings, grader; or folders of `fulgurite evaluate`, one a model.
         out: folder for scaling.json and the pictures.
         columns: the files' own names of these columns, as '{"model": "Model Nickname", "n": "Num. Samples"}'.
         sizes: sizes by model where no column has them, as '{"small": "70M", "large": 1.4e9}'; parameters without embeddings.
@@ -58,27 +60,44 @@ def scaling(
         instance_repeats: bootstrap repeats of the fit of instances, which takes longer.
         seed: of the bootstraps.
     """
+    if Path(out).is_file():
+        raise FileExistsError(f"scaling: --out {out} is a file; give a folder")
     special_functions()  # says at once where scipy is missing
     for name, value, least in (("repeats", repeats, 100), ("instance_repeats", instance_repeats, 20)):
         if value < least:
             raise ValueError(f"scaling: {name}={value} was given; allowed are {least} and more; give more")
-    if temperature <= 0:
+    if not 0 < temperature < float("inf"):
         raise ValueError(f"scaling: temperature={temperature} was given; allowed are numbers above 0; correct it")
     limit = None if fit_up_to is None else _size("fit_up_to", fit_up_to)
     targets = {sizes_text([size])[0]: size for size in (_size("predict", text) for text in predict or [])}
     known = {name: _size("sizes", value) for name, value in (sizes or {}).items()}
+    if vote != "softmax":
+        refuse_unused("scaling", f"with --vote {vote}, which takes none", temperature=(temperature, 1.0))
     paths = [Path(word.strip()) for word in counts.split(",") if word.strip()]
     if not paths:
         raise ValueError(
             "scaling: no counts were given; give --counts with .csv or .jsonl files, or folders of evaluate"
         )
+    if not any(path.is_dir() for path in paths):
+        refuse_unused("scaling", "without a folder of evaluate", task=(task, None))
+    if all(path.is_dir() for path in paths):
+        refuse_unused("scaling", "without a file of counts", columns=(columns, None))
+    if by == "compute":
+        refuse_unused("scaling", "with --by compute", sizes=(sizes, None))
     if by == "compute" and any(path.is_dir() for path in paths):
         raise ValueError(
             "scaling: by=compute with a folder of evaluate, which tells no compute; give its compute as --sizes and by=size"
         )
     rows = [row for path in paths for row in read_counts(path, columns, known, by, task, models)]
-    if not rows:
-        raise ValueError(f"scaling: no model matches --models {', '.join(models or [])}; correct the patterns")
+    found = {row.model for row in rows}
+    idle = [pattern for pattern in models or [] if not any(fnmatchcase(model, pattern) for model in found)]
+    if idle or not rows:
+        raise ValueError(f"scaling: no model matches --models {', '.join(idle or models or [])}; correct the patterns")
+    if models is None and (unknown := [name for name in known if name not in found]):
+        raise ValueError(
+            f"scaling: --sizes names {', '.join(unknown)}, of which there are no counts; the models are "
+            f"{', '.join(sorted(found))}; correct the name"
+        )
     table = table_of(rows)
     study = study_of(table, limit, targets, vote, temperature, repeats, instance_repeats, seed)
     folder = Path(out)

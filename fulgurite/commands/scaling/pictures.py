@@ -17,7 +17,7 @@ _SHOWN = 12  # instances with a curve of their own
 
 
 def draw(study: Study, folder: Path, by: str) -> list[Path]:
-    """Draws all that the study has.
+    """Draws all that the study has; of an earlier study's pictures those that this one does not have are removed.
 
     Args:
         study: what was found.
@@ -27,9 +27,9 @@ def draw(study: Study, folder: Path, by: str) -> list[Path]:
     panels = {"pu": _scores, "f": _coordinates, "instances": _instances, "predictions": _predictions}
     files = []
     for name, panel in panels.items():
-        if (name != "pu" and study.law is None) or (name == "instances" and study.instances is None):
-            continue
-        if name == "predictions" and not (study.held_out or study.predictions):
+        absent = (name != "pu" and study.law is None) or (name == "instances" and study.instances is None)
+        if absent or (name == "predictions" and not (study.held_out or study.predictions)):
+            (folder / f"{name}.png").unlink(missing_ok=True)
             continue
         figure, axes = _figure()
         panel(axes, study)

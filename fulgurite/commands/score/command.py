@@ -16,9 +16,10 @@ import torch
 
 from fulgurite.commands.score.report import benchmark_table, summary_table
 from fulgurite.commands.score.rows import HASH, Asked, Row, read_asked, read_item
-from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint
+from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint, tell_other_template
 from fulgurite.commands.shared.devices import usable_device
 from fulgurite.commands.shared.options import ComputeOptions, with_options
+from fulgurite.commands.shared.unused import refuse_unused
 from fulgurite.commands.shared.written_rows import json_line, stamp, written_rows
 from fulgurite.console import say, shortest
 from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
@@ -85,6 +86,10 @@ def score(
         raise ValueError(f"score: --output {output} is the input itself; give another name")
     if output is not None and Path(output).is_dir():
         raise IsADirectoryError(f"score: --output {output} is a folder; give the name of a file")
+    if output is None:
+        refuse_unused("score", "without --output", overwrite=(overwrite, False))
+    if as_chat is False and template != NO_TEMPLATE:
+        refuse_unused("score", "with --as_chat false", template=(template, None))
     if not model.endswith(".ckpt"):
         check_folder(resolve_backbone(model))
     as_chat = _as_chat(model, as_chat, template)
@@ -295,7 +300,10 @@ def _load(
         ).model
         tokenizer = load_tokenizer(model)
     if as_chat:
+        trained = tokenizer.chat_template
         apply_template(tokenizer, template)
+        if model.endswith(".ckpt"):
+            tell_other_template(model, trained, tokenizer.chat_template)
     scorer = RewardScorer(network.to(place), tokenizer, max_length, batch_size, bool(whole_chat))
     if whole_chat is None and not model.endswith(".ckpt") and scorer.writes_behind_the_turn():
         say(

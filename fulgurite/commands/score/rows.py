@@ -49,6 +49,10 @@ def read_asked(row: Row, source: str, number: int, as_chat: bool) -> Asked:
         if found is not None:
             kind, answers = found
             tools, system = tools_of(row.get("tools")), _system(row)
+            if system and any(turns[0].role == "system" and turns[0] != system[0] for turns in answers):
+                raise BadRow(
+                    "two systems", "the column 'system' and the first turn say different things; one is needed"
+                )
             given = [turns if turns[0].role in ("system", "prompt") else (*system, *turns) for turns in answers]
             return Asked(row, kind, [_conversation(turns, source, number, tools) for turns in given])
     except BadRow as error:
@@ -83,12 +87,21 @@ def read_item(row: Row, prompt: object, answers: Sequence[object], source: str, 
 def _by_columns(row: Row, as_chat: bool) -> tuple[str, list[tuple[Turn, ...]]] | None:
     """The kind of a row and the turns of each answer; None where its columns are no kind's."""
     prompt = row.get("prompt")
-    if row.get("messages") is not None:
+    pair = row.get("chosen") is not None and row.get("rejected") is not None
+    kinds = [name for name in ("messages", "completions", "completion") if row.get(name) is not None]
+    if pair and kinds == ["messages"] and row["messages"] == row["chosen"]:
+        kinds = []  # ultrafeedback_binarized repeats the better dialogue as messages
+    kinds += ["chosen"] if pair else []
+    if len(kinds) > 1:
+        raise BadRow(
+            "answers of two kinds", f"the columns {' and '.join(map(repr, kinds))} hold answers; one of them is scored"
+        )
+    if kinds[:1] == ["messages"]:
         turns = messages(row["messages"], "messages")
         if len(turns) < 2 or turns[-1].role != "assistant":
             raise BadRow("no answer", "'messages' must end with a message of the assistant")
         return "conversation", [turns]
-    if row.get("chosen") is not None and row.get("rejected") is not None:
+    if pair:
         before = () if prompt is None else _turns_before(prompt, as_chat)
         return "pair", [_answered(before, row[side]) for side in ("chosen", "rejected")]
     if prompt is not None and row.get("completions") is not None:
@@ -105,7 +118,10 @@ def _by_columns(row: Row, as_chat: bool) -> tuple[str, list[tuple[Turn, ...]]] |
 
 def _system(row: Row) -> tuple[Turn, ...]:
     """The turn that a column 'system' puts before a chat, as in training."""
-    return (Turn("system", row["system"]),) if row.get("system") else ()
+    given = row.get("system")
+    if given and not isinstance(given, str):
+        raise BadRow("not a string", f"'system' holds {repr(given)[:60]}; a text is needed")
+    return (Turn("system", given),) if given else ()
 
 
 def _turns_before(prompt: object, as_chat: bool) -> tuple[Turn, ...]:

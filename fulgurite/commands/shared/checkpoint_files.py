@@ -5,6 +5,7 @@ and where, and name the newest whole checkpoint that lies beside.
 """
 
 import importlib
+import logging
 import os
 import pickle
 import shlex
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 _POINTER = b"version https://git-lfs"
 
-__all__ = ["check_weights", "find_checkpoint", "load_module", "read_checkpoint"]
+__all__ = ["check_weights", "find_checkpoint", "load_module", "read_checkpoint", "tell_other_template"]
+
+_log = logging.getLogger(__name__)
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
@@ -191,3 +194,15 @@ def _importable(class_path: str) -> bool:
         return hasattr(importlib.import_module(module_name), class_name)
     except (ImportError, ValueError):
         return False
+
+
+def tell_other_template(path: str, trained: str | None, laid: object) -> None:
+    """Says that a checkpoint is served on another chat template than it was trained on.
+
+    Args:
+        path: of the checkpoint.
+        trained: its template; None where it does not say.
+        laid: the one that was asked for.
+    """
+    if trained is not None and trained != laid:
+        _log.warning("%s was trained with another chat template than --template lays; its answers may differ", path)

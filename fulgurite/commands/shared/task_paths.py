@@ -18,7 +18,7 @@ def path_of_each(verb: str, given: str | None, tasks: Sequence[Task]) -> dict[st
         tasks: the tasks.
 
     Raises:
-        ValueError: a part names none of the tasks.
+        ValueError: a part names none of the tasks, or one that has a path already, or no path.
     """
     if given is None or given.partition("=")[0] not in TASKS:
         return {task.name: given for task in tasks}
@@ -29,5 +29,10 @@ def path_of_each(verb: str, given: str | None, tasks: Sequence[Task]) -> dict[st
             raise ValueError(
                 f"{verb}: path {part!r}; with NAME=PATH each part names one of the tasks {', '.join(found)}; correct it"
             )
-        found[name] = path
+        if found[name] is not None or not path.strip():
+            what = (
+                "has no path behind the =" if not path.strip() else f"gives {name} a second path beside {found[name]!r}"
+            )
+            raise ValueError(f"{verb}: path {part!r} {what}; give each task one path")
+        found[name] = path.strip()
     return found

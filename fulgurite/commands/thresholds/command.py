@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from fulgurite.commands.shared.unused import refuse_unused
 from fulgurite.commands.thresholds.processes import cores, run_all
 from fulgurite.commands.thresholds.report import Curve, curves, draw, summary_table, table
 from fulgurite.commands.thresholds.runs import (
@@ -99,8 +100,13 @@ def thresholds(
         dtype: dtype of the base weights.
         workers: processes at a time (default: one per GPU, or one per two cores, four at most).
     """
-    backbones, methods, seeds = backbones or ["playground"], methods or ["uniform_scalar"], seeds or [0, 1, 2]
+    if Path(out).is_file():
+        raise FileExistsError(f"thresholds: --out {out} is a file; give a folder")
+    backbones, methods = [*dict.fromkeys(backbones or ["playground"])], [*dict.fromkeys(methods or ["uniform_scalar"])]
+    seeds = seeds or [0, 1, 2]
     _check(methods, budgets, ratio, seeds, tolerance, workers, epochs, max_steps, data_seed)
+    _refuse_idle(budgets, ratio, methods, lora_targets, task_type, head_learning_rate, max_answer_length, full_tuning,
+                 full_learning_rate, epochs, max_steps)  # fmt: skip
     settings = Settings(
         task=task,
         path=path,
@@ -158,7 +164,12 @@ def _check(
             f"thresholds: method {unknown[0]!r} was given; allowed are {', '.join(METHODS)}; choose of them"
         )
     rules = (
-        ("budgets", budgets is None or (bool(budgets) and min(budgets) >= 1), budgets, "numbers from 1"),
+        (
+            "budgets",
+            budgets is None or (bool(budgets) and min(budgets) >= 1 and len(set(budgets)) == len(budgets)),
+            budgets,
+            "different numbers from 1",
+        ),
         ("ratio", ratio >= 2, ratio, "2 and more"),
         (
             "seeds",
@@ -174,6 +185,27 @@ def _check(
     for name, fine, value, allowed in rules:
         if not fine:
             raise ValueError(f"thresholds: {name} {value} was given; allowed are {allowed}; correct it")
+
+
+def _refuse_idle(
+    budgets: Sequence[int] | None, ratio: int, methods: Sequence[str], lora_targets: str, task_type: str,
+    head_learning_rate: float | None, max_answer_length: int, full_tuning: bool, full_learning_rate: float, epochs: int,
+    max_steps: int,
+) -> None:  # fmt: skip
+    """Refuses options that would change nothing beside the others."""
+    if budgets is not None:
+        refuse_unused("thresholds", "with --budgets", ratio=(ratio, 4))
+    if "lora" not in methods:
+        refuse_unused("thresholds", "without the method lora", lora_targets=(lora_targets, "all-linear"))
+    if task_type == "classification":
+        refuse_unused("thresholds", f"with --task_type {task_type}", max_answer_length=(max_answer_length, 64))
+    else:
+        refuse_unused("thresholds", f"with --task_type {task_type}, which has no new head",
+                      head_learning_rate=(head_learning_rate, None))  # fmt: skip
+    if not full_tuning:
+        refuse_unused("thresholds", "with --full_tuning false", full_learning_rate=(full_learning_rate, 1e-3))
+    if max_steps > 0:
+        refuse_unused("thresholds", "with --max_steps, which stands in place of epochs", epochs=(epochs, 3))
 
 
 def _floors(

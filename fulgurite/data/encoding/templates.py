@@ -18,6 +18,7 @@ import logging
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,10 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", template: str | None = 
     before = tokenizer.chat_template
     tokenizer.chat_template = text
     try:
-        probe = ChatRenderer(tokenizer).prompt([Turn("user", "a")])
+        renderer = ChatRenderer(tokenizer)
+        probe = renderer.prompt([Turn("user", "a")])
+        if unused := renderer.unused([Turn("user", "a"), Turn("assistant", "b")]):
+            raise ValueError(f"the template never writes {' and '.join(unused)}; correct the names in it")
     except ValueError as error:
         tokenizer.chat_template = before
         raise ValueError(f"apply_template: {template}: {error}") from error
@@ -226,11 +230,15 @@ def _from_file(path: str) -> str:
             f"{', '.join(map(repr, TEMPLATES))} or the path of a Jinja file.{guess}"
         )
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"apply_template: {path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     if not text.strip():
         raise ValueError(f"apply_template: {path}: the file is empty; write a Jinja chat template into it")
+    if file.suffix.lower() == ".json":
+        raise ValueError(
+            f"apply_template: {path}: a JSON file; write the Jinja text of its chat_template into a file of its own"
+        )
     return text
 
 
@@ -269,17 +277,25 @@ class ChatRenderer:
         self._variables: dict[str, Any] = {"tools": None, "documents": None, **tokenizer.special_tokens_map}
 
     def unused(self, turns: Sequence[Turn], tools: str | None = None) -> list[str]:
-        """What the turns hold beside their texts that the template never looks at: it would vanish without a word.
+        """What of the turns the template never writes: it would vanish without a word.
 
         Args:
             turns: of a chat.
             tools: the tools that the model may call, as JSON.
 
         Returns:
-            Names such as "tool_calls", each once.
+            Names such as "tool_calls" or "the system's text", each once.
         """
         keys = [*(["tools"] if tools is not None else []), *(key for turn in turns for key in turn.extra_keys)]
-        return [key for key in self._unwritten(keys) if key in CONTENT_KEYS]
+        given = {turn.role for turn in turns if turn.content}
+        dropped = [f"the {role}'s text" for role in self._dropped() if role in given]
+        return [*dropped, *(key for key in self._unwritten(keys) if key in CONTENT_KEYS)]
+
+    def _dropped(self) -> tuple[str, ...]:
+        """The roles whose texts the template leaves out; of a role that it refuses it says so itself."""
+        if self._compiled is None:
+            return ()
+        return _dropped(self._compiled, tuple(sorted((k, v) for k, v in self._variables.items() if isinstance(v, str))))
 
     def ignored(self, turns: Sequence[Turn]) -> list[str]:
         """Names of what messages hold beside their content (an id, a name) that the template never looks at."""
@@ -327,6 +343,22 @@ class ChatRenderer:
         except Exception as error:  # whatever the template raises: jinja2's errors, or Python's out of an expression
             raise _refusal(error) from error
         return Rendered(str(text), [])
+
+
+@lru_cache(maxsize=64)
+def _dropped(template: BoundedTemplate, tokens: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    marks = {"system": "Mark one.", "user": "Mark two?", "assistant": "Mark three."}
+    variables = {"tools": None, "documents": None, **dict(tokens)}
+    for roles in (("system", "user", "assistant"), ("user", "assistant")):
+        try:
+            messages = [{"role": role, "content": marks[role]} for role in roles]
+            text = template.render(messages, False, variables).text
+        except TemplateRunsOn:
+            raise
+        except Exception:  # it refuses a system, or so short a chat
+            continue
+        return tuple(role for role in roles if marks[role].casefold() not in text.casefold())
+    return ()
 
 
 def _messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:

@@ -5,7 +5,14 @@ package imports neither torch nor transformers.
 """
 
 from fulgurite.data.playground.generators import DOMAINS, check, documents, tasks
-from fulgurite.data.playground.registry import BACKBONES, SCHEMAS, SPECIALISTS, builtin_rows, resolve_backbone
+from fulgurite.data.playground.registry import (
+    BACKBONES,
+    SCHEMAS,
+    SPECIALISTS,
+    builtin_rows,
+    resolve_backbone,
+    same_backbone,
+)
 from fulgurite.data.playground.rows.answers import check_answer
 from fulgurite.data.playground.rows.glue import GLUE_COLUMNS, GLUE_LABELS, GLUE_SPLITS, glue_rows
 from fulgurite.data.playground.rows.levels import LEVELS, rate
@@ -29,5 +36,6 @@ __all__ = [
     "glue_rows",
     "rate",
     "resolve_backbone",
+    "same_backbone",
     "tasks",
 ]

@@ -12,7 +12,7 @@ from fulgurite.data.playground.rows.glue import GLUE_COLUMNS, glue_rows
 from fulgurite.data.playground.rows.levels import level_rows
 from fulgurite.data.playground.rows.preferences import PREFERENCE_ROWS, preference_rows
 
-__all__ = ["BACKBONES", "SCHEMAS", "SPECIALISTS", "builtin_rows", "resolve_backbone"]
+__all__ = ["BACKBONES", "SCHEMAS", "SPECIALISTS", "builtin_rows", "resolve_backbone", "same_backbone"]
 
 _BASE = Path(__file__).parent / "base"
 BACKBONES: dict[str, Path] = {"playground": _BASE, "playground-base": _BASE}
@@ -37,6 +37,17 @@ def resolve_backbone(name: str) -> str:
     if name.startswith("playground") and not Path(name).exists():
         raise ValueError(f"resolve_backbone: {name!r}; the playground has {', '.join(known)}; choose one of them.")
     return name
+
+
+def same_backbone(first: str, second: str) -> bool:
+    """Whether two names stand for one folder or one id on the hub.
+
+    Args:
+        first: a playground name, a folder, or an id on the hub.
+        second: another.
+    """
+    known = {**BACKBONES, **SPECIALISTS}
+    return len({Path(known.get(name, name)).expanduser().resolve() for name in (first, second)}) == 1
 
 
 def builtin_rows(schema: str, split: str, seed: int = 0, count: int | None = None) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from typing import Any
 
 from fulgurite.data.readers.base import BadRow, Read, RowReader, Schema, records_of
 from fulgurite.data.readers.critiques import critique, critique_reader
-from fulgurite.data.readers.messages import messages, tools_of
+from fulgurite.data.readers.messages import messages, tools_of, two_systems
 from fulgurite.data.records.conversation import Conversation, Turn, checked
 from fulgurite.data.records.findings import Finding
 from fulgurite.data.sources.formats import Row
@@ -76,7 +76,11 @@ def _ultralink(row: Row, source: str, number: int) -> Iterator[Conversation | Fi
 def _chat(column: str) -> Read[Conversation]:
     def read(row: Row, source: str, number: int) -> Iterator[Conversation | Finding]:
         turns = messages(row[column], column)
-        system = () if turns and turns[0].role == "system" else _system(row)
+        system = _system(row)
+        if turns and turns[0].role == "system":
+            if system and system[0].content != turns[0].content:
+                yield two_systems(source, number)
+            system = ()
         yield Conversation(system + turns, source, number, tools=tools_of(row.get("tools")))
 
     return read

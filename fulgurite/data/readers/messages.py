@@ -12,8 +12,9 @@ from typing import Any
 
 from fulgurite.data.readers.base import BadRow, column_names, filled
 from fulgurite.data.records.conversation import Turn
+from fulgurite.data.records.findings import Finding, place
 
-__all__ = ["TRAIN_KEYS", "messages", "tools_of"]
+__all__ = ["TRAIN_KEYS", "messages", "tools_of", "two_systems"]
 
 _ROLES = {"human": "user", "gpt": "assistant"}
 TRAIN_KEYS = (
@@ -54,6 +55,17 @@ def messages(items: object, column: str) -> tuple[Turn, ...]:
         rest = {key: value for key, value in item.items() if key not in known and filled(value)}
         turns.append(Turn(role, content, all(flags), json.dumps(rest, sort_keys=True, default=str) if rest else None))
     return tuple(turns)
+
+
+def two_systems(source: str, number: int) -> Finding:
+    """What is told of a row whose column 'system' says something else than the system's turn that begins its messages.
+
+    Args:
+        source: where the row is from.
+        number: its line.
+    """
+    told = "the messages begin with a system's text of their own, which is taken"
+    return Finding(place(source, number), "a column 'system' beside another system's text", told, lost=False)
 
 
 def _flag(item: Mapping[str, Any], name: str, column: str) -> bool:

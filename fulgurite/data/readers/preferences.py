@@ -35,7 +35,7 @@ from functools import partial
 from typing import Any, Literal
 
 from fulgurite.data.readers.base import BadRow, RowReader, Schema
-from fulgurite.data.readers.messages import messages
+from fulgurite.data.readers.messages import messages, two_systems
 from fulgurite.data.readers.ultrafeedback import SCORES, completion_score, score_scale
 from fulgurite.data.records.conversation import CONTENT_KEYS, Turn
 from fulgurite.data.records.findings import Finding, place
@@ -177,7 +177,11 @@ def _unpaired(row: Row, source: str, number: int) -> Read:
 
 def _llamafactory_kto(row: Row, source: str, number: int) -> Read:
     prompt, answer = _answer(row["messages"], "messages")
-    system = () if prompt and prompt[0].role == "system" else _system(row)
+    system = _system(row)
+    if prompt and prompt[0].role == "system":
+        if system and system[0].content != prompt[0].content:
+            yield two_systems(source, number)
+        system = ()
     yield Labelled((*system, *prompt), answer, _label(row["label"]), source, number, _weight(row))
 
 

@@ -55,8 +55,8 @@ def field_of(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:
     if name not in row or row[name] is None:
         raise ValueError(f"there is no {name!r}; found {', '.join(map(repr, row))}")
     value = row[name]
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, (int, float))):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kinds):
         raise ValueError(f"{name!r} is {repr(value)[:60]}; needed is {' or '.join(k.__name__ for k in kinds)}")
     if isinstance(value, (str, list)) and not (value.strip() if isinstance(value, str) else value):
         raise ValueError(f"{name!r} is empty")

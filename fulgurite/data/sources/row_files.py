@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from fulgurite.data.sources.locate import RowSource, find_sources, short_name
 
-__all__ = ["Part", "RowFiles", "SplitRows"]
+__all__ = ["Part", "RowFiles", "SplitRows", "tell_shared"]
+
+_log = logging.getLogger(__name__)
 
 Part = Literal["all", "train", "held out"]
 
@@ -25,6 +28,22 @@ class SplitRows:
 
     sources: list[RowSource]
     part: Part = "all"
+
+
+def tell_shared(owner: str, training: Sequence[str], given: Mapping[str, str | None]) -> None:
+    """Says that rows to validate or test on are rows that are trained on, where one file was given for both.
+
+    Args:
+        owner: what messages call the data module.
+        training: paths of the training rows.
+        given: by split, the path that was given for it; a folder may hold a file of its own for each split.
+    """
+    files = {Path(path).expanduser().resolve() for path in training if Path(path).expanduser().is_file()}
+    for split, path in given.items():
+        if path is not None and Path(path).expanduser().resolve() in files:
+            _log.warning(
+                "%s: the %s rows are the training rows, %s; their figures say nothing of new rows", owner, split, path
+            )
 
 
 class RowFiles:
@@ -68,6 +87,7 @@ class RowFiles:
         self.given = {"val": val_path, "test": test_path}
         self.val_fraction = val_fraction
         self.choose = choose
+        tell_shared(owner, self.paths, self.given)
         self._sources: dict[str, list[RowSource]] = {}
         self._fingerprints: dict[str, str] = {}
 

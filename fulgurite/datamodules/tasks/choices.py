@@ -17,6 +17,7 @@ from fulgurite.data.records.examples import Examples
 from fulgurite.data.rows.encoded import EncodedRows
 from fulgurite.data.rows.store import cache_key, load_or_build
 from fulgurite.data.sampling.splits import held_out_indices
+from fulgurite.data.sources.row_files import tell_shared
 from fulgurite.data.tasks import questions
 from fulgurite.data.tasks.questions.rows import BAD_ROWS, question_rows
 from fulgurite.data.tasks.questions.task import question_task_named
@@ -63,6 +64,7 @@ class ChoiceTasksDataModule(TextDataModule):
         check_choice(owner, "on_bad_row", on_bad_row, BAD_ROWS)
         if not 0.0 <= val_fraction < 1.0:
             raise ValueError(f"{owner}: val_fraction is {val_fraction}; allowed is 0 up to, not including, 1")
+        tell_shared(owner, [path] if path else [], {"val": val_path, "test": test_path})
         self.path, self.val_path, self.test_path = path, val_path, test_path
         self.blank, self.on_bad_row, self.val_fraction = blank, on_bad_row, val_fraction
         self._found: dict[str, Examples | None] = {}

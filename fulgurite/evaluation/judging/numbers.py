@@ -6,7 +6,7 @@ import re
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-__all__ = ["canonical_number", "final_number", "same_number"]
+__all__ = ["canonical_number", "final_number", "is_number", "same_number"]
 
 _NUMBER = r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+"
 _MARKED = re.compile(rf"####\s*\$?({_NUMBER})")
@@ -44,15 +44,29 @@ def canonical_number(text: str) -> str:
     Args:
         text: a number as people write it.
     """
+    number = _decimal(text)
+    if number is None:
+        return text.strip()
+    exact = format(number.normalize(), "f")
+    return "0" if exact == "-0" else exact
+
+
+def _decimal(text: str) -> Decimal | None:
     plain = text.translate(_DIGITS).strip().replace(",", "").replace("$", "").rstrip(".").strip()
     try:
         number = Decimal(plain)
     except InvalidOperation:
-        return text.strip()
-    if not number.is_finite():
-        return text.strip()
-    exact = format(number.normalize(), "f")
-    return "0" if exact == "-0" else exact
+        return None
+    return number if number.is_finite() else None
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is one number, with or without currency and thousands' commas: a right answer that isn't can never be met.
+
+    Args:
+        text: as people write it.
+    """
+    return _decimal(text) is not None
 
 
 def same_number(answer: str, target: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,11 +37,21 @@ class How:
         sandbox: how generated programs are held: auto, strict, or the name of a layer.
         seconds: of a program's test, and of one comparison of expressions.
         workers: how many run at a time; None: as many as there are processors.
+
+    Raises:
+        ValueError: no finite time above 0; fewer than one worker.
     """
 
     sandbox: str = "auto"
     seconds: float = 10.0
     workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf or (self.workers is not None and self.workers < 1):
+            raise ValueError(
+                f"judging: time_limit={self.seconds}, workers={self.workers} were given; needed are seconds above 0, and 1 "
+                "worker or more; correct them"
+            )
 
 
 class Judge(Protocol):

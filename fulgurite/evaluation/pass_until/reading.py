@@ -1,8 +1,7 @@
-"""Counts from files: csv or JSON lines of (model, size, instance, n, c[, r, cap, loss, …]), or scores of `fulgurite evaluate`."""
+"""Counts from files of rows (model, size, instance, n, c[, r, cap, loss, …]), or from scores of `fulgurite evaluate`."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from fulgurite.data.sources.tables import rows_of
 from fulgurite.evaluation.pass_until.counts import Count
 from fulgurite.evaluation.runner.record_file import read_records
 from fulgurite.evaluation.runner.sampling import SAMPLE_KEY
@@ -32,7 +32,7 @@ def read_counts(
     """The counts of one file, or of the folder of one `fulgurite evaluate` run.
 
     Args:
-        path: .csv, .jsonl, or the folder that was given as --out.
+        path: a file of a known ending (.csv, .tsv, .jsonl, .json, .parquet, …), or the folder that was given as --out.
         columns: the file's names of the columns, by ours, where they differ.
         sizes: sizes by model; needed where the file has no column for them. The model of a folder is the folder's name.
         by: "size" or "compute", the column that the law goes by.
@@ -57,7 +57,7 @@ def read_counts(
         )
     return [
         _count(row, named, sizes or {}, by, where)
-        for where, row in _rows(path, named)
+        for where, row in _rows(path, named, columns or {})
         if _chosen(str(row.get(named["model"])), models)
     ]
 
@@ -80,31 +80,14 @@ def _chosen(model: str, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatchcase(model, pattern) for pattern in patterns)
 
 
-def _rows(path: Path, named: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
-    if path.suffix == ".jsonl":
-        found = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"scaling: {path}, line {number}: no JSON ({error}); correct the line") from error
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"scaling: {path}, line {number}: {type(row).__name__} stands there; needed is an object"
-                )
-            found.append((f"{path}, line {number}", row))
-    else:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            found = [(f"{path}, line {reader.line_num}", dict(row)) for row in reader]
-    if not found:
-        raise ValueError(f"scaling: {path} holds no rows; needed are the columns {', '.join(_NEEDED)} and size")
-    lacking = [named[name] for name in _NEEDED if named[name] not in found[0][1]]
+def _rows(path: Path, named: Mapping[str, str], given: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    found = [(str(place), dict(row)) for place, row in rows_of(path, owner="scaling")]
+    there = list(dict.fromkeys(name for _, row in found for name in row))
+    lacking = [named[name] for name in _NEEDED if named[name] not in there]
+    lacking += [name for name in given.values() if name not in (*there, *lacking)]
     if lacking:
         raise ValueError(
-            f"scaling: {path} lacks {', '.join(lacking)}; it has {', '.join(map(str, found[0][1]))}; name its columns with "
+            f"scaling: {path} lacks {', '.join(lacking)}; it has {', '.join(map(str, there))}; name its columns with "
             '--columns \'{"model": "its name", …}\''
         )
     return found
@@ -131,8 +114,13 @@ def _count(row: Mapping[str, Any], named: Mapping[str, str], sizes: Mapping[str,
 
     model = str(value("model"))
     given: Any = sizes.get(model) if by == "size" else None
+    column = value(by)
+    if given is not None and column is not None and read_size(column) != given:
+        raise ValueError(
+            f"scaling: {where}: {model} has {named[by]} {column}, and --sizes gives {given:g}; leave one of both out"
+        )
     if given is None:
-        given = value(by)
+        given = column
     if given is None:
         raise ValueError(
             f"scaling: {where}: {model} has no {named[by]}; add the column, name it with --columns"

@@ -100,7 +100,7 @@ class Templates:
                 f"repair: {folder}: {', '.join(others)} is no template; the names are: {', '.join(wanted)}"
             )
         files = {name: own if (own := (folder or _OWN) / name).is_file() else _OWN / name for name in wanted}
-        texts = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+        texts = {name: file.read_text(encoding="utf-8-sig") for name, file in files.items()}
         self._compiled = {name: self._checked(files[name], text) for name, text in texts.items()}
         self.hashes = {name: text_hash(text) for name, text in texts.items()}
 
@@ -109,7 +109,8 @@ class Templates:
         from jinja2 import TemplateError, TemplateSyntaxError, meta
 
         try:
-            unknown = sorted(meta.find_undeclared_variables(self._environment.parse(text)) - FIELDS.keys())
+            named = meta.find_undeclared_variables(self._environment.parse(text))
+            unknown = sorted(named - FIELDS.keys())
             if unknown:
                 raise ValueError(
                     f"repair: the template {file} names the unknown field {', '.join(map(repr, unknown))}; the fields are: "
@@ -124,6 +125,11 @@ class Templates:
             ) from error
         except (TemplateError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
             raise ValueError(f"repair: the template {file} cannot be rendered ({error}); correct it") from error
+        if not named:
+            raise ValueError(
+                f"repair: the template {file} names no field, so that it asks the same of every program; the fields are: "
+                f"{', '.join(FIELDS)}; write them into it"
+            )
         return compiled
 
     def text(self, name: str, chat: bool, fields: Mapping[str, object]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fulgurite.data.records.conversation import Turn
-from fulgurite.evaluation.tasks.rows import Items, examples_of, items_of
+from fulgurite.evaluation.tasks.rows import Items, examples_of, items_of, refuse_shown
 from fulgurite.evaluation.tasks.task import Item, Task
 from fulgurite.generation.protocol import SamplingSettings
 from fulgurite.whole_files import write_text
@@ -131,7 +131,7 @@ def plan_of(
         on_bad_row: "few", "skip" or "error", as items_of takes it.
 
     Raises:
-        ValueError, FileNotFoundError: no rows, broken rows, or a task that is not asked in a chat.
+        ValueError, FileNotFoundError: no rows, broken rows, examples that are asked too, or a task that is not asked in a chat.
     """
     if chat and not task.chat:
         raise ValueError(f"evaluate: {task.name} is not asked in a chat; leave out chat")
@@ -140,6 +140,8 @@ def plan_of(
     settings = replace(drawn, max_new_tokens=length, stop=() if chat else tuple(task.stop))
     examples = examples_of(task, shots_path, count)
     found = items_of(task, path, limit, on_bad_row)
+    if shots_path is not None:
+        refuse_shown(task, found.items, examples)
     return Plan(task, found, folder, settings, n, chat, examples, count)
 
 

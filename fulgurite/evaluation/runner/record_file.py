@@ -186,6 +186,10 @@ def _parse(path: Path, data: bytes, unique: tuple[str, ...]) -> tuple[dict[str, 
         if not isinstance(value, dict):
             raise ValueError(f"{path}, line {number}: no record; restore the file, or --overwrite true")
         if number > 1:
+            if lacking := [name for name in unique if name not in value]:
+                raise ValueError(
+                    f"{path}, line {number}: a record without {', '.join(lacking)}; restore the file, or --overwrite true"
+                )
             key = tuple(value.get(name) for name in unique)
             if key in places:
                 raise ValueError(

@@ -94,7 +94,7 @@ def result_of(plan: Plan, scored: Scored, ks: Sequence[int] | None = None) -> Ta
         source=plan.found.source,
         version=plan.task.version,
         shots=plan.shots,
-        samples=plan.n,
+        samples=1 if plan.task.kind == "choices" else plan.n,
         numbers=numbers,
         counts=counts,
         warnings=warnings,

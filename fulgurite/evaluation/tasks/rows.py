@@ -15,7 +15,7 @@ from fulgurite.data.sources.hub import hub_rows
 from fulgurite.data.sources.tables import rows_of
 from fulgurite.evaluation.tasks.task import Item, Row, Task
 
-__all__ = ["BAD_ROWS", "Items", "examples_of", "items_of"]
+__all__ = ["BAD_ROWS", "Items", "examples_of", "items_of", "refuse_shown"]
 
 BAD_ROWS = ("few", "skip", "error")
 _FEW = 0.1  # of the rows
@@ -116,6 +116,26 @@ def examples_of(task: Task, path: str | None, shots: int) -> str:
     if len(written) < shots:
         raise ValueError(f"{task.name}: shots={shots}; there are {len(written)} examples; give fewer")
     return "".join(f"{text}\n\n" for text in written)
+
+
+def refuse_shown(task: Task, items: Sequence[Item], examples: str) -> None:
+    """Refuses examples that hold questions which are asked: their answers would stand in the prompt.
+
+    Args:
+        task: the task.
+        items: that are asked.
+        examples: as of `examples_of`.
+
+    Raises:
+        ValueError: one of the items is among the examples.
+    """
+    example = task.example
+    shown = [item.key for item in items if example is not None and f"{example(item)}\n\n" in examples]
+    if shown:
+        raise ValueError(
+            f"{task.name}: {len(shown)} of the questions that are asked stand with their answers among the examples, the first is "
+            f"{shown[0]!r}; give rows of the training split as shots_path"
+        )
 
 
 def _rows(task: Task, path: str | None) -> tuple[str, Iterator[tuple[Place, Row]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,12 @@ _NETWORK = "network."
 
 
 def check_keys(
-    owner: str, network: nn.Module, adapter: Adapter | None, state: Mapping[str, torch.Tensor], made_of: str
+    owner: str,
+    network: nn.Module,
+    adapter: Adapter | None,
+    state: Mapping[str, torch.Tensor],
+    made_of: str,
+    stored: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse a checkpoint that does not hold everything that is trained, or that holds another adapter's tensors.
 
@@ -25,10 +31,13 @@ def check_keys(
         adapter: in the network, or None.
         state: the checkpoint's tensors; the network's keys begin with ``network.``.
         made_of: adapter and backbone in words, for the message.
+        stored: the configuration of the adapter that the checkpoint was trained with, if it says so.
 
     Raises:
-        ValueError: missing or foreign tensors.
+        ValueError: missing or foreign tensors, or an adapter that would compute something else with them.
     """
+    if adapter is not None and stored is not None:
+        adapter.check_config(stored, "the checkpoint")
     saved = set(state)
     mine = {_NETWORK + key for key in network.state_dict()}
     required = mine

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from fulgurite.adapters import Adapter, AdapterConfig, attach, load_adapter, positions_in
 from fulgurite.adapters.low_rank.stacking import Factors
 from fulgurite.adapters.methods import config_from_dict, method_of
 from fulgurite.data.conditions.objectives import CONDITION_FILE, Objectives
-from fulgurite.lightning_modules.checks.peft_stage import is_peft_folder, merge_peft, peft_factors
+from fulgurite.data.playground import same_backbone
+from fulgurite.lightning_modules.checks.peft_stage import is_peft_folder, merge_peft, peft_base, peft_factors
 from fulgurite.models.weight_files import first_not_finite
 
 __all__ = ["low_rank_parts", "merge_adapter", "stored_conditions"]
@@ -37,6 +38,7 @@ def merge_adapter(model: nn.Module, path: str) -> None:
         FileNotFoundError, ValueError: nothing there, a damaged file, or one that does not fit the model.
     """
     if is_peft_folder(path):
+        _tell_other_base(model, peft_base(path), path)
         merge_peft(model, path)
     elif not path.endswith(".ckpt"):
         adapter = load_adapter(model, path)
@@ -46,6 +48,7 @@ def merge_adapter(model: nn.Module, path: str) -> None:
         checkpoint = _read(path)
         if before := _options(checkpoint).get("init_adapter"):
             merge_adapter(model, before)
+        _tell_other_base(model, _options(checkpoint).get("backbone"), path)
         config, tensors = _adapter_of(checkpoint, path), _tensors(checkpoint)
         if config is None:
             _load(model, tensors, set(model.state_dict()), path)
@@ -57,6 +60,13 @@ def merge_adapter(model: nn.Module, path: str) -> None:
         finally:
             adapter.detach()
     rank_zero_info(f"the adapter of {path} was merged into the base")
+
+
+def _tell_other_base(model: nn.Module, trained: object, path: str) -> None:
+    """Says that a stage was trained on another base than this one: of the same shape it fits without a word."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    if isinstance(trained, str) and trained and isinstance(name, str) and name and not same_backbone(trained, name):
+        rank_zero_warn(f"init_adapter: {path} was trained on {trained}, and is put into {name}")
 
 
 def low_rank_parts(make_base: Callable[[], nn.Module], path: str) -> list[Factors]:

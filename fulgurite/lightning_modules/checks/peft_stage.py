@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from fulgurite.adapters.low_rank.stacking import Factors
-from fulgurite.models.weight_files import check_peft_file
+from fulgurite.models.weight_files import check_peft_file, check_peft_task
 
-__all__ = ["is_peft_folder", "merge_peft", "peft_factors"]
+__all__ = ["is_peft_folder", "merge_peft", "peft_base", "peft_factors"]
 
 _PREFIX = "base_model.model."
 
@@ -85,6 +85,7 @@ def _load(model: nn.Module, path: str) -> Any:
         from peft import PeftModel
     except ImportError as error:
         raise ImportError(f"init_adapter: {path} is an adapter of PEFT; pip install peft to read it") from error
+    check_peft_task(path, "init_adapter")
     check_peft_file(path, "init_adapter")
     try:
         return PeftModel.from_pretrained(model, path)  # type: ignore[arg-type]
@@ -94,6 +95,16 @@ def _load(model: nn.Module, path: str) -> Any:
         raise ValueError(
             f"init_adapter: {path} does not fit this backbone ({reason}); give the backbone that it was trained on"
         ) from error
+
+
+def peft_base(path: str) -> object:
+    """What the configuration of PEFT names as the base.
+
+    Args:
+        path: the folder.
+    """
+    described: Any = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
+    return described.get("base_model_name_or_path") if isinstance(described, dict) else None
 
 
 def _kind(path: str) -> str:

@@ -40,7 +40,7 @@ def test_own_names_of_columns_sizes_compute_and_chosen_models(tmp_path):
 @pytest.mark.parametrize(
     "text, told",
     [
-        ("", "holds no rows"),
+        ("", "the file has no row"),
         ("model,size,instance,c\nm,1,a,1\n", "lacks n; it has model, size, instance, c"),
         (HEAD + "m,1,a,ten,3\n", "line 2: n='ten' was given; needed is a whole number"),
         (HEAD + "m,1,a,10,2.5\n", "line 2: c='2.5'"),
@@ -59,9 +59,9 @@ def test_bad_csv(tmp_path, text, told):
 def test_other_bad_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file; give a \.csv or \.jsonl"):
         read_counts(tmp_path / "nowhere.csv")
-    with pytest.raises(ValueError, match="line 1: no JSON"):
+    with pytest.raises(ValueError, match="line 1: not valid JSON"):
         read_counts(written(tmp_path, "{", "a.jsonl"))
-    with pytest.raises(ValueError, match="line 1: list stands there"):
+    with pytest.raises(ValueError, match="line 1: list was found"):
         read_counts(written(tmp_path, "[]", "a.jsonl"))
     with pytest.raises(ValueError, match="columns modell were given"):
         read_counts(written(tmp_path, HEAD + "m,1,a,10,3\n"), {"modell": "x"})

@@ -25,8 +25,13 @@ def parts_of(row: Row) -> tuple[str, str, list[str], int]:
     else:
         stem = field_of(row, "question_stem" if "question_stem" in row else "question")
         given = field_of(row, "choices", dict)
-        labels, texts = [str(label) for label in field_of(given, "label", list)], list(field_of(given, "text", list))
+        labels, texts = [str(label) for label in field_of(given, "label", list)], field_of(given, "text", list)
+        if len(labels) != len(texts):
+            raise ValueError(f"'choices' hold {len(labels)} labels and {len(texts)} texts; each choice has one of both")
+        texts = [field_of({"text": text}, "text") for text in texts]
     key = field_of(row, "answerKey").strip()
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"the choices are labelled {', '.join(labels)}; a label stands there twice")
     if key not in labels:
         raise ValueError(f"'answerKey' is {key!r}; the choices are labelled {', '.join(labels)}")
     return str(field_of(row, "id", (str, int))), stem, texts, labels.index(key)

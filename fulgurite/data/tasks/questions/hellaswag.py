@@ -19,7 +19,7 @@ def _cleaned(text: str) -> str:
 def hellaswag_item(row: Row, number: int) -> Item:
     """A row as an item."""
     label = str(row.get("label"))
-    endings = field_of(row, "endings", list)
+    endings = [field_of({"endings": text}, "endings") for text in field_of(row, "endings", list)]
     if label not in map(str, range(len(endings))):
         raise ValueError(f"'label' is {row.get('label')!r}; needed is a number from 0 to {len(endings) - 1}")
     context = f"{field_of(row, 'ctx_a')} {str(row.get('ctx_b') or '').capitalize()}"

@@ -22,8 +22,11 @@ def webquestions_item(row: Row, number: int) -> Item:
         answers = _DESCRIPTION.findall(field_of(row, "targetValue").removeprefix("(list ").removesuffix(")"))
     else:
         answers = list(field_of(row, "answers", list))
+    wrong = next((answer for answer in answers if not isinstance(answer, str) or not answer.strip()), None)
+    if answers and (wrong is not None or None in answers):
+        raise ValueError(f"an accepted answer is {wrong!r}; each is a text")
     kept: list[str] = []
-    for answer in sorted(answer for answer in answers if isinstance(answer, str) and answer):
+    for answer in sorted(answers):
         if not kept or not answer.startswith(kept[-1]):
             kept.append(answer)
     if not kept:

@@ -16,15 +16,18 @@ from fulgurite.evaluation.tasks.task import Hub, Item, Row, Task, register
 
 __all__: list[str] = []
 
+_LETTERS = "ABCDE"
 _LETTER = re.compile(r"\b([A-E])\b")
 
 
 def _letters(row: Row, number: int) -> Item:
     key, stem, texts, right = parts_of(row)
-    lines = "\n".join(f"{letter}. {text}" for letter, text in zip("ABCDE", texts, strict=False))
+    if len(texts) > len(_LETTERS):
+        raise ValueError(f"there are {len(texts)} choices; the letters end with {_LETTERS[-1]}")
+    lines = "\n".join(f"{letter}. {text}" for letter, text in zip(_LETTERS, texts, strict=False))
     prompt = f"Question: {stem}\n{lines}\nAnswer:"
     asked = f"{stem}\n{lines}\nAnswer with the letter alone."
-    return Item(key, prompt, "ABCDE"[right], question=asked, solution="ABCDE"[right])
+    return Item(key, prompt, _LETTERS[right], question=asked, solution=_LETTERS[right])
 
 
 def _letter(text: str, item: Item) -> str | None:

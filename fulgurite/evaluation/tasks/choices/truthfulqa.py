@@ -40,6 +40,8 @@ def _item(name: str) -> Callable[[Row, int], Item]:
             texts, labels = list(given), list(given.values())
         if len(texts) != len(labels) or 1 not in labels or not all(isinstance(text, str) and text for text in texts):
             raise ValueError(f"{name!r} holds no choices with labels among which one is 1")
+        if name == "mc1_targets" and labels.count(1) > 1:
+            raise ValueError(f"{name!r} calls {labels.count(1)} choices right; it has one right answer")
         target = (
             labels.index(1) if name == "mc1_targets" else [place for place, label in enumerate(labels) if label == 1]
         )

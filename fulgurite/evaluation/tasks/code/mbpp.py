@@ -8,6 +8,7 @@ program's classes, and `test_imports` run before the asserts. The challenge asse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from fulgurite.sandbox import Job
 __all__ = ["mbpp_job"]
 
 _REVISION = "4bb6404fdc6cacfda99d4ac4205087b89d32030c"
+_ASSERT = re.compile(r"^[ \t]*assert\b", re.MULTILINE)
 _MADE = 100  # rows of the playground
 _FIRST, _LAST = 11, 510  # the test split; the file of all 974 tasks holds the others too
 
@@ -48,12 +50,15 @@ def _item(row: Row, number: int) -> Item:
         )
     text = field_of(row, "text" if row.get("text") else "prompt").strip()
     tests = field_of(row, "test_list", list)
-    if not all(isinstance(test, str) and test.strip() for test in tests):
-        raise ValueError("'test_list' holds something that is no assert")
+    if not all(isinstance(test, str) and _ASSERT.search(test) for test in tests):
+        raise ValueError("'test_list' holds something that is no assert, which every program would pass")
+    imports = row.get("test_imports") or []
+    if not isinstance(imports, list) or not all(isinstance(line, str) for line in imports):
+        raise ValueError(f"'test_imports' is {repr(imports)[:60]}; needed is a list of lines")
     asserts = "\n".join(tests)
     lead = f"You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n{asserts}\n"
     setup = str(row.get("test_setup_code") or "").replace("\r\n", "\n")
-    data = {"tests": list(tests), "imports": list(row.get("test_imports") or []), "setup": setup, "text": text}
+    data = {"tests": list(tests), "imports": list(imports), "setup": setup, "text": text}
     code = str(row.get("code") or "").replace("\r\n", "\n")
     question = f"{lead}\nAnswer with the whole program in one block of code."
     key = str(field_of(row, "task_id", (int, str)))
@@ -101,7 +106,8 @@ def _playground() -> list[Row]:
 
 
 def _within(key: object) -> bool:
-    return isinstance(key, int) and _FIRST <= key <= _LAST
+    number = int(key) if isinstance(key, str) and key.strip().isdigit() else key
+    return isinstance(number, int) and _FIRST <= number <= _LAST
 
 
 _JUDGE = ProgramJudge(mbpp_job)

@@ -38,7 +38,7 @@ def _pack_program(text: str, item: Item) -> str | None:
 
 def _codeerror(row: Row, number: int) -> Item:
     buggy, test, name = field_of(row, "buggy_code"), field_of(row, "test"), field_of(row, "entry_point")
-    message = str(row.get("error_message") or "").strip()
+    message = field_of(row, "error_message").strip()
     lead = (
         f"This Python program is wrong:\n\n```python\n{buggy.rstrip()}\n```\n\nIts error message is:\n\n{message}\n\n"
     )

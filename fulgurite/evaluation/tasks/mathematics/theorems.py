@@ -41,12 +41,36 @@ def _item(row: Row, number: int) -> Item:
     value = row.get("Answer")
     if value is None:
         raise ValueError("there is no 'Answer'")
+    if not _fits(kind, value):
+        raise ValueError(f"'Answer' is {repr(value)[:60]}; with 'Answer_type' {kind!r} it is {_HINTS[kind]}")
     target = {"kind": kind, "value": value}
     question = f"{asked}\nEnd with 'The answer is ANSWER.', where ANSWER is {_HINTS[kind]}."
     solution = f"The answer is {value}."
     return Item(
         str(row.get("id") or number), f"Question: {asked}\nAnswer:", target, question=question, solution=solution
     )
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """Whether the right answer is of its kind: what isn't could never be met, or could not be compared at all."""
+    if kind == "bool":
+        return isinstance(value, bool) or str(value).strip().lower() in ("true", "false")
+    if kind == "option":
+        return re.fullmatch(r"\(?[a-d]\)?", str(value).strip().lower()) is not None
+    parts = value if isinstance(value, list) else [value]
+    if not parts or isinstance(value, list) != kind.startswith("list"):
+        return False
+    return all(_is_number(part, whole="integer" in kind) for part in parts)
+
+
+def _is_number(value: object, whole: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    try:
+        number = float(value)
+    except ValueError:
+        return False
+    return math.isfinite(number) and (number.is_integer() or not whole)
 
 
 def _numbers(text: str) -> list[float]:

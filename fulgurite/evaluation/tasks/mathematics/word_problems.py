@@ -17,7 +17,7 @@ from fulgurite.data.playground.draw import Draw
 from fulgurite.data.records.findings import Place
 from fulgurite.data.sources.tables import rows_of
 from fulgurite.data.sources.text_formats import lines_of
-from fulgurite.evaluation.judging.numbers import canonical_number, final_number, same_number
+from fulgurite.evaluation.judging.numbers import canonical_number, final_number, is_number, same_number
 from fulgurite.evaluation.judging.verdicts import TextJudge
 from fulgurite.evaluation.tasks.task import Hub, Item, Row, Task, field_of, register
 
@@ -29,7 +29,7 @@ _ASKED = "{0}\nReason step by step, and give the answer as a number after '####'
 
 
 def _item(key: str, question: str, target: str, solution: str) -> Item:
-    if not any(letter.isdigit() for letter in target):
+    if not is_number(target):
         raise ValueError(f"the right answer {target[:60]!r} is no number")
     asked = _ASKED.format(question)
     return Item(key, f"Question: {question}\nAnswer:", target, question=asked, solution=solution)

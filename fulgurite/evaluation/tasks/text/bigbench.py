@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fulgurite.data.records.findings import Place
+from fulgurite.data.sources.json_list import unique_keys
 from fulgurite.data.sources.tables import rows_of
 from fulgurite.evaluation.judging.verdicts import TextJudge
 from fulgurite.evaluation.tasks.choices.accuracy import chosen, with_blank
@@ -31,8 +32,10 @@ FILES = ("bigbench/{0}.json", "bigbench/benchmark_tasks/{0}/task.json", "{0}/tas
 
 def _choice(row: Row, number: int) -> Item:
     scores = field_of(row, "target_scores", dict)
-    if not scores or not all(isinstance(value, (int, float)) for value in scores.values()):
-        raise ValueError("'target_scores' holds no score for each choice")
+    if not scores or not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in scores.values()):
+        raise ValueError("'target_scores' holds no score from 0 to 1 for each choice")
+    if len(set(scores.values())) < 2:
+        raise ValueError("'target_scores' gives all choices the same score, so that nothing is right or wrong")
     listed = "".join(f"\n  choice: {text}" for text in scores)
     prompt = f"Q: {field_of(row, 'input')}{listed}\nA:"
     return Item(str(number), prompt, list(scores.values()), with_blank(list(scores)))
@@ -50,9 +53,9 @@ def read_examples(path: Path) -> Iterator[tuple[Place, Row]]:
     """
     if path.suffix == ".json":
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
         except ValueError as error:
-            raise ValueError(f"{path}: no JSON ({error}); give a task's task.json") from error
+            raise ValueError(f"{path}: no JSON that can be read ({error}); give a task's task.json") from error
         if isinstance(content, dict) and isinstance(content.get("examples"), list):
             yield from ((Place(str(path), number), row) for number, row in enumerate(content["examples"], 1))
             return
@@ -71,6 +74,8 @@ def targets_of(row: Row) -> list[str]:
     target = row.get("target", row.get("targets"))
     if target is None and isinstance(row.get("target_scores"), dict):
         scores = row["target_scores"]
+        if not scores or not all(isinstance(score, (int, float)) for score in scores.values()):
+            raise ValueError("'target_scores' holds no score for each choice")
         target = [text for text, score in scores.items() if score == max(scores.values())]
     targets = [target] if isinstance(target, str) else target
     if not isinstance(targets, list) or not targets or not all(isinstance(text, str) for text in targets):
