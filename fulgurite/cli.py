@@ -53,6 +53,10 @@ VERBS = {
     "generate": Verb(
         "answer a prompt, a file of prompts, or a chat in the terminal", "fulgurite.commands.generate.command:generate"
     ),
+    "best-of-n": Verb(
+        "what choosing among n answers by a reward is worth, and training rows of what was chosen",
+        "fulgurite.commands.best_of_n.command:best_of_n",
+    ),
     "thresholds": Verb(
         "find how many tunable parameters a task takes: a sweep over budgets and seeds",
         "fulgurite.commands.thresholds.command:thresholds",

@@ -1,0 +1,6 @@
+"""Choosing among answers: scorers, rules, curves over n from one set of samples, and training rows from what was chosen."""
+
+from fulgurite.evaluation.selection.log_probs import answer_log_probs
+from fulgurite.evaluation.selection.rules import select_answers
+
+__all__ = ["answer_log_probs", "select_answers"]
