@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from fulgurite.commands.shared.rewards import read_as
 from fulgurite.console import say
 from fulgurite.evaluation.runner.plan import text_hash
 from fulgurite.evaluation.runner.record_file import RecordFile
@@ -57,6 +58,8 @@ def score_all(
                     file.add({"item": key, "index": i, "text": marks[key, i], "reward": reward})
                     known[key, i] = reward
                 bar.update(len(part))
+    if scorer.example is not None:
+        say(read_as(scorer))
     for reason, count in sorted(scorer.omitted.items()):
         say(f"{count} answers have no reward by {scorer.name}: {reason}")
     return [[known[own.key, i] for i in range(len(own.texts))] for own in candidates]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fulgurite.commands.generate.file import check_target, prompt_hash, read_prompts, refuse_lost
+from fulgurite.commands.shared.rewards import read_as
 from fulgurite.commands.shared.written_rows import json_line, written_rows
 from fulgurite.console import say, shortest
 from fulgurite.data.records.conversation import Turn
@@ -156,7 +157,9 @@ def run_best_of(
     """
     check_target(source, target)
     loaded, scorer = best_of.loaded, best_of.scorer
-    rows, prompts, places = read_prompts(source, start, column, bool(loaded.tokenizer.chat_template), _ADDED)
+    rows, prompts, places = read_prompts(
+        source, start, column, bool(loaded.tokenizer.chat_template), (*_ADDED, "correct")
+    )
     own = {"best_of": best_of.n, "scorer": scorer.identity(), "settings": best_of.settings.to_dict(), **identity}
     common = json.dumps([own, best_of.lead, loaded.tokenizer.chat_template], sort_keys=True, default=str)
     seen: Counter[str] = Counter()
@@ -246,7 +249,7 @@ def _check(scorer: Scorer, rows: Sequence[Row]) -> None:
 
 def _told(rows: Sequence[Row], scorer: Scorer) -> list[str]:
     """What a reader should know about the answers."""
-    lines = []
+    lines = [] if scorer.example is None else [read_as(scorer)]
     total = sum(len(row["completions"]) for row in rows)
     tied = sum(len({reward for reward in row["rewards"] if reward is not None}) == 1 for row in rows)
     cut = sum(finish == CUT for row in rows for finish in row["finishes"])

@@ -19,14 +19,17 @@ from fulgurite.data.encoding.templates import apply_template, lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.evaluation.judging.verdicts import How
-from fulgurite.evaluation.selection.scorers import CheckerReward, ImplicitReward, ModelReward, Scorer
+from fulgurite.evaluation.selection.checker import CheckerReward
+from fulgurite.evaluation.selection.model_rewards import ImplicitReward, ModelReward
+from fulgurite.evaluation.selection.scorers import Scorer
 from fulgurite.evaluation.tasks import find_tasks
 from fulgurite.generation.loading import load_for_generation
 from fulgurite.models.loading import check_folder
 
-__all__ = ["CHECKER", "load_scorer"]
+__all__ = ["CHECKER", "load_scorer", "read_as"]
 
 CHECKER = "task:"
+_SHOWN = 160  # letters of an example
 _BETA = 0.1  # PreferenceModule's default, where no checkpoint tells it; β changes no ranking
 
 
@@ -84,6 +87,17 @@ def load_scorer(
     )
     identity = _identity(name, scorer.tokenizer, scorer.model, asked)
     return ModelReward(scorer, chat, shortest(name), {**identity, "whole_chat": scorer.reads_behind_the_turn})
+
+
+def read_as(scorer: Scorer) -> str:
+    """A line that shows how a scorer read the first answer.
+
+    Args:
+        scorer: that has read one.
+    """
+    text = str(scorer.example)
+    shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} … {text[-_SHOWN // 2 :]}"
+    return f"{scorer.name} read the first answer as {shown!r}"
 
 
 def _written_by_preferences(checkpoint: str) -> bool:

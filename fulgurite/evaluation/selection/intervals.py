@@ -15,15 +15,15 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over prompts with its 95 % interval; without one for a single prompt."""
+    """A mean over prompts with its 95 % interval, without one for a single prompt; NaN where no prompt has a value."""
 
     value: float
     low: float | None
     high: float | None
 
     def to_dict(self) -> dict[str, float | None]:
-        """Plain data for JSON."""
-        return dict(vars(self))
+        """Plain data for JSON, which knows no NaN."""
+        return {"value": None if math.isnan(self.value) else self.value, "low": self.low, "high": self.high}
 
 
 class Bootstrap:

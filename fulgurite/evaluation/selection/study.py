@@ -145,7 +145,7 @@ def study_of(
     if chosen_by is not None:
         _refuse_constant(used, chosen_by)
         measures["reward"] = chosen_by
-        if any(c.lengths for c in used):
+        if any(n is not None for c in used for n in c.lengths):
             measures["tokens"] = [
                 [None if n is None else float(n) for n in c.lengths] or [None] * samples for c in used
             ]
@@ -213,7 +213,7 @@ def _compare(study: Study, draws: Bootstrap) -> None:
     """Differences at N, and where the best's curve is highest."""
     for measure in ("right", "judge"):
         best = study.curve(measure, "best")
-        if best is None:
+        if best is None or any(math.isnan(point.value) for point in best.points):
             continue
         study.leads[measure] = {
             f"best − {rule}": draws.estimate(best.values[:, -1] - other.values[:, -1])

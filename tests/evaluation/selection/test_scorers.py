@@ -19,14 +19,9 @@ from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.records.conversation import Turn
 from fulgurite.evaluation.reward_scoring import RewardScorer
-from fulgurite.evaluation.selection.scorers import (
-    Asked,
-    CheckerReward,
-    ImplicitReward,
-    ModelReward,
-    as_read,
-    rewards_of,
-)
+from fulgurite.evaluation.selection.checker import CheckerReward
+from fulgurite.evaluation.selection.model_rewards import ImplicitReward, ModelReward
+from fulgurite.evaluation.selection.scorers import Asked, as_read, rewards_of
 from fulgurite.evaluation.tasks import find_tasks
 from fulgurite.generation import load_for_generation
 from fulgurite.models import load_reward_model
@@ -45,6 +40,7 @@ class Given:
 
     def __init__(self, rewards: list[float | None]) -> None:
         self.rewards, self.omitted, self.seen = rewards, Counter[str](), 0
+        self.example: str | None = None
 
     def identity(self) -> dict[str, Any]:
         return {}
@@ -129,7 +125,9 @@ def test_a_reward_model_gives_what_score_gives_in_chats_and_on_plain_texts() -> 
     torch.manual_seed(1)
     model, tokenizer = load_reward_model(resolve_backbone("playground")).model, load_tokenizer("playground")
     scorer = RewardScorer(model, tokenizer)
-    chats = rewards_of(ModelReward(scorer, True, "rm", {}), ASKED)
+    reward = ModelReward(scorer, True, "rm", {})
+    chats = rewards_of(reward, ASKED)
+    assert reward.example == "<bos><|user|>\nWhat is 2 + 3?<|end|>\n<|assistant|>\n5<|end|>"
     turns = [(*asked.turns, Turn("assistant", asked.text)) for asked in ASKED]
     assert chats == [scored.reward for chunk in RewardScorer(model, tokenizer).score(turns) for scored in chunk]
     # What a base model continued is a user's question to a reward model that reads chats.
@@ -152,7 +150,7 @@ def test_a_tokenizer_that_does_not_know_the_texts_is_refused_by_name(word_tokeni
         ValueError, match=r"row 1: the tokenizer of words/reward does not know 2 of the 3 .*'a zebra sleeps'"
     ):
         rewards_of(scorer, [ASKED[0]._replace(text="a zebra sleeps")])
-    stub.score = lambda given: iter([[SimpleNamespace(reward=1.0)]])
+    stub.score, stub.reading = lambda given: iter([[SimpleNamespace(reward=1.0)]]), lambda given: None
     assert rewards_of(ModelReward(stub, False, "words/reward", {}), [ASKED[0]._replace(text="a good film")]) == [1.0]
 
 
