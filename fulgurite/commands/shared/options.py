@@ -86,7 +86,9 @@ class RewardOptions:
 
     Args:
         reward: a .ckpt file of RewardModule, or a reward model's folder or hub id; a .ckpt file of PreferenceModule, or with
-            --reward_reference a language model, for the reward that its training implies; task:NAME for a task's checker.
+            --reward_reference a language model, for the reward that its training implies; task:NAME for a task's checker; the
+            address of a server that has /classify, such as http://127.0.0.1:8000.
+        reward_served_model: the name by which that server knows its reward model.
         reward_reference: the model that --reward was trained from by DPO: hub id, folder or playground.
         reward_mean: take the implicit reward per token of the answer, in place of the sum that DPO defines.
         reward_template: as --template, for the reward model; none takes the stored one, and plain text where there is none.
@@ -95,6 +97,7 @@ class RewardOptions:
     """
 
     reward: str | None = None
+    reward_served_model: str | None = None
     reward_reference: str | None = None
     reward_mean: bool = False
     reward_template: str | None = None

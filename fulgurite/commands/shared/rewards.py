@@ -1,4 +1,4 @@
-"""What `--reward` names: a reward model, a policy trained with DPO, or a task's checker, ready to score answers."""
+"""What `--reward` names: a reward model, here or behind an address, a policy trained with DPO, a task's checker."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.evaluation.judging.verdicts import How
 from fulgurite.evaluation.selection.checker import CheckerReward
+from fulgurite.evaluation.selection.endpoint import EndpointReward
 from fulgurite.evaluation.selection.model_rewards import ImplicitReward, ModelReward
 from fulgurite.evaluation.selection.scorers import Scorer
 from fulgurite.evaluation.tasks import find_tasks
@@ -52,6 +53,14 @@ def load_scorer(
     if asked.reward_max_length < 2:
         raise ValueError(
             f"{verb}: reward_max_length={asked.reward_max_length}; a prompt with an answer needs 2 and more"
+        )
+    if name.startswith(("http://", "https://")):
+        if asked.reward_served_model is None:
+            raise ValueError(f"{verb}: --reward {name} without --reward_served_model; give the name of the model there")
+        return EndpointReward(name, asked.reward_served_model)
+    if asked.reward_served_model is not None:
+        raise ValueError(
+            f"{verb}: --reward_served_model {asked.reward_served_model} and --reward {name}, which is no address; give http://…"
         )
     if name.startswith(CHECKER):
         return CheckerReward(find_tasks([name.removeprefix(CHECKER)])[0], how)

@@ -5,6 +5,7 @@
 | :class:`~.model_rewards.ModelReward` | of a reward model: the raw number of its head, as `fulgurite score` gives it |
 | :class:`~.model_rewards.ImplicitReward` | of a policy trained with DPO: β·(log π − log π_ref) of the answer |
 | :class:`~.checker.CheckerReward` | of a task: 1 for a right answer, 0 for a wrong one |
+| :class:`~.endpoint.EndpointReward` | of a reward model behind an address |
 
 An empty answer gets no reward from any scorer.
 """
