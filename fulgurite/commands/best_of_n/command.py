@@ -43,6 +43,7 @@ def best_of_n(
     *,
     rewards: RewardOptions,
     judge: str | None = None,
+    judge_served_model: str | None = None,
     tau: float = 1.0,
     sft: str | None = None,
     pairs: str | None = None,
@@ -66,7 +67,8 @@ def best_of_n(
         path: where the tasks' rows are, as of `fulgurite evaluate`.
         out: the folder for answers, rewards, results.json, pictures and prompts.jsonl.
         rewards: :class:`~fulgurite.commands.shared.options.RewardOptions`.
-        judge: a second reward model, which judges what --reward chose; named as --reward is.
+        judge: a second reward model, which judges what --reward chose: a .ckpt file, a folder, a hub id or a server's address.
+        judge_served_model: the name by which that server knows its reward model.
         tau: temperature of weighted votes, in points of the reward: lower trusts the reward more, higher the number of votes.
         sft: write the best answers to this .jsonl file as rows for supervised fine-tuning (SFTDataModule).
         pairs: write the best and the worst answer of each prompt to this .jsonl file (PreferenceDataModule).
@@ -132,7 +134,8 @@ def best_of_n(
             )
         found = [(plan.task.name, gathered) for plan, gathered in _drawn(plans, asking, chat, how, overwrite)]
     scorer = None if rewards.reward is None else load_scorer("best-of-n", rewards, asking, asking.batch_size, how)
-    second = None if judge is None else load_scorer("best-of-n", RewardOptions(judge), asking, asking.batch_size, how)
+    judging = RewardOptions(judge, judge_served_model)
+    second = None if judge is None else load_scorer("best-of-n", judging, asking, asking.batch_size, how)
     outcomes, kept = [], []
     for name, gathered in found:
         given = _rewards(scorer, gathered, folder / name, asking.batch_size, overwrite, file)

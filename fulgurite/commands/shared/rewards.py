@@ -56,11 +56,14 @@ def load_scorer(
         )
     if name.startswith(("http://", "https://")):
         if asked.reward_served_model is None:
-            raise ValueError(f"{verb}: --reward {name} without --reward_served_model; give the name of the model there")
+            raise ValueError(
+                f"{verb}: {name} without the name of the model there; give --reward_served_model, of a judge --judge_served_model"
+            )
         return EndpointReward(name, asked.reward_served_model)
     if asked.reward_served_model is not None:
         raise ValueError(
-            f"{verb}: --reward_served_model {asked.reward_served_model} and --reward {name}, which is no address; give http://…"
+            f"{verb}: {asked.reward_served_model!r} is the name of a served model, and {name} is no address; give http://…, or leave "
+            "the name out"
         )
     if name.startswith(CHECKER):
         return CheckerReward(find_tasks([name.removeprefix(CHECKER)])[0], how)

@@ -11,6 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fulgurite.evaluation.selection.candidates import Found
@@ -57,7 +58,8 @@ class EndpointReward:
         Raises:
             ServerError: the server is gone, refuses all requests, or answers something else than one number.
         """
-        return asyncio.run(self._all(asked))
+        with ThreadPoolExecutor(1) as thread:  # the caller's thread may have an event loop, as in a notebook
+            return thread.submit(asyncio.run, self._all(asked)).result()
 
     async def _all(self, asked: Sequence[Asked]) -> Found:
         key = os.environ.get("OPENAI_API_KEY") or "none"
@@ -98,6 +100,6 @@ class EndpointReward:
             return float(reward)
         except (ValueError, KeyError, TypeError) as error:
             raise ServerError(
-                f"{asked.where}: {self.name} answers {content[:120]!r}; one number is needed, as a reward model with one label gives "
-                "it to /classify"
+                f"{asked.where}: {self.name} answers {content[:120]!r}; one number is needed, as a reward model with one label "
+                "gives it to /classify"
             ) from error
