@@ -62,8 +62,8 @@ def load_scorer(
         return EndpointReward(name, asked.reward_served_model)
     if asked.reward_served_model is not None:
         raise ValueError(
-            f"{verb}: {asked.reward_served_model!r} is the name of a served model, and {name} is no address; give http://…, or leave "
-            "the name out"
+            f"{verb}: {asked.reward_served_model!r} is the name of a served model, and {name} is no address; give http://…, or "
+            "leave the name out"
         )
     if name.startswith(CHECKER):
         return CheckerReward(find_tasks([name.removeprefix(CHECKER)])[0], how)
