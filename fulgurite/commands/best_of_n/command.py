@@ -108,6 +108,7 @@ def best_of_n(
         )  # fmt: skip
         if not Path(file).exists():
             raise FileNotFoundError(f"best-of-n: --file {file}: no such file; check the path")
+        scorer, second = _scorers(rewards, judge, judge_served_model, asking, how)
         found = [("", of_file(Path(file)))]
     else:
         chosen = find_tasks([name.strip() for name in str(tasks).split(",") if name.strip()])
@@ -132,10 +133,8 @@ def best_of_n(
                     on_bad_row=asking.on_bad_row,
                 )
             )
+        scorer, second = _scorers(rewards, judge, judge_served_model, asking, how)  # before hours of drawing
         found = [(plan.task.name, gathered) for plan, gathered in _drawn(plans, asking, chat, how, overwrite)]
-    scorer = None if rewards.reward is None else load_scorer("best-of-n", rewards, asking, asking.batch_size, how)
-    judging = RewardOptions(judge, judge_served_model)
-    second = None if judge is None else load_scorer("best-of-n", judging, asking, asking.batch_size, how)
     outcomes, kept = [], []
     for name, gathered in found:
         given = _rewards(scorer, gathered, folder / name, asking.batch_size, overwrite, file)
@@ -167,6 +166,20 @@ def best_of_n(
     write_results(folder, outcomes, asked, time.monotonic() - begun)
     say(f"results: {shortest(folder / 'results.json')}")
     _write_training(kept, sft, pairs, top)
+
+
+def _scorers(
+    rewards: RewardOptions, judge: str | None, served_model: str | None, asking: AskingOptions, how: How
+) -> tuple[Scorer | None, Scorer | None]:
+    """What chooses, and what judges."""
+    if judge is None and served_model is not None:
+        raise ValueError(f"best-of-n: --judge_served_model {served_model} without --judge; give the server's address")
+    judging = RewardOptions(judge, served_model)
+    first, second = (
+        None if each.reward is None else load_scorer("best-of-n", each, asking, asking.batch_size, how)
+        for each in (rewards, judging)
+    )
+    return first, second
 
 
 def _refuse_for_file(**given: object) -> None:
