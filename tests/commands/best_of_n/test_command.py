@@ -90,7 +90,7 @@ def test_a_task_is_drawn_judged_scored_and_gone_on_with(
 ) -> None:
     out = tmp_path / "out"
     words = ["best-of-n", "--tasks", "gsm8k", "--path", "builtin", "--limit", "3", "--n", "4", "--model", "playground"]
-    words += ["--chat", "true", "--max_new_tokens", "12", "--out", str(out), "--device", "cpu"]
+    words += ["--max_new_tokens", "16", "--out", str(out), "--device", "cpu"]
     assert main([*words, "--reward", reward]) == 0, capsys.readouterr().err
     curves = json.loads((out / "results.json").read_text())["results"]["gsm8k"]["curves"]
     assert set(curves["right"]) == {"one sample", "best", "majority", "weighted", "oracle"}
