@@ -156,7 +156,12 @@ def _of_models(verb: str, asked: RewardOptions, compute: ComputeOptions, batch_s
     policy = load_for_generation(
         reference if adapter else name, name if adapter else None, asked.reward_template, dtype, str(place)
     )
-    base = load_for_generation(reference, None, None, dtype, str(place)).model
+    base, own = load_for_generation(reference, None, None, dtype, str(place))
+    if own.get_vocab() != policy.tokenizer.get_vocab():
+        raise ValueError(
+            f"{verb}: {shortest(name)} and its reference {shortest(reference)} have tokenizers with other tokens, so that their "
+            "log-probabilities are not of the same texts; give the model that --reward was trained from"
+        )
 
     @contextmanager
     def frozen() -> Iterator[nn.Module]:
