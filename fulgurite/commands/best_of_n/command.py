@@ -84,8 +84,8 @@ def best_of_n(
         overwrite: replace answers, verdicts and rewards that are there.
     """
     if (file is None) == (tasks is None):
-        given = "both were given" if file is not None else "neither was given"
-        raise ValueError(f"best-of-n: --file or --tasks is needed, and {given}; give one of them")
+        held = "both were given" if file is not None else "neither was given"
+        raise ValueError(f"best-of-n: --file or --tasks is needed, and {held}; give one of them")
     if out is None:
         raise ValueError("best-of-n: no --out was given; give a folder for rewards and results")
     if Path(out).exists() and not Path(out).is_dir():

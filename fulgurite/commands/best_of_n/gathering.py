@@ -85,7 +85,9 @@ def of_file(path: Path) -> Gathered:
         ValueError: a row without answers, or with another number of rewards than of answers.
     """
     table = read_table(path, owner="best-of-n: --file")
-    candidates, asked, rewards = [], [], []
+    candidates: list[Candidates] = []
+    asked: list[list[Asked]] = []
+    rewards: list[Found | None] = []
     for number, (row, place) in enumerate(zip(table.rows, table.places, strict=True), 1):
         prompt, texts = _prompt(row, str(place)), row.get("completions")
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):

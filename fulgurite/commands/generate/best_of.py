@@ -216,7 +216,9 @@ def _drawn(
     with tqdm(total=len(waiting), desc="generating", unit="row", disable=not waiting) as bar:
         for at in range(0, len(waiting), step):
             part = waiting[at : at + step]
-            found = best_of.draw(*([each[i] for i in part] for each in (prompts, keys, rows, places)))
+            found = best_of.draw(
+                [prompts[i] for i in part], [keys[i] for i in part], [rows[i] for i in part], [places[i] for i in part]
+            )
             yield from zip(part, found, strict=True)
             bar.update(len(part))
 

@@ -58,7 +58,9 @@ def training_rows(candidates: Sequence[Candidates], rewards: Sequence[Found], to
     """
     if top < 1:
         raise ValueError(f"training_rows: top={top}; give 1 or more")
-    sft, pairs, left = [], [], Counter[str]()
+    sft: list[Row] = []
+    pairs: list[Row] = []
+    left = Counter[str]()
     for own, given in zip(candidates, rewards, strict=True):
         usable = _usable(own, given, left)
         order = sorted(usable, key=lambda text: -usable[text].reward)  # stable: of equal rewards the first drawn
