@@ -76,11 +76,9 @@ def load_scorer(
         if _written_by_preferences(name):
             return _of_checkpoint(verb, name, asked, compute, batch_size)
     else:
-        for each in (name, asked.reward_reference):
-            if each is not None:
-                check_folder(resolve_backbone(each))
         if policy:
             return _of_models(verb, asked, compute, batch_size)
+        check_folder(resolve_backbone(name))
     if asked.reward_mean:
         raise ValueError(
             f"{verb}: --reward_mean true is for implicit rewards of a policy, and {name} is none; leave it out"
@@ -152,7 +150,7 @@ def _of_models(verb: str, asked: RewardOptions, compute: ComputeOptions, batch_s
     place = usable_device(verb, compute.device)
     dtype = compute.dtype or ("float32" if place.type == "cpu" else "bfloat16")
     name, reference = str(asked.reward), str(asked.reward_reference)
-    adapter = any((Path(name) / file).is_file() for file in ("adapter.safetensors", "adapter_config.json"))
+    adapter = any((Path(name) / file).is_file() for file in ("adapter.json", "adapter_config.json"))  # ours, PEFT's
     policy = load_for_generation(
         reference if adapter else name, name if adapter else None, asked.reward_template, dtype, str(place)
     )

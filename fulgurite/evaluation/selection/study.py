@@ -153,7 +153,7 @@ def study_of(
         raise ValueError("study_of: no rewards, no checker and no judge; give one of them")
     steps, draws = steps_to(samples), Bootstrap(len(used), seed)
     curves = [
-        Curve(measure, rule, [draws.estimate(column) for column in values.T], values)
+        Curve(measure, rule, [draws.estimate(column, measure == "right") for column in values.T], values)
         for measure, found in measures.items()
         for rule, value in _rules(measure, used, found, chosen_by, tau)
         for values in (np.array([[_number(value(i, n)) for n in steps] for i in range(len(used))]),)
@@ -306,3 +306,8 @@ def _about_answers(
             study.warnings.append(f"{counts[name]} of {total} answers are {name}; {advice}")
     if counts["empty"] == total:
         study.warnings.append("every answer is empty")
+    oracle = study.curve("right", "oracle")
+    if oracle is not None and oracle.points[-1].value == 0:
+        study.warnings.append(
+            f"not one of {total} answers is right, so that nothing is known of the rules: look at the answers, or draw more"
+        )
