@@ -56,6 +56,10 @@ VERBS = {
     "generate": Verb(
         "answer a prompt, a file of prompts, or a chat in the terminal", "fulgurite.commands.generate.command:generate"
     ),
+    "best-of-n": Verb(
+        "what choosing among n answers by a reward is worth, and training rows of what was chosen",
+        "fulgurite.commands.best_of_n.command:best_of_n",
+    ),
     "thresholds": Verb(
         "find how many tunable parameters a task takes: a sweep over budgets and seeds",
         "fulgurite.commands.thresholds.command:thresholds",
@@ -147,6 +151,9 @@ def main(args: list[str] | None = None) -> int:
     """
     _hold_standard_streams()
     code = _run(list(sys.argv[1:] if args is None else args))
+    if code == _INTERRUPTED and args is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Python is about to end: another Ctrl-C ends it at once, without the traceback of its exit functions.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         sys.stdout.flush()
     except OSError as error:  # what was written last did not get out
@@ -170,12 +177,7 @@ def _run(words: list[str]) -> int:
         guess = f" Did you mean {close[0]!r}?" if close else ""
         return _fail(f"no verb {verb!r}.{guess} The verbs are: {', '.join(VERBS)}", 2)
     _show_all_letters()
-    code = _guarded(lambda: _dispatch(verb, rest))
-    if code == _INTERRUPTED and args is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        )  # Python is about to end: another Ctrl-C ends it at once, with no traceback
-    return code
+    return _guarded(lambda: _dispatch(verb, rest))
 
 
 def _dispatch(verb: str, rest: list[str]) -> None:

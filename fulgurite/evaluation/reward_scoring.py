@@ -94,6 +94,24 @@ class RewardScorer:
         for at in range(0, len(conversations), _CHUNK * self.batch_size):
             yield self._chunk(conversations[at : at + _CHUNK * self.batch_size], at)
 
+    def reading(self, conversation: Conversation) -> str | None:
+        """What the model reads of a conversation, special tokens visible; None where it does not fit.
+
+        Args:
+            conversation: as `score` takes it.
+        """
+        ((first, *_),) = self._encoder.encode([conversation])
+        if isinstance(first, Omission):
+            return None
+        return str(self.tokenizer.decode(self._whole(conversation, first.input_ids)))
+
+    def _whole(self, conversation: Conversation, ids: list[int]) -> list[int]:
+        """The ids that are read: those up to the end of the turn, or all that the template writes."""
+        if self._renderer is None or not is_chat(conversation.turns):
+            return ids
+        text, _ = self._renderer.chat(conversation.turns, conversation.tools)
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
     @torch.no_grad()
     def _chunk(self, conversations: Sequence[Conversation | Sequence[Turn]], at: int) -> list[Scored]:
         given = [
@@ -106,14 +124,11 @@ class RewardScorer:
             if isinstance(first, Omission):
                 self.omitted[first.reason] = self.omitted.get(first.reason, 0) + 1
                 continue
-            ids = first.input_ids
-            if self._renderer is not None and is_chat(given[i].turns):
-                text, _ = self._renderer.chat(given[i].turns, given[i].tools)
-                ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            ids = self._whole(given[i], first.input_ids)
             if len(ids) > self.max_length:
                 self.omitted[TOO_LONG] = self.omitted.get(TOO_LONG, 0) + 1
             else:
-                rows.append((i, list(ids), sum(first.supervised)))
+                rows.append((i, ids, sum(first.supervised)))
         rows.sort(key=lambda row: len(row[1]))
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]

@@ -9,11 +9,13 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from fulgurite.commands.generate.best_of import BestOf, answer_best, run_best_of
 from fulgurite.commands.generate.chat import run_chat
 from fulgurite.commands.generate.file import run_file
 from fulgurite.commands.shared.checkpoint_files import load_module, tell_other_template
 from fulgurite.commands.shared.devices import usable_device
-from fulgurite.commands.shared.options import ComputeOptions, DrawingOptions, SourceOptions, with_options
+from fulgurite.commands.shared.options import ComputeOptions, DrawingOptions, RewardOptions, SourceOptions, with_options
+from fulgurite.commands.shared.rewards import CHECKER, load_scorer
 from fulgurite.commands.shared.unused import COLD, cutting_options, refuse_unused
 from fulgurite.commands.shared.whole_text import check_text
 from fulgurite.commands.shared.written_rows import stamp
@@ -22,6 +24,9 @@ from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_s
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.records.conversation import Turn
 from fulgurite.data.sources.formats import ending_of
+from fulgurite.evaluation.runner.writers import in_process
+from fulgurite.evaluation.tasks import find_tasks
+from fulgurite.generation.protocol import SamplingSettings
 from fulgurite.generation.texts import LoadedModel, generate_text, load_for_generation
 from fulgurite.generation.writers import GenerationSettings
 from fulgurite.models import FusedNetwork
@@ -40,8 +45,10 @@ def generate(
     system: str | None = None,
     column: str | None = None,
     max_new_tokens: int = 256,
-    temperature: float = 0.0,
+    temperature: float | None = None,
     num_samples: int = 1,
+    best_of: int | None = None,
+    rewards: RewardOptions,
     drawing: DrawingOptions,
     conditions: str | None = None,
     compute: ComputeOptions,
@@ -59,8 +66,10 @@ def generate(
         system: the system's turn before everything.
         column: the column of --file with the prompts.
         max_new_tokens: tokens of an answer at most.
-        temperature: 0 takes the likeliest token each time; above, tokens are drawn.
+        temperature: 0 takes the likeliest token each time; above, tokens are drawn; none takes 0, and 1 with --best_of.
         num_samples: answers for each prompt.
+        best_of: draw so many answers for each prompt and take the one with the highest --reward; all of them are kept.
+        rewards: :class:`~fulgurite.commands.shared.options.RewardOptions`.
         compute: :class:`~fulgurite.commands.shared.options.ComputeOptions`.
         overwrite: replace an output that holds other answers.
         drawing: :class:`~fulgurite.commands.shared.options.DrawingOptions`.
@@ -80,10 +89,24 @@ def generate(
         refuse_unused("generate", "without --file", column=(column, None), overwrite=(overwrite, False))
     elif ending_of(Path(file)) == ".txt":
         refuse_unused("generate", "with a .txt file, whose lines are the prompts", column=(column, None))
-    if temperature == 0:
-        refuse_unused("generate", COLD, **cutting_options(drawing))
     if chat and num_samples > 1:
         raise ValueError(f"generate: num_samples {num_samples} with --chat; a chat has one answer; leave it out")
+    if (best_of is None) != (rewards.reward is None):
+        raise ValueError(
+            "generate: --best_of and --reward belong together: how many answers are drawn, and what chooses among them; give both"
+        )
+    if best_of is not None and (chat or num_samples > 1):
+        other = "--chat" if chat else f"num_samples {num_samples}"
+        raise ValueError(
+            f"generate: --best_of {best_of} with {other}; it draws and chooses the answers itself; leave one out"
+        )
+    if temperature is None:
+        temperature = 0.0 if best_of is None else 1.0
+    if temperature == 0:
+        refuse_unused("generate", COLD, **cutting_options(drawing))
+    if best_of is None:
+        given = {f.name: (getattr(rewards, f.name), f.default) for f in fields(rewards)}
+        refuse_unused("generate", "without --best_of", **given)
     settings = GenerationSettings(
         max_new_tokens,
         temperature,
@@ -107,18 +130,54 @@ def generate(
         apply_template(loaded.tokenizer)
     start = () if system is None else (Turn("system", system),)
     lead = "" if conditions is None else _lead(loaded, conditions, source.model or source.adapter or "")
-    if prompt is not None:
+    identity = {
+        "model": [source.model, stamp(source.model)],
+        "adapter": [source.adapter, stamp(source.adapter)],
+        "dtype": compute.dtype,
+    }
+    if best_of is not None:
+        drawn = SamplingSettings(
+            max_new_tokens, temperature, drawing.top_p, drawing.top_k, drawing.repetition_penalty, seed=drawing.seed
+        )
+        best = _best_of(loaded, best_of, drawn, lead, rewards, compute, drawing.batch_size, prompt is not None)
+        if prompt is not None:
+            answer_best(best, (*start, Turn("user" if loaded.tokenizer.chat_template else "prompt", prompt)))
+        else:
+            run_best_of(
+                best, Path(str(file)), Path(str(output)), start, column, identity, drawing.batch_size, overwrite
+            )
+    elif prompt is not None:
         _answer(loaded, start, lead + prompt, settings)
     elif file is not None and output is not None:
-        identity = {
-            "model": [source.model, stamp(source.model)],
-            "adapter": [source.adapter, stamp(source.adapter)],
-            "dtype": compute.dtype,
-            **{field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "batch_size"},
+        identity |= {
+            field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "batch_size"
         }
         run_file(loaded, Path(file), Path(output), start, column, settings, identity, overwrite, lead)
     else:
         run_chat(loaded, start, settings, lead)
+
+
+def _best_of(
+    loaded: LoadedModel,
+    n: int,
+    settings: SamplingSettings,
+    lead: str,
+    rewards: RewardOptions,
+    compute: ComputeOptions,
+    batch_size: int,
+    alone: bool,
+) -> BestOf:
+    """What draws and scores; a task's checker needs the task's rows."""
+    task = None
+    if str(rewards.reward).startswith(CHECKER):
+        if alone:
+            raise ValueError(
+                f"generate: --reward {rewards.reward} with --prompt; a checker needs rows with right answers; give --file with "
+                "rows of the task"
+            )
+        (task,) = find_tasks([str(rewards.reward).removeprefix(CHECKER)])
+    scorer = load_scorer("generate", rewards, compute, batch_size)
+    return BestOf(loaded, in_process(loaded, batch_size, False).answers, scorer, n, settings, lead, task)
 
 
 def _lead(loaded: LoadedModel, conditions: str, name: str) -> str:

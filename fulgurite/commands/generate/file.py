@@ -25,7 +25,7 @@ from fulgurite.generation.texts import LoadedModel, check_prompts, generate_text
 from fulgurite.generation.writers import GenerationSettings
 from fulgurite.whole_files import whole_file
 
-__all__ = ["run_file"]
+__all__ = ["check_target", "prompt_hash", "read_prompts", "refuse_lost", "run_file"]
 
 _COLUMNS = ("messages", "prompt", "instruction", "question", "text")
 _ADDED = ("completion", "completions", "prompt_hash")
@@ -58,27 +58,16 @@ def run_file(
         overwrite: whether answers in `target` that are not these may be lost.
         lead: condition tokens in front of each prompt's last turn.
     """
-    if target.suffix not in (".jsonl", ".ndjson"):
-        raise ValueError(f"generate: --output {target}; what is written is .jsonl; give a name that ends so")
-    if target.resolve() == source.resolve():
-        raise ValueError(f"generate: --output {target} is the input itself; give another name")
-    rows, prompts, places = _read(source, start, column, bool(loaded.tokenizer.chat_template))
+    check_target(source, target)
+    rows, prompts, places = read_prompts(source, start, column, bool(loaded.tokenizer.chat_template))
     prompts = [(*prompt[:-1], replace(prompt[-1], content=lead + prompt[-1].content)) for prompt in prompts]
     common = json.dumps([dict(identity), loaded.tokenizer.chat_template], sort_keys=True)
-    hashes = [_hash(common, prompt) for prompt in prompts]
+    hashes = [prompt_hash(common, prompt) for prompt in prompts]
     part = target.with_name(target.name + ".part")
-    if target.is_dir():
-        raise IsADirectoryError(f"generate: --output {target} is a folder; give the name of a file")
     earlier = written_rows(target, foreign=True)
     known = _known([*earlier, *written_rows(part)])
     lost = set(_known(earlier)) - set(hashes)
-    if target.exists() and (lost or not target.is_file()) and not overwrite:
-        foreign = any("prompt_hash" not in row for row in earlier)
-        held = f"{len(lost)} answers to other prompts, or of another model or settings"
-        raise FileExistsError(
-            f"generate: {target} is there already with {'lines that are no answers of generate' if foreign else held}; "
-            "give another --output, or --overwrite true to replace it"
-        )
+    refuse_lost(target, earlier, len(lost), overwrite)
     answers: list[list[str] | None] = [known[key].pop(0) if known.get(key) else None for key in hashes]
     waiting = [i for i, answer in enumerate(answers) if answer is None]
     if len(waiting) < len(rows):
@@ -100,6 +89,39 @@ def run_file(
     say(f"written: {shortest(target)}, {len(rows)} rows")
 
 
+def check_target(source: Path, target: Path) -> None:
+    """Refuses an output that is no .jsonl file, or the input itself.
+
+    Args:
+        source: the prompts.
+        target: where the answers go.
+    """
+    if target.suffix not in (".jsonl", ".ndjson"):
+        raise ValueError(f"generate: --output {target}; what is written is .jsonl; give a name that ends so")
+    if target.resolve() == source.resolve():
+        raise ValueError(f"generate: --output {target} is the input itself; give another name")
+    if target.is_dir():
+        raise IsADirectoryError(f"generate: --output {target} is a folder; give the name of a file")
+
+
+def refuse_lost(target: Path, earlier: Sequence[Row], lost: int, overwrite: bool) -> None:
+    """Refuses to replace answers of another run unasked.
+
+    Args:
+        target: where the answers go.
+        earlier: the rows that stand there.
+        lost: how many of them are answers that would not stand there afterwards.
+        overwrite: whether they may be lost.
+    """
+    if target.exists() and (lost or not target.is_file()) and not overwrite:
+        foreign = any("prompt_hash" not in row for row in earlier)
+        held = f"{lost} answers to other prompts, or of another model or settings"
+        raise FileExistsError(
+            f"generate: {target} is there already with {'lines that are no answers of generate' if foreign else held}; "
+            "give another --output, or --overwrite true to replace it"
+        )
+
+
 def _generate(
     loaded: LoadedModel, prompts: Sequence[tuple[Turn, ...]], waiting: Sequence[int], settings: GenerationSettings
 ) -> Iterator[tuple[int, list[str]]]:
@@ -116,10 +138,18 @@ def _generate(
             bar.update(len(places))
 
 
-def _read(
-    source: Path, start: tuple[Turn, ...], column: str | None, chat: bool
+def read_prompts(
+    source: Path, start: tuple[Turn, ...], column: str | None, chat: bool, added: Sequence[str] = _ADDED
 ) -> tuple[list[Row], list[tuple[Turn, ...]], list[str]]:
-    """The rows of a file, their prompts and their places."""
+    """The rows of a file, their prompts and their places.
+
+    Args:
+        source: the file, or a folder of datasets.
+        start: the system's turn, or nothing.
+        column: with the prompts; None takes the first known one.
+        chat: whether the model reads chats.
+        added: columns that the output will have, and that the file may not have.
+    """
     if ending_of(source) == ".txt":
         numbered = [(i, line) for i, line in enumerate(read_lines(source), 1) if line.strip()]
         rows: list[Row] = [{"prompt": line} for _, line in numbered]
@@ -136,7 +166,7 @@ def _read(
                 f"generate: {source} has none of the columns {', '.join(map(repr, _COLUMNS))}; found "
                 f"{', '.join(map(repr, table.columns))}; name the one with the prompts with --column"
             )
-        if taken := [name for name in _ADDED if name in table.columns]:
+        if taken := [name for name in added if name in table.columns]:
             raise ValueError(
                 f"generate: {source} has a column {taken[0]!r} already, which the answers would replace; rename it"
             )
@@ -232,7 +262,13 @@ def _turn(item: object, where: str, column: str) -> Turn:
     )
 
 
-def _hash(common: str, prompt: Sequence[Turn]) -> str:
+def prompt_hash(common: str, prompt: Sequence[Turn]) -> str:
+    """What an answer depends on, as 16 hexadecimal digits.
+
+    Args:
+        common: what all answers of the run depend on.
+        prompt: the turns.
+    """
     turns = json.dumps([[turn.role, turn.content, *([turn.extra] if turn.extra else [])] for turn in prompt])
     return hashlib.sha256(f"{common}\n{turns}".encode()).hexdigest()[:16]
 

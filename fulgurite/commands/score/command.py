@@ -10,20 +10,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
+from typing import Any, Literal
 
 from fulgurite.commands.score.report import benchmark_table, summary_table
 from fulgurite.commands.score.rows import HASH, Asked, Row, read_asked, read_item
-from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint, tell_other_template
-from fulgurite.commands.shared.devices import usable_device
 from fulgurite.commands.shared.options import ComputeOptions, with_options
+from fulgurite.commands.shared.reward_models import load_reward_scorer, reads_chats
 from fulgurite.commands.shared.unused import refuse_unused
 from fulgurite.commands.shared.written_rows import json_line, stamp, written_rows
 from fulgurite.console import say, shortest
-from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
-from fulgurite.data.encoding.tokenizers import load_tokenizer
+from fulgurite.data.encoding.templates import NO_TEMPLATE
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.records.conversation import Conversation
 from fulgurite.data.sources.tables import read_table
@@ -31,9 +27,6 @@ from fulgurite.evaluation.reward_bench import benchmark_items, score_benchmark
 from fulgurite.evaluation.reward_scoring import RewardScorer, Scored
 from fulgurite.models.loading import check_folder
 from fulgurite.whole_files import whole_file
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["score"]
 
@@ -92,7 +85,7 @@ def score(
         refuse_unused("score", "with --as_chat false", template=(template, None))
     if not model.endswith(".ckpt"):
         check_folder(resolve_backbone(model))
-    as_chat = _as_chat(model, as_chat, template)
+    as_chat = reads_chats("score", model, as_chat, template)
     table = read_table(source, owner="score: --file")
     rows = list(zip(table.rows, table.places, strict=True))
     items = []
@@ -104,7 +97,7 @@ def score(
         ]
     else:
         asked = [read_asked(row, place.source, place.row, as_chat) for row, place in rows]
-    scorer = _load(model, template, max_length, batch_size, compute, as_chat, whole_chat)
+    scorer = load_reward_scorer("score", model, template, max_length, batch_size, compute, as_chat, whole_chat)
     rewards, lengths = _rewards(
         asked, scorer, None if output is None else Path(output), [model, stamp(model)], overwrite
     )
@@ -246,68 +239,3 @@ def _hash(common: str, conversations: Sequence[Conversation]) -> str:
         ]
     )
     return hashlib.sha256(f"{common}\n{turns}".encode()).hexdigest()[:16]
-
-
-def _as_chat(model: str, asked: bool | None, template: str | None) -> bool:
-    """Whether plain texts are scored under a chat template: as the model was trained, and nothing else."""
-    if template == NO_TEMPLATE:
-        asked = False if asked is None else asked
-    if not model.endswith(".ckpt"):
-        if asked is not None or template is not None:
-            return asked is not False
-        return bool(load_tokenizer(model).chat_template)
-    trained = read_checkpoint(model, mmap=True).get("chat_template") != NO_TEMPLATE
-    if asked not in (None, trained) or (template not in (None, NO_TEMPLATE) and not trained):
-        how = "under a chat template" if trained else "on plain text, without a chat template"
-        raise ValueError(
-            f"score: {shortest(model)} was trained {how}, and its rewards mean nothing otherwise; leave --as_chat and --template "
-            "out"
-        )
-    return trained
-
-
-def _load(
-    model: str,
-    template: str | None,
-    max_length: int,
-    batch_size: int,
-    compute: ComputeOptions,
-    as_chat: bool,
-    whole_chat: bool | None,
-) -> RewardScorer:
-    from fulgurite.lightning_modules.reward import RewardModule
-    from fulgurite.models import load_reward_model
-
-    place = usable_device("score", compute.device)
-    tokenizer: PreTrainedTokenizerBase
-    if model.endswith(".ckpt"):
-        module = load_module(model, compute.trust_remote_code)
-        module.configure_model()
-        if not isinstance(module, RewardModule) or module.network is None:
-            raise ValueError(
-                f"score: {shortest(model)} was written by {type(module).__name__}, which gives no rewards; give a checkpoint of "
-                "RewardModule"
-            )
-        network = module.network
-        tokenizer = load_tokenizer(module.backbone)
-        lay_stored(tokenizer, module.chat_template)
-        network = network if compute.dtype is None else network.to(getattr(torch, compute.dtype))
-    else:
-        dtype = compute.dtype or ("float32" if place.type == "cpu" else "bfloat16")
-        folder = resolve_backbone(model)
-        network = load_reward_model(
-            folder, dtype=dtype, require_head=True, trust_remote_code=compute.trust_remote_code
-        ).model
-        tokenizer = load_tokenizer(model)
-    if as_chat:
-        trained = tokenizer.chat_template
-        apply_template(tokenizer, template)
-        if model.endswith(".ckpt"):
-            tell_other_template(model, trained, tokenizer.chat_template)
-    scorer = RewardScorer(network.to(place), tokenizer, max_length, batch_size, bool(whole_chat))
-    if whole_chat is None and not model.endswith(".ckpt") and scorer.writes_behind_the_turn():
-        say(
-            f"rewards are read at the end of the last turn, behind which the chat template of {shortest(model)} writes more: right "
-            "for models of `fulgurite fit`; give --whole_chat true for one that was trained with TRL or the like"
-        )
-    return scorer

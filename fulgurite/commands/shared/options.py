@@ -24,6 +24,7 @@ __all__ = [
     "ComputeOptions",
     "DrawingOptions",
     "JudgingOptions",
+    "RewardOptions",
     "RowsOptions",
     "ServerOptions",
     "SourceOptions",
@@ -79,6 +80,31 @@ class DrawingOptions:
     repetition_penalty: float = 1.0
     seed: int = 0
     batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """What scores answers.
+
+    Args:
+        reward: a .ckpt file of RewardModule, or a reward model's folder or hub id; a .ckpt file of PreferenceModule, or with
+            --reward_reference a language model, for the reward that its training implies; task:NAME for a task's checker; the
+            address of a server that has /classify, such as http://127.0.0.1:8000.
+        reward_served_model: the name by which that server knows its reward model.
+        reward_reference: the model that --reward was trained from by DPO: hub id, folder or playground.
+        reward_mean: take the implicit reward per token of the answer, in place of the sum that DPO defines.
+        reward_template: as --template, for the reward model; none takes the stored one, and plain text where there is none.
+        reward_whole_chat: as --whole_chat of `fulgurite score`; models trained with TRL need true.
+        reward_max_length: tokens of prompt and answer at most; a longer answer gets no reward and is counted.
+    """
+
+    reward: str | None = None
+    reward_served_model: str | None = None
+    reward_reference: str | None = None
+    reward_mean: bool = False
+    reward_template: str | None = None
+    reward_whole_chat: bool | None = None
+    reward_max_length: int = 2048
 
 
 @dataclass(frozen=True)

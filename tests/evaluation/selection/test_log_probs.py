@@ -1,4 +1,4 @@
-"""Answers' mean log-probabilities against the model's own logits, and the choice by them."""
+"""Answers' mean log-probabilities against the model's own logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.evaluation import answer_log_probs, select_answers
+from fulgurite.evaluation.selection import answer_log_probs
 from fulgurite.models import load_backbone
 
 
@@ -28,10 +28,3 @@ def test_the_score_is_the_mean_log_probability_of_the_answer_and_its_end() -> No
     assert found[2] == -torch.inf and model.training
     with pytest.raises(ValueError, match="3 prompts and 1 answers"):
         answer_log_probs(model, tokenizer, prompts, answers[:1])
-
-
-def test_the_best_answer_of_each_question_is_taken() -> None:
-    answers = [["a", "b", "c"], ["d", "e", "f"]]
-    assert select_answers(answers, torch.tensor([[1.0, -2.0, 0.0], [0.0, -1.0, 0.0]])) == ["a", "e", "c"]
-    with pytest.raises(ValueError, match=r"scores are \(3, 2\) for 2 models with 3 answers"):
-        select_answers(answers, torch.zeros(3, 2))

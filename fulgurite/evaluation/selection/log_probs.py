@@ -1,7 +1,7 @@
-"""Choosing among the answers of several models: the baseline of fusion that decides by whole answers instead of tokens.
+"""Log-probabilities of whole answers under a language model.
 
-UltraFuser (https://arxiv.org/abs/2403.08281) lets a reward model or GPT-4o choose. Any scorer will do; the one here needs no
-further model: an answer's mean log-probability per token under the model that wrote it.
+They are a score that needs no further model (an answer's mean per token, the baseline of fusion that chooses among whole
+answers), and what the implicit reward of a DPO policy is made of.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fulgurite.data.encoding.conversations import ConversationEncoder, Omission
+from fulgurite.data.encoding.conversations import ConversationEncoder, EncodedConversation, Omission
 from fulgurite.data.records.conversation import Conversation, Turn
 from fulgurite.kernels import linear_log_probs
 from fulgurite.models import find_decoder, head_options, output_head
@@ -21,7 +21,7 @@ from fulgurite.models.modes import evaluation_mode
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["answer_log_probs", "select_answers"]
+__all__ = ["answer_log_probs", "summed_log_probs"]
 
 
 @torch.no_grad()
@@ -58,11 +58,19 @@ def answer_log_probs(
         for at in range(0, len(rows), batch_size):
             part = [(i, row) for i, row in rows[at : at + batch_size] if not isinstance(row, Omission)]
             if part:
-                found[[i for i, _ in part]] = _means(model, [row for _, row in part])
+                sums, tokens = summed_log_probs(model, [row for _, row in part])
+                found[[i for i, _ in part]] = sums / tokens
     return found
 
 
-def _means(model: nn.Module, rows: Sequence[Any]) -> torch.Tensor:
+@torch.no_grad()
+def summed_log_probs(model: nn.Module, rows: Sequence[EncodedConversation]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of the log-probabilities of each row's supervised tokens, and how many these are; (N,) float32, on the CPU.
+
+    Args:
+        model: a causal language model of transformers, in evaluation mode.
+        rows: N encoded conversations, computed as one batch padded on the right.
+    """
     device = next(model.parameters()).device
     width = max(len(row.input_ids) for row in rows)
     ids = torch.zeros((len(rows), width), dtype=torch.int64)
@@ -81,19 +89,4 @@ def _means(model: nn.Module, rows: Sequence[Any]) -> torch.Tensor:
         tokens = logits.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1).masked_fill(targets < 0, 0)
     else:
         tokens = linear_log_probs(states, head.weight, targets, **head_options(head))
-    return (tokens.sum(-1) / (targets >= 0).sum(-1)).float().cpu()
-
-
-def select_answers(answers: Sequence[Sequence[str]], scores: torch.Tensor) -> list[str]:
-    """Of each question the answer with the highest score; ties go to the first model.
-
-    Args:
-        answers: of E models, N each.
-        scores: (E, N), what a scorer thinks of them.
-    """
-    if not answers or tuple(scores.shape) != (len(answers), len(answers[0])):
-        raise ValueError(
-            f"select_answers: scores are {tuple(scores.shape)} for {len(answers)} models with "
-            f"{len(answers[0]) if answers else 0} answers; (models, answers) is needed"
-        )
-    return [answers[int(best)][i] for i, best in enumerate(scores.argmax(0))]
+    return tokens.sum(-1).float().cpu(), (targets >= 0).sum(-1).float().cpu()
