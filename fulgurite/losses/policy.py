@@ -132,10 +132,17 @@ class PolicyLoss:
             owner: number of each token's answer, (K,) int64.
             answers: how many there are, each with a token.
         """
-        if self.mean == "answer":
-            return answer_means(losses, owner, answers).sum(), owner.new_tensor(answers)
-        total = losses.numel() if self.mean == "token" else answers * self.longest
-        return losses.sum(), owner.new_tensor(total)
+        total = answer_means(losses, owner, answers).sum() if self.mean == "answer" else losses.sum()
+        return total, owner.new_tensor(self.denominator(losses.numel(), answers))
+
+    def denominator(self, tokens: int, answers: int) -> int:
+        """What a sum is divided by.
+
+        Args:
+            tokens: of all answers.
+            answers: how many there are.
+        """
+        return {"token": tokens, "answer": answers, "constant": answers * self.longest}[self.mean]
 
 
 def answer_means(values: torch.Tensor, owner: torch.Tensor, answers: int) -> torch.Tensor:
