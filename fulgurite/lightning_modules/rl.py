@@ -3,11 +3,11 @@ r"""Reinforcement learning on rewards: PPO, RLOO, GRPO and their kin, drawing in
 A step draws ``answers`` answers to each prompt of a batch from the policy as it is, rewards them, and takes some optimizer steps on
 them (:mod:`fulgurite.losses.policy`, :mod:`fulgurite.losses.advantages`):
 
-    PPO        advantage "gae", a value head on the policy's states, KL in the reward          Schulman et al. 2017, Ouyang et al. 2022
-    RLOO       advantage "rloo"                                                                Ahmadian et al. 2024
-    GRPO       advantage "group", loss_mean "answer", KL in the loss                           Shao et al. 2024
-    Dr. GRPO   advantage "group", advantage_scale "none", loss_mean "constant"                 Liu et al. 2025
-    GSPO       advantage "group", ratio "sequence"                                             Zheng et al. 2025
+    PPO        advantage "gae", a value head on the policy's states, KL in the reward     Schulman et al. 2017, arXiv 1707.06347
+    RLOO       advantage "rloo"                                                           Ahmadian et al. 2024, arXiv 2402.14740
+    GRPO       advantage "group", loss_mean "answer", KL in the loss                      Shao et al. 2024, arXiv 2402.03300
+    Dr. GRPO   advantage "group", advantage_scale "none", loss_mean "constant"            Liu et al. 2025, arXiv 2503.20783
+    GSPO       advantage "group", ratio "sequence"                                        Zheng et al. 2025, arXiv 2507.18071
 
 The prompt is read once for all its answers, in drawing and in training (one tree per prompt). The reference is the base with the
 adapter switched off, or a frozen second copy under full tuning. UltraFeedback (Cui et al., arXiv 2310.01377) ends in PPO on its
@@ -319,8 +319,8 @@ class RLModule(FinetuneModule):
         self._watch(trees is not None, figures)
         if trees is not None and self.kl.exceeded(figures["kl"]):
             rank_zero_warn(
-                f"RLModule: KL to the reference is {figures['kl']:.3f} nats per answer, above kl_bound={self.kl.bound:g}; the run ends "
-                "here, before another step is taken"
+                f"RLModule: KL to the reference is {figures['kl']:.3f} nats per answer, above kl_bound={self.kl.bound:g}; the run "
+                "ends here, before another step is taken"
             )
             self.trainer.should_stop = True
             return False
@@ -363,8 +363,8 @@ class RLModule(FinetuneModule):
         self._network()
         if self.value_head is not None and "value_head.weight" not in checkpoint["state_dict"]:
             raise ValueError(
-                "RLModule: the checkpoint holds no value head (value_head.weight is missing), without which gae has no values. Give a "
-                "checkpoint of a run with --model.advantage gae; if a callback filters checkpoints, take AdapterCheckpoint for it."
+                "RLModule: the checkpoint holds no value head (value_head.weight is missing), without which gae has no values. Give "
+                "a checkpoint of a run with --model.advantage gae; if a callback filters checkpoints, take AdapterCheckpoint for it."
             )
         super().on_load_checkpoint(checkpoint)
         state = checkpoint.get("policy_training") or {}
@@ -375,12 +375,14 @@ class RLModule(FinetuneModule):
         groups = super()._param_groups()
         if self.value_head is not None:
             rate = self.value_learning_rate or 10 * self.learning_rate
-            groups.append({"name": "value_head", "params": list(self.value_head.parameters()), "lr": rate, "weight_decay": 0.0})
+            groups.append(
+                {"name": "value_head", "params": list(self.value_head.parameters()), "lr": rate, "weight_decay": 0.0}
+            )
         return groups
 
     def _schedule(self) -> StagedSchedule:
         batches, most = self.trainer.estimated_stepping_batches, self.trainer.max_steps
-        if batches == float("inf") or self.lr_schedule == "constant" and self.warmup_ratio == 0:
+        if batches == float("inf") or (self.lr_schedule == "constant" and self.warmup_ratio == 0):
             return StagedSchedule([1], 0.0, "constant")
         steps = int(batches) * self.inner_epochs * self.minibatches
         return StagedSchedule([max(1, steps if most < 0 else min(steps, most))], self.warmup_ratio, self.lr_schedule)

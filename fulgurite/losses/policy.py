@@ -24,7 +24,16 @@ from typing import Literal, NamedTuple
 
 import torch
 
-__all__ = ["KL_ESTIMATES", "MEANS", "PolicyLoss", "PolicyTokens", "answer_means", "kl_estimate", "sampler_weights", "value_loss"]
+__all__ = [
+    "KL_ESTIMATES",
+    "MEANS",
+    "PolicyLoss",
+    "PolicyTokens",
+    "answer_means",
+    "kl_estimate",
+    "sampler_weights",
+    "value_loss",
+]
 
 Estimate = Literal["k1", "k2", "k3"]
 TokenMean = Literal["token", "answer", "constant"]
@@ -122,9 +131,7 @@ class PolicyLoss:
         low = (found < 1 - self.clip) & (advantages < 0)
         return PolicyTokens(losses, found, low, (found > 1 + self.high) & (advantages > 0))
 
-    def summed(
-        self, losses: torch.Tensor, owner: torch.Tensor, answers: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def summed(self, losses: torch.Tensor, owner: torch.Tensor, answers: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Numerator () and denominator () int64 of the mean; each adds over the batches of an optimizer step.
 
         Args:
@@ -177,7 +184,12 @@ def kl_estimate(log_probs: torch.Tensor, reference: torch.Tensor, estimate: Esti
 
 @torch.no_grad()
 def sampler_weights(
-    old: torch.Tensor, sampler: torch.Tensor, owner: torch.Tensor, answers: int, cap: float = 3.0, level: Level = "token"
+    old: torch.Tensor,
+    sampler: torch.Tensor,
+    owner: torch.Tensor,
+    answers: int,
+    cap: float = 3.0,
+    level: Level = "token",
 ) -> torch.Tensor:
     """Importance weights of the trainer's policy against the sampler's, at most ``cap``, (K,), without gradient.
 
@@ -195,7 +207,9 @@ def sampler_weights(
     return difference.exp().clamp(max=cap)
 
 
-def value_loss(values: torch.Tensor, old: torch.Tensor, returns: torch.Tensor, clip: float | None = 0.2) -> torch.Tensor:
+def value_loss(
+    values: torch.Tensor, old: torch.Tensor, returns: torch.Tensor, clip: float | None = 0.2
+) -> torch.Tensor:
     """Squared error of each token's value, the worse of the clipped and the free one, halved, (K,).
 
     Args:

@@ -62,7 +62,9 @@ def test_clipping_stops_the_gradient_where_the_ratio_has_gone_too_far():
     ratios = numbers(1.5, 0.5, 1.5, 0.5)
     now = ratios.log().requires_grad_()
     advantages = numbers(1, 1, -1, -1)
-    found = PolicyLoss(clip=0.2, clip_high=0.28).tokens(now, torch.zeros_like(ratios), advantages, OWNER.new_zeros(4), 1)
+    found = PolicyLoss(clip=0.2, clip_high=0.28).tokens(
+        now, torch.zeros_like(ratios), advantages, OWNER.new_zeros(4), 1
+    )
     found.losses.sum().backward()
     assert found.clipped_high.tolist() == [True, False, False, False]
     assert found.clipped_low.tolist() == [False, False, False, True]

@@ -8,8 +8,8 @@
 | messages | messages | the messages up to the last question |
 | prompts | prompt | a text, which the user asks, or a list of messages |
 
-The whole row is kept as the reference: a checker of `fulgurite evaluate` (the reward "gsm8k", "mbpp" and so on) reads its own columns
-from it. A question is asked as the user's turn of a chat; `as_chat=False` gives it to the model as a bare text.
+The whole row is kept as the reference: a checker of `fulgurite evaluate` (the reward "gsm8k", "mbpp" and so on) reads its own
+columns from it. A question is asked as the user's turn of a chat; `as_chat=False` gives it to the model as a bare text.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def _mbpp(row: Row) -> tuple[tuple[Turn, ...], str]:
     if not task:
         raise BadRow("empty prompt", "neither 'text' nor 'prompt' holds the task")
     asserts = "\n".join(tests)
-    question = f"{task} Your code should pass these tests:\n\n{asserts}\n\nAnswer with the whole program in one block of code."
+    question = (
+        f"{task} Your code should pass these tests:\n\n{asserts}\n\nAnswer with the whole program in one block of code."
+    )
     return (Turn("user", question),), str(row.get("code") or "")
 
 
@@ -82,7 +84,9 @@ def _schema(needed: Sequence[str], read: _Read, optional: Sequence[str] = (), **
 
 PROMPT_SCHEMAS: dict[str, Schema[AskedPrompt]] = {
     "mbpp": _schema(["test_list"], _mbpp, ["text", "prompt"]),
-    "ultrafeedback": _schema(["instruction", "completions"], lambda row: ((Turn("user", _text(row, "instruction")),), "")),
+    "ultrafeedback": _schema(
+        ["instruction", "completions"], lambda row: ((Turn("user", _text(row, "instruction")),), "")
+    ),
     "gsm8k": _schema(["question", "answer"], _gsm8k, looks=lambda name, row: "####" in str(row["answer"])),
     "prompts": _schema(["prompt"], _prompts, ["answer"]),
     "messages": _schema(["messages"], _messages),

@@ -37,8 +37,8 @@ class PromptsDataModule(LoaderDataModule):
     """Prompts for RLModule, with what their answers are judged by.
 
     Args:
-        path: hub id; file; folder with files named after their split; "builtin", arithmetic of the playground in GSM8K's columns; or
-            a list of these; None takes GSM8K of the hub.
+        path: hub id; file; folder with files named after their split; "builtin", arithmetic of the playground in GSM8K's columns;
+            or a list of these; None takes GSM8K of the hub.
         as_chat: ask each question as the user's turn of a chat; False gives it to the model as a bare text.
         batch_size: prompts of a step, for each of which several answers are drawn.
         max_length: tokens of a prompt at most; a longer prompt is left out and counted.
@@ -68,7 +68,9 @@ class PromptsDataModule(LoaderDataModule):
         owner = type(self).__name__
         check_choice(owner, "on_bad_row", on_bad_row, ON_BAD_ROW)
         if template is not None and not as_chat:
-            raise ValueError(f"{owner}: template={template!r} with as_chat false, where no template is laid; give one or the other")
+            raise ValueError(
+                f"{owner}: template={template!r} with as_chat false, where no template is laid; give one or the other"
+            )
         self.schema, self.columns, self.template, self.as_chat = schema, columns, template, as_chat
         self.on_bad_row, self.val_fraction = on_bad_row, val_fraction
         self.files = RowFiles(

@@ -1,4 +1,4 @@
-"""Options of reinforcement learning that contradict each other, or that the chosen method would ignore; runs that it cannot train."""
+"""Options of reinforcement learning that contradict each other or that would be ignored, and runs that it cannot train."""
 
 from __future__ import annotations
 
@@ -41,14 +41,16 @@ def check_estimator(cls: type, given: Mapping[str, Any]) -> None:
         for name in names:
             if estimator != chosen and given[name] != parameters[name].default:
                 raise ValueError(
-                    f"RLModule: {name}={given[name]!r} is read by advantage {estimator!r} alone, but advantage is {chosen!r}; leave it "
-                    "out, or take that advantage"
+                    f"RLModule: {name}={given[name]!r} is read by advantage {estimator!r} alone, and not by {chosen!r}; leave it out, or "
+                    "take that advantage"
                 )
     for name in _AT_LEAST_ONE:
         if given[name] < 1:
             raise ValueError(f"RLModule: {name}={given[name]}; it must be at least 1")
     if chosen in ("rloo", "group") and given["answers"] < 2:
-        raise ValueError(f"RLModule: answers={given['answers']} with advantage {chosen!r}, which compares answers; give at least 2")
+        raise ValueError(
+            f"RLModule: answers={given['answers']} with advantage {chosen!r}, which compares answers; give at least 2"
+        )
     ranges = (
         ("gamma", 0 <= given["gamma"] <= 1, "0 to 1"),
         ("gae_lambda", 0 <= given["gae_lambda"] <= 1, "0 to 1"),
@@ -73,9 +75,13 @@ def check_sampling(given: Mapping[str, Any]) -> None:
         ValueError: temperature 0, or mask_truncated with truncation_penalty, or a correction that does not exist.
     """
     if given["temperature"] == 0:
-        raise ValueError("RLModule: temperature=0 draws the likeliest answer each time; give a temperature above 0, such as 1")
+        raise ValueError(
+            "RLModule: temperature=0 draws the likeliest answer each time; give a temperature above 0, such as 1"
+        )
     if given["mask_truncated"] and given["truncation_penalty"]:
-        raise ValueError("RLModule: mask_truncated and truncation_penalty were both given; cut answers are left out or punished")
+        raise ValueError(
+            "RLModule: mask_truncated and truncation_penalty were both given; cut answers are left out or punished"
+        )
     if not 0 <= given["truncation_penalty"] < float("inf"):
         raise ValueError(f"RLModule: truncation_penalty={given['truncation_penalty']}; allowed are numbers from 0")
     kinds = ("token", "sequence", "none")
@@ -103,10 +109,12 @@ def check_kl(beta: float, given_in: str | None, given_estimate: str | None, kl_i
     if estimate not in KL_ESTIMATES:
         raise ValueError(f"RLModule: kl_estimate={estimate!r}; allowed are {', '.join(map(repr, KL_ESTIMATES))}")
     if beta == 0 and (given_in is not None or given_estimate is not None):
-        raise ValueError("RLModule: kl_in or kl_estimate with beta=0, where KL has no weight; give beta above 0, or leave them out")
+        raise ValueError(
+            "RLModule: kl_in or kl_estimate with beta=0, where KL has no weight; give beta above 0, or leave them out"
+        )
     if beta > 0 and kl_in == "loss" and estimate == "k1":
         raise ValueError(
-            f"RLModule: beta={beta} with kl_estimate 'k1' in the loss, whose gradient is 0 on average, so that beta would be ignored; "
+            f"RLModule: beta={beta} with kl_estimate 'k1' in the loss, whose gradient is 0 on average: beta would be ignored; "
             "take k2 or k3 in the loss, or k1 in the reward"
         )
 
@@ -142,6 +150,10 @@ def check_run(trainer: Any, stage: str) -> None:
         ValueError: one of them.
     """
     if trainer.world_size > 1:
-        raise ValueError(f"RLModule: {trainer.world_size} processes; it draws and trains on one device; give --trainer.devices 1")
+        raise ValueError(
+            f"RLModule: {trainer.world_size} processes; it draws and trains on one device; give --trainer.devices 1"
+        )
     if stage == "fit" and trainer.precision == "16-mixed":
-        raise ValueError("RLModule: precision 16-mixed scales the loss, which its own optimizer steps do not undo; take bf16-mixed or 32-true")
+        raise ValueError(
+            "RLModule: precision 16-mixed scales the loss, which its own optimizer steps do not undo; take bf16-mixed or 32-true"
+        )

@@ -24,7 +24,9 @@ class DrawnAnswers:
     def take_groups(self, groups: Sequence[Group]) -> None:
         """Take the answers to some prompts in."""
         for answer in (answer for group in groups for answer in group.answers):
-            parts = {f"reward/{name}": value for name, value in answer.rewards.items()} if len(answer.rewards) > 1 else {}
+            parts = (
+                {f"reward/{name}": value for name, value in answer.rewards.items()} if len(answer.rewards) > 1 else {}
+            )
             more = {"length": float(len(answer.tokens)), "truncated": float(answer.cut)}
             for name, value in {"reward": answer.reward, **parts, **more}.items():
                 if math.isfinite(value):

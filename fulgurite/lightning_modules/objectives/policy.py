@@ -1,6 +1,6 @@
 """The policy objective: the clipped surrogate over trees of drawn answers, KL to a reference, and a value head's loss.
 
-A batch is what :class:`fulgurite.data.trees.rows.TreeCollator` makes of answers that were drawn, with more for each of their K tokens:
+A batch is what :class:`fulgurite.data.trees.rows.TreeCollator` makes of drawn answers, with more for each of their K tokens:
 
 | key | meaning |
 |---|---|

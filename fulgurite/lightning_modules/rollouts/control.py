@@ -1,4 +1,4 @@
-"""The weight of KL: fixed, or moved so that KL stays near a target (Ziegler et al. 2019, arXiv 1909.08593); and the bound that stops.
+"""The weight of KL, fixed or moved so that KL stays near a target (Ziegler et al. 2019, arXiv 1909.08593), and a bound on KL.
 
     β ← β · (1 + clip(KL / target − 1, −0.2, 0.2) · answers / horizon)
 

@@ -1,4 +1,4 @@
-"""Drawing answers from the policy that is trained: in this process, a prompt read once for all its answers, each with its own seed."""
+"""Drawing answers from the policy in this process: a prompt is read once for all its answers, each of which has its own seed."""
 
 from __future__ import annotations
 
@@ -92,9 +92,7 @@ class PolicySampler(TransformersBackend):
         drawn = by_request(self.sample([Request(tuple(ids)) for ids in prompts], n, settings))
         groups = []
         for ids, turns, reference, samples in zip(prompts, batch["turns"], batch["references"], drawn, strict=True):
-            answers = [
-                Answer(s.token_ids or (), s.log_probs or (), s.text, s.finish == "length") for s in samples
-            ]
+            answers = [Answer(s.token_ids or (), s.log_probs or (), s.text, s.finish == "length") for s in samples]
             spoken = tuple(Turn(role, content) for role, content in json.loads(turns))
             groups.append(Group(ids, spoken, json.loads(reference), answers))
         return groups

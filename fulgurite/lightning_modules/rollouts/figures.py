@@ -26,8 +26,8 @@ def usable(groups: Sequence[Group]) -> list[Group]:
 def drawn_figures(groups: Sequence[Group]) -> dict[str, float]:
     """Means over the answers, by the names that they are logged under.
 
-    ``reward`` and ``reward_std`` of the weighted sum, ``reward/<name>`` of each part; ``length`` in tokens; ``truncated``, ``empty``
-    and ``dropped`` (without a reward) as shares of the answers; ``zero_variance`` as a share of the groups of two and more.
+    ``reward`` and ``reward_std`` of the weighted sum, ``reward/<name>`` of each part; ``length`` in tokens; ``truncated``,
+    ``empty`` and ``dropped`` (without a reward) as shares of the answers; ``zero_variance`` as a share of the groups of two and more.
 
     Args:
         groups: as they were drawn.

@@ -1,4 +1,4 @@
-"""Drawn answers as packs of trees: one tree per prompt, which is computed once for all its answers, and what belongs to each token."""
+"""Drawn answers as packs of trees: each prompt is computed once for all its answers; and the figures of each token."""
 
 from __future__ import annotations
 

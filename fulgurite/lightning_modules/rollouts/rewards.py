@@ -68,8 +68,8 @@ class Rewards:
         weights = [1.0] * len(names) if weights is None else list(weights)
         if not names or len(weights) != len(names) or len(set(names)) < len(names):
             raise ValueError(
-                f"RLModule: rewards {list(names)} with reward_weights {weights}; give at least one reward, each once, and one weight "
-                "for each"
+                f"RLModule: rewards {list(names)} with reward_weights {weights}; give at least one reward, each once, and one "
+                "weight for each"
             )
         if not all(math.isfinite(weight) and weight != 0 for weight in weights):
             raise ValueError(f"RLModule: reward_weights {weights}; each must be a number other than 0")
@@ -108,12 +108,14 @@ class Rewards:
             wanted = [len(group.answers) for group in groups]
             if [len(values) for values in found] != wanted:
                 raise ValueError(
-                    f"RLModule: the reward {name!r} gave {[len(values) for values in found]} values for groups of {wanted} answers; "
-                    "give one for each answer, NaN where there is none"
+                    f"RLModule: the reward {name!r} gave {[len(values) for values in found]} values for groups of {wanted} "
+                    "answers; give one for each answer, NaN where there is none"
                 )
             values = [float(value) for part in found for value in part]
             if values and not any(map(math.isfinite, values)):
-                raise ValueError(f"RLModule: the reward {name!r} gave no finite number for any of {len(values)} answers")
+                raise ValueError(
+                    f"RLModule: the reward {name!r} gave no finite number for any of {len(values)} answers"
+                )
             for group, part in zip(groups, found, strict=True):
                 for answer, value in zip(group.answers, part, strict=True):
                     answer.rewards[name] = float(value) if math.isfinite(value) else math.nan
@@ -125,7 +127,11 @@ class Rewards:
 def _short(name: str) -> str:
     """What a reward is called in logs: the name of a file or folder without the path to it."""
     place = Path(name)
-    return place.parent.parent.name if place.suffix == ".ckpt" and place.parent.name == "checkpoints" else place.name or name
+    return (
+        place.parent.parent.name
+        if place.suffix == ".ckpt" and place.parent.name == "checkpoints"
+        else place.name or name
+    )
 
 
 def _kind(name: str) -> str:
@@ -133,7 +139,9 @@ def _kind(name: str) -> str:
         return "registered"
     if name in TASKS:
         if TASKS[name].judge is None:
-            raise ValueError(f"RLModule: the task {name!r} is a choice by log-likelihood and judges no answers; take another reward")
+            raise ValueError(
+                f"RLModule: the task {name!r} is a choice by log-likelihood and judges no answers; take another reward"
+            )
         return "task"
     module, _, function = name.partition(":")
     if function and all(part.isidentifier() for part in (*module.split("."), function)):
@@ -146,8 +154,8 @@ def _kind(name: str) -> str:
     near = get_close_matches(name, known, n=1)
     guess = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
-        f"RLModule: no reward {name!r}.{guess} Allowed are {', '.join(sorted(known))}, 'module:function', and reward models (a .ckpt "
-        "file, a folder or a hub id)"
+        f"RLModule: no reward {name!r}.{guess} Allowed are {', '.join(sorted(known))}, 'module:function', and reward models (a "
+        ".ckpt file, a folder or a hub id)"
     )
 
 
@@ -208,7 +216,9 @@ class _Model:
         tokenizer: PreTrainedTokenizerBase
         if name.endswith(".ckpt"):
             if not Path(name).expanduser().is_file():
-                raise FileNotFoundError(f"RLModule: no such reward model: {name}; give the .ckpt file that RewardModule wrote")
+                raise FileNotFoundError(
+                    f"RLModule: no such reward model: {name}; give the .ckpt file that RewardModule wrote"
+                )
             module = RewardModule.load_from_checkpoint(Path(name).expanduser(), map_location="cpu", weights_only=True)
             network, tokenizer = module._network(), load_tokenizer(module.backbone)
             lay_stored(tokenizer, module.chat_template)

@@ -106,7 +106,9 @@ class Scoring:
             trees.put(name, torch.cat(parts))
 
 
-def on_device(objective: PolicyObjective, batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+def on_device(
+    objective: PolicyObjective, batch: dict[str, torch.Tensor], device: torch.device
+) -> dict[str, torch.Tensor]:
     """A pack on the device, with what the host has to know of it read before.
 
     Args:

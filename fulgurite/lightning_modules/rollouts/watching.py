@@ -36,6 +36,6 @@ class Watch:
         self._constant = self._constant + 1 if figures["reward_std"] == 0 else 0
         if self._constant == _PATIENCE:
             rank_zero_warn(
-                f"RLModule: all answers of {_PATIENCE} steps in a row have the reward {figures['reward']:g}, and nothing is learnt from "
-                "a constant. Look at the answers (samples.jsonl), and begin with an SFT model that is sometimes right."
+                f"RLModule: all answers of {_PATIENCE} steps in a row have the reward {figures['reward']:g}, and nothing is learnt "
+                "from a constant. Look at the answers (samples.jsonl), and begin with an SFT model that is sometimes right."
             )
