@@ -315,7 +315,7 @@ OPTIONS = {
     ),
     "fulgurite.datamodules.PromptsDataModule": (
         "path val_path test_path schema columns template as_chat on_bad_row val_fraction revision tokenizer batch_size "
-        "eval_batch_size max_length num_workers seed cache_dir limit_train pad_multiple"
+        "eval_batch_size max_length num_workers seed limit_train"
     ),
     "fulgurite.datamodules.PreferenceDataModule": (
         "path val_path test_path schema columns as_chat template objective_kind pair_rule ties score margin_scale augment "

@@ -363,8 +363,8 @@ class RLModule(FinetuneModule):
         self._network()
         if self.value_head is not None and "value_head.weight" not in checkpoint["state_dict"]:
             raise ValueError(
-                "RLModule: the checkpoint holds no value head (value_head.weight is missing), without which gae has no values. Give "
-                "a checkpoint of a run with --model.advantage gae; if a callback filters checkpoints, take AdapterCheckpoint for it."
+                "RLModule: the checkpoint holds no value head (value_head.weight is missing), without which gae has no values. "
+                "Give a checkpoint of a run with --model.advantage gae; if a callback filters checkpoints, take AdapterCheckpoint."
             )
         super().on_load_checkpoint(checkpoint)
         state = checkpoint.get("policy_training") or {}

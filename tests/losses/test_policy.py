@@ -101,3 +101,20 @@ def test_one_ratio_per_answer():
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PolicyLoss(**options)
+
+
+def test_weights_bring_the_gradient_of_another_sampler_back():
+    """Over all tokens of a vocabulary: E_mu[w A d log pi] is E_pi[A d log pi], and without w it is another direction."""
+    logits = numbers(0.3, -0.2, 0.5, 0.0).requires_grad_()
+    advantages, skewed = numbers(1, -1, 0.5, 2), numbers(2, 0, -1, 0).log_softmax(-1)
+    policy = logits.log_softmax(-1)
+    owner = torch.arange(4)
+    weights = sampler_weights(policy.detach(), skewed, owner, 4, cap=1e9)
+
+    def gradient(chances):
+        losses = PolicyLoss().tokens(policy, policy.detach(), advantages, owner, 4).losses
+        return torch.autograd.grad((chances * losses).sum(), logits, retain_graph=True)[0]
+
+    right = gradient(policy.detach().exp())
+    torch.testing.assert_close(gradient(skewed.exp() * weights), right)
+    assert float((gradient(skewed.exp()) - right).abs().max()) > 0.1

@@ -32,7 +32,7 @@ __all__ = ["PromptsDataModule"]
 _TOO_LONG = "longer than max_length"
 
 
-@inherits_options(LoaderDataModule, batch_size=16, max_length=512)
+@inherits_options(LoaderDataModule, without=("cache_dir", "pad_multiple"), batch_size=16, max_length=512)
 class PromptsDataModule(LoaderDataModule):
     """Prompts for RLModule, with what their answers are judged by.
 

@@ -41,7 +41,7 @@ def check_estimator(cls: type, given: Mapping[str, Any]) -> None:
         for name in names:
             if estimator != chosen and given[name] != parameters[name].default:
                 raise ValueError(
-                    f"RLModule: {name}={given[name]!r} is read by advantage {estimator!r} alone, and not by {chosen!r}; leave it out, or "
+                    f"RLModule: {name}={given[name]!r} is read by advantage {estimator!r}, not by {chosen!r}; leave it out, or "
                     "take that advantage"
                 )
     for name in _AT_LEAST_ONE:

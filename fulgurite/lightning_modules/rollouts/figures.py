@@ -27,7 +27,8 @@ def drawn_figures(groups: Sequence[Group]) -> dict[str, float]:
     """Means over the answers, by the names that they are logged under.
 
     ``reward`` and ``reward_std`` of the weighted sum, ``reward/<name>`` of each part; ``length`` in tokens; ``truncated``,
-    ``empty`` and ``dropped`` (without a reward) as shares of the answers; ``zero_variance`` as a share of the groups of two and more.
+    ``empty`` and ``dropped`` (without a reward) as shares of the answers; ``zero_variance``, the share of the groups of two and
+    more in which all rewards are equal.
 
     Args:
         groups: as they were drawn.
