@@ -91,9 +91,9 @@ def test_what_cannot_be_asked_is_left_out_and_counted(tmp_path):
         tmp_path / "bad.jsonl",
         [*good[:3], *[{"question": "?", "answer": "#### 1"}], {"question": "", "answer": "#### 2"}],
     )
-    with pytest.raises(ValueError, match="1 of 5 rows of .* would be left out"):
+    with pytest.raises(ValueError, match=r"1 of 5 rows of .* would be left out"):
         asked(module(bad, val_fraction=0))
-    with pytest.raises(ValueError, match="no prompt of .* has at most 4 tokens; raise max_length"):
+    with pytest.raises(ValueError, match=r"no prompt of .* has at most 4 tokens; raise max_length"):
         asked(module(bad, val_fraction=0, on_bad_row="skip", max_length=4))
 
 
