@@ -31,6 +31,7 @@ from fulgurite.adapters import AdapterConfig
 from fulgurite.data.encoding.templates import lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.inherited_options import inherits_options
+from fulgurite.data.playground import resolve_backbone
 from fulgurite.generation.protocol import SamplingSettings
 from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.checks.initial_weights import merge_adapter
@@ -75,7 +76,8 @@ class RLModule(FinetuneModule):
         advantage: "gae" (PPO, with a value head), "rloo", "group" (GRPO), or "reinforce" with a moving baseline.
         advantage_scale: of "group": divide by the s.d. of the "group", of the "batch", or "none".
         adapter: LoRA, SoRA, APET, or nothing to train the whole network.
-        init_adapter: SFT adapter merged into the base first: a folder (`fulgurite export --format adapter`) or a .ckpt file.
+        init_adapter: SFT adapter merged into the base first: a folder (`fulgurite export --format adapter`), a .ckpt file, or a
+            specialist of the playground.
         answers: drawn for each prompt.
         max_new_tokens: tokens of an answer at most.
         temperature: of the draws; the trainer's log-probabilities take it too.
@@ -225,7 +227,7 @@ class RLModule(FinetuneModule):
     def _prepare_base(self, model: nn.Module) -> None:
         """Merge the SFT adapter before the new one is attached."""
         if self.init_adapter is not None:
-            merge_adapter(model, self.init_adapter)
+            merge_adapter(model, resolve_backbone(self.init_adapter))
 
     def _meet_data(self, model: nn.Module) -> None:
         super()._meet_data(model)

@@ -135,10 +135,11 @@ def test_a_reward_model_reads_prompt_and_answer_by_its_own_tokenizer(tmp_path):
     torch.manual_seed(0)
     tokenizer = load_tokenizer("playground")
     model = load_reward_model(resolve_backbone("playground")).model.eval()
+    (tmp_path / "rm").mkdir()
     save_reward_model(model, tmp_path / "rm")
     tokenizer.save_pretrained(tmp_path / "rm")
     asked = group("9", "4 + 5 = 8. #### 8", "")
     found = rewarded([str(tmp_path / "rm")], asked)[0]
-    turns = [(Turn("user", ROW["question"]), Turn("assistant", answer.text)) for answer in asked.answers[:2]]
+    turns = [(Turn("user", ROW["question"]), Turn("assistant", answer.text)) for answer in asked.answers]
     expected = [scored.reward for chunk in RewardScorer(model, tokenizer).score(turns) for scored in chunk]
-    assert found[:2] == pytest.approx(expected) and math.isnan(found[2]), "an empty answer has no reward"
+    assert found == pytest.approx(expected) and len(set(found)) == 3

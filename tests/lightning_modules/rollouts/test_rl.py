@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, seed_everything
 
-from fulgurite.adapters import LoRA, SoRA
+from fulgurite.adapters import SoRA
 from fulgurite.lightning_modules import RLModule
+from fulgurite.lightning_modules.checks.policy import check_run, check_window
 from fulgurite.lightning_modules.rollouts.drawing import seed_of_step
 from fulgurite.lightning_modules.rollouts.scoring import on_device
 from fulgurite.lightning_modules.rollouts.updating import with_window
+from fulgurite.lightning_modules.rollouts.watching import Watch
 from fulgurite.optim import ProximalAdamW
 from tests.lightning_modules.recording import Losses
 from tests.lightning_modules.rollouts.cases import REWARD, batch_of, policy, prompts
@@ -89,6 +92,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_draws_and_losses(make_trainer
     module = policy(**options)
     seen, _ = fit(make_trainer, module, straight, limit_train_batches=1.0, max_epochs=2)
     assert len(straight.values) == 6 and module.kl.beta != 0.05
+    shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(RuntimeError, match="killed"):
         fit(make_trainer, policy(**options), Losses(crash_at=4), limit_train_batches=1.0, max_epochs=2)
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -177,22 +181,27 @@ def test_cut_answers_are_masked_or_punished(make_trainer):
     assert told["reward"] < figures["reward"]
 
 
-def test_steps_without_anything_to_train_on_end_the_run(make_trainer):
-    module = policy(max_new_tokens=1, mask_truncated=True)
-    before = {n: p.clone() for n, p in module.named_parameters()}
+def test_a_step_of_which_every_answer_is_cut_and_masked_changes_nothing(make_trainer):
+    module = policy(max_new_tokens=1, mask_truncated=True, learning_rate=0.1)
+    module.configure_model()
+    before = {name: p.clone() for name, p in module.named_parameters()}
+    seen, _ = fit(make_trainer, module, limit_train_batches=1)
+    assert seen[0]["truncated"] == 1 and seen[0]["step"] == 0
+    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
+
+
+def test_ten_such_steps_in_a_row_end_the_run_and_ten_equal_rewards_are_said_once():
+    watch, figures = Watch(), {"truncated": 1.0, "dropped": 0.0, "reward": 0.25, "reward_std": 0.1}
+    for _ in range(9):
+        watch(False, figures)
+    watch(True, figures)
     with pytest.raises(RuntimeError, match=r"no answer of 10 steps in a row could be trained on \(100% were cut"):
-        fit(make_trainer, module, limit_train_batches=1.0, max_epochs=10)
-    assert all(torch.equal(p, before[n]) for n, p in module.named_parameters() if n in before)
-
-
-def constant(groups):
-    return [[1.0] * len(group.answers) for group in groups]
-
-
-def test_a_constant_reward_is_said_once(make_trainer):
-    with pytest.warns(UserWarning, match="10 steps in a row have the reward 1, and nothing is learnt"):
-        seen, _ = fit(make_trainer, policy(rewards=f"{__name__}:constant"), limit_train_batches=1.0, max_epochs=4)
-    assert seen[-1]["zero_variance"] == 1 and seen[-1]["grad_norm"] < 1e-6
+        for _ in range(10):
+            watch(False, figures)
+    with pytest.warns(UserWarning, match="10 steps in a row have the reward 0.25, and nothing is learnt") as said:
+        for _ in range(25):
+            watch(True, {**figures, "reward_std": 0.0})
+    assert len(said) == 1
 
 
 def test_kl_above_its_bound_ends_the_run_before_another_step(make_trainer):
@@ -242,22 +251,20 @@ def test_options_that_mean_nothing_are_refused(options, message):
         policy(**options)
 
 
-def test_answers_that_do_not_fit_behind_the_longest_prompt_are_refused(make_trainer):
-    with pytest.raises(
-        ValueError, match=r"the longest prompt has \d+ tokens and an answer up to 500, but 'playground' knows 512"
-    ):
-        fit(make_trainer, policy(max_new_tokens=500))
+def test_answers_that_do_not_fit_behind_the_longest_prompt_are_refused():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    network = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=40, n_embd=4, n_layer=1, n_head=1))
+    check_window(network, "tiny", SimpleNamespace(longest_prompt=30), 10)
+    check_window(network, "tiny", None, 10_000)
+    message = r"the longest prompt has 30 tokens and an answer up to 11, but 'tiny' knows 40 positions; give --data.max_length 29"
+    with pytest.raises(ValueError, match=message):
+        check_window(network, "tiny", SimpleNamespace(longest_prompt=30), 11)
 
 
 def test_several_processes_and_scaled_losses_are_refused():
-    module = policy(adapter=LoRA(rank=2))
-    from types import SimpleNamespace
-
-    from fulgurite.lightning_modules.checks.policy import check_run
-
     with pytest.raises(ValueError, match="2 processes"):
         check_run(SimpleNamespace(world_size=2, precision="32-true"), "fit")
     with pytest.raises(ValueError, match="16-mixed"):
         check_run(SimpleNamespace(world_size=1, precision="16-mixed"), "fit")
     check_run(SimpleNamespace(world_size=1, precision="bf16-mixed"), "fit")
-    assert module.automatic_optimization is False
