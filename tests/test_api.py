@@ -61,15 +61,22 @@ PUBLIC = {
         "LossParts",
         "Mean",
         "PREFERENCE_LOSSES",
+        "PolicyLoss",
         "PreferenceLoss",
         "RewardLoss",
+        "gae",
+        "group_relative",
         "group_table",
         "kl_baseline",
+        "kl_estimate",
         "kto_weight_warning",
         "kway_loss",
+        "leave_one_out",
         "means",
         "pairs_of_groups",
         "preference_metrics",
+        "sampler_weights",
+        "value_loss",
     ],
     "fulgurite.models": [
         "Backbone",
@@ -155,6 +162,7 @@ PUBLIC = {
         "FinetuneModule",
         "OffsiteTuningModule",
         "PreferenceModule",
+        "RLModule",
         "RewardModule",
         "SFTModule",
         "SoRAModule",
@@ -169,6 +177,7 @@ PUBLIC = {
         "GLUEDataModule",
         "PETTasksDataModule",
         "PreferenceDataModule",
+        "PromptsDataModule",
         "SFTDataModule",
         "TextDataModule",
         "UltraChat2DataModule",
@@ -185,6 +194,7 @@ PUBLIC = {
         "GateReport",
         "GenerationSamples",
         "LearningCurve",
+        "PolicyReport",
         "RandomState",
         "RewardReport",
         "RewardTrend",
@@ -295,6 +305,17 @@ OPTIONS = {
         "languages path val_path test_path schema columns template supervise task_type packing too_long on_bad_row "
         "val_fraction weights mixing revision tokenizer batch_size eval_batch_size max_length num_workers seed "
         "cache_dir limit_train pad_multiple"
+    ),
+    "fulgurite.lightning_modules.RLModule": (
+        "backbone rewards reward_weights advantage advantage_scale adapter init_adapter answers max_new_tokens temperature top_p "
+        "top_k drawn_at_once mask_truncated truncation_penalty beta kl_in kl_estimate kl_target kl_horizon kl_bound clip clip_high "
+        "dual_clip ratio loss_mean correction correction_cap inner_epochs minibatches gamma gae_lambda whiten value_weight "
+        "value_clip value_learning_rate baseline_decay max_grad_norm token_budget packing sandbox seed learning_rate "
+        "gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels trust_remote_code"
+    ),
+    "fulgurite.datamodules.PromptsDataModule": (
+        "path val_path test_path schema columns template as_chat on_bad_row val_fraction revision tokenizer batch_size "
+        "eval_batch_size max_length num_workers seed limit_train"
     ),
     "fulgurite.datamodules.PreferenceDataModule": (
         "path val_path test_path schema columns as_chat template objective_kind pair_rule ties score margin_scale augment "

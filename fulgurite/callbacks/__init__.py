@@ -5,6 +5,7 @@ from fulgurite.callbacks.gate_report import GateReport
 from fulgurite.callbacks.generation_samples import GenerationSamples
 from fulgurite.callbacks.learning_curve import LearningCurve
 from fulgurite.callbacks.loggers.run_log import RunLog
+from fulgurite.callbacks.policy.report import PolicyReport
 from fulgurite.callbacks.random_state import RandomState
 from fulgurite.callbacks.reward_report import RewardReport
 from fulgurite.callbacks.reward_trend import RewardTrend
@@ -17,6 +18,7 @@ __all__ = [
     "GateReport",
     "GenerationSamples",
     "LearningCurve",
+    "PolicyReport",
     "RandomState",
     "RewardReport",
     "RewardTrend",

@@ -10,6 +10,7 @@ from fulgurite.datamodules.glue import GLUEDataModule
 from fulgurite.datamodules.pet_tasks import PETTasksDataModule
 from fulgurite.datamodules.preferences import PreferenceDataModule
 from fulgurite.datamodules.tasks.choices import ChoiceTasksDataModule
+from fulgurite.datamodules.tasks.prompts import PromptsDataModule
 from fulgurite.datamodules.texts import TextDataModule
 from fulgurite.datamodules.ultrachat import UltraChatDataModule
 from fulgurite.datamodules.ultrachat2 import UltraChat2DataModule
@@ -29,6 +30,7 @@ __all__ = [
     "GLUEDataModule",
     "PETTasksDataModule",
     "PreferenceDataModule",
+    "PromptsDataModule",
     "SFTDataModule",
     "TextDataModule",
     "UltraChat2DataModule",

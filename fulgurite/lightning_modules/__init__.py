@@ -8,6 +8,7 @@ from fulgurite.lightning_modules.metrics.task_evaluation import TaskEvaluation
 from fulgurite.lightning_modules.offsite import OffsiteTuningModule
 from fulgurite.lightning_modules.preference import PreferenceModule
 from fulgurite.lightning_modules.reward import RewardModule
+from fulgurite.lightning_modules.rl import RLModule
 from fulgurite.lightning_modules.sft import SFTModule
 from fulgurite.lightning_modules.sora import SoRAModule
 from fulgurite.lightning_modules.ultrafuser import UltraFuserModule
@@ -19,6 +20,7 @@ __all__ = [
     "FinetuneModule",
     "OffsiteTuningModule",
     "PreferenceModule",
+    "RLModule",
     "RewardModule",
     "SFTModule",
     "SoRAModule",

@@ -11,6 +11,7 @@ from fulgurite.data.playground.rows.conversations import CONVERSATION_ROWS, conv
 from fulgurite.data.playground.rows.glue import GLUE_COLUMNS, glue_rows
 from fulgurite.data.playground.rows.levels import level_rows
 from fulgurite.data.playground.rows.preferences import PREFERENCE_ROWS, preference_rows
+from fulgurite.data.playground.rows.prompts import PROMPT_ROWS, prompt_rows
 
 __all__ = ["BACKBONES", "SCHEMAS", "SPECIALISTS", "builtin_rows", "resolve_backbone", "same_backbone"]
 
@@ -21,7 +22,7 @@ SPECIALISTS: dict[str, Path] = {
     f"playground-{domain}": Path(__file__).parent / f"specialist_{domain}" for domain in DOMAINS
 }
 _GLUE = tuple(f"glue/{task}" for task in GLUE_COLUMNS)
-SCHEMAS = (*_GLUE, *ANSWER_ROWS, *CONVERSATION_ROWS, *PREFERENCE_ROWS, "cpo", "text")
+SCHEMAS = (*_GLUE, *ANSWER_ROWS, *CONVERSATION_ROWS, *PREFERENCE_ROWS, *PROMPT_ROWS, "cpo", "text")
 _TEXTS = {"train": 20_000, "validation": 500}
 
 
@@ -72,6 +73,8 @@ def builtin_rows(schema: str, split: str, seed: int = 0, count: int | None = Non
         return level_rows(split, seed, count)
     if schema in PREFERENCE_ROWS:
         return preference_rows(schema, split, seed, count)
+    if schema in PROMPT_ROWS:
+        return prompt_rows(schema, split, seed, count)
     if schema in CONVERSATION_ROWS:
         return conversation_rows(schema, split, seed, count)
     return glue_rows(schema.removeprefix("glue/"), split, seed)[:count]

@@ -30,7 +30,7 @@ from fulgurite.data.trees.prefix_tree import Tree, build_tree, cluster, cut
 from fulgurite.data.trees.rows import TreeRows
 from fulgurite.whole_files import CACHE_ADVICE, whole_file
 
-__all__ = ["TreeWriter", "baseline_partners", "grow_trees", "load_trees", "save_trees"]
+__all__ = ["TreeWriter", "baseline_partners", "grow_answers", "grow_trees", "load_trees", "save_trees"]
 
 TOO_LARGE = "larger than token_budget"
 _TRIES = 64
@@ -244,6 +244,21 @@ def _contents(
             ]
             units.append(_Unit(sorted(set(members)), where=comparison.where))
     return completions, units
+
+
+def grow_answers(groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], trees: bool = True) -> TreeRows:
+    """One tree for each prompt with all of its answers, which are its completions in the order given.
+
+    Args:
+        groups: token ids of each prompt, and of its answers, each with at least one token; at least one answer to a prompt.
+        trees: False makes each answer, behind a prompt of its own, a root.
+    """
+    writer = TreeWriter()
+    for prompt, answers in groups:
+        paths = [np.asarray([*prompt, *answer], dtype=np.int32) for answer in answers]
+        completions = [_Completion(path, len(prompt), -1, group=0) for path in paths]
+        writer.add(completions, [_Unit(list(range(len(completions))))], trees)
+    return writer.finish({})
 
 
 def baseline_partners(

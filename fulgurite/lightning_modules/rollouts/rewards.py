@@ -1,0 +1,239 @@
+"""Rewards of answers: checkers of the evaluation's tasks, reward models, functions of one's own; several of them, weighted.
+
+A reward gives one number per answer. NaN says that it has no opinion: the answer is left out and counted, never read as 0. A reward
+that raises, gives another number of values, or says nothing about any answer stops the run with its name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fulgurite.data.encoding.templates import apply_template, lay_stored
+from fulgurite.data.encoding.tokenizers import load_tokenizer
+from fulgurite.data.playground import resolve_backbone
+from fulgurite.data.records.conversation import Turn
+from fulgurite.data.records.item import Item
+from fulgurite.evaluation.judging.verdicts import How, Verdict
+from fulgurite.evaluation.reward_scoring import RewardScorer
+from fulgurite.evaluation.tasks import TASKS, Task
+from fulgurite.lightning_modules.reward import RewardModule
+from fulgurite.lightning_modules.rollouts.drawing import Group
+from fulgurite.models import load_reward_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["REWARDS", "Rewards", "register_reward"]
+
+RewardFunction = Callable[[Sequence[Group]], Sequence[Sequence[float]]]
+
+REWARDS: dict[str, RewardFunction] = {}
+
+
+def register_reward(name: str, function: RewardFunction) -> None:
+    """Let ``RLModule(rewards=name)`` ask a function of groups, which returns the rewards of each group's answers.
+
+    Raises:
+        ValueError: another reward, or a task of the evaluation, has this name.
+    """
+    if REWARDS.get(name, function) is not function or name in TASKS:
+        raise ValueError(f"register_reward: {name!r} is the name of another reward; choose another name")
+    REWARDS[name] = function
+
+
+class Rewards:
+    """Several rewards and their weighted sum.
+
+    Args:
+        names: of tasks of `fulgurite evaluate` whose answers are judged (gsm8k, mbpp, …), of registered rewards, "module:function",
+            or reward models: a .ckpt file of RewardModule, a folder or a hub id.
+        weights: factor of each; None: 1 each.
+        sandbox: how generated programs are held, see :class:`fulgurite.evaluation.judging.verdicts.How`.
+        batch_size: rows of a reward model's forward.
+
+    Raises:
+        ValueError: a name that means nothing, or weights of another number.
+    """
+
+    def __init__(
+        self, names: Sequence[str], weights: Sequence[float] | None = None, sandbox: str = "auto", batch_size: int = 16
+    ) -> None:
+        weights = [1.0] * len(names) if weights is None else list(weights)
+        if not names or len(weights) != len(names) or len(set(names)) < len(names):
+            raise ValueError(
+                f"RLModule: rewards {list(names)} with reward_weights {weights}; give at least one reward, each once, and one "
+                "weight for each"
+            )
+        if not all(math.isfinite(weight) and weight != 0 for weight in weights):
+            raise ValueError(f"RLModule: reward_weights {weights}; each must be a number other than 0")
+        self.weights = dict(zip(map(_short, names), weights, strict=True))
+        self._names, self._how, self._batch_size = list(names), How(sandbox=sandbox), batch_size
+        for name in names:
+            _kind(name)
+        self._functions: list[RewardFunction] | None = None
+
+    def prepare(self, device: torch.device) -> None:
+        """Load reward models and look whether checkers can work here; before anything is drawn.
+
+        Args:
+            device: where reward models compute.
+        """
+        if self._functions is None:
+            self._functions = [_made(name, self._how, self._batch_size, device) for name in self._names]
+
+    def __call__(self, groups: Sequence[Group], cut_penalty: float = 0.0) -> None:
+        """Fill in ``rewards`` and ``reward`` of every answer.
+
+        Args:
+            groups: answers to some prompts.
+            cut_penalty: subtracted from the sum for an answer that was cut.
+
+        Raises:
+            RuntimeError: a reward that raised.
+            ValueError: one that gave another number of values, or none that is a number.
+        """
+        assert self._functions is not None, "Rewards.prepare comes first"
+        for name, function in zip(self.weights, self._functions, strict=True):
+            try:
+                found = [list(values) for values in function(groups)]
+            except Exception as error:
+                raise RuntimeError(f"RLModule: the reward {name!r} raised {type(error).__name__}: {error}") from error
+            wanted = [len(group.answers) for group in groups]
+            if [len(values) for values in found] != wanted:
+                raise ValueError(
+                    f"RLModule: the reward {name!r} gave {[len(values) for values in found]} values for groups of {wanted} "
+                    "answers; give one for each answer, NaN where there is none"
+                )
+            values = [float(value) for part in found for value in part]
+            if values and not any(map(math.isfinite, values)):
+                raise ValueError(
+                    f"RLModule: the reward {name!r} gave no finite number for any of {len(values)} answers"
+                )
+            for group, part in zip(groups, found, strict=True):
+                for answer, value in zip(group.answers, part, strict=True):
+                    answer.rewards[name] = float(value) if math.isfinite(value) else math.nan
+        for answer in (answer for group in groups for answer in group.answers):
+            total = sum(weight * answer.rewards[name] for name, weight in self.weights.items())
+            answer.reward = total - (cut_penalty if answer.cut else 0.0)
+
+
+def _short(name: str) -> str:
+    """What a reward is called in logs: the name of a file or folder without the path to it."""
+    place = Path(name)
+    return (
+        place.parent.parent.name
+        if place.suffix == ".ckpt" and place.parent.name == "checkpoints"
+        else place.name or name
+    )
+
+
+def _kind(name: str) -> str:
+    if name in REWARDS:
+        return "registered"
+    if name in TASKS:
+        if TASKS[name].judge is None:
+            raise ValueError(
+                f"RLModule: the task {name!r} is a choice by log-likelihood and judges no answers; take another reward"
+            )
+        return "task"
+    module, _, function = name.partition(":")
+    if function and all(part.isidentifier() for part in (*module.split("."), function)):
+        return "function"
+    if name.endswith(".ckpt") or Path(name).expanduser().exists() or name.startswith("playground"):
+        return "model"
+    if "/" in name and not name.startswith((".", "/", "~")) and name.count("/") == 1:
+        return "model"
+    known = [*REWARDS, *(task for task, of in TASKS.items() if of.judge is not None)]
+    near = get_close_matches(name, known, n=1)
+    guess = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"RLModule: no reward {name!r}.{guess} Allowed are {', '.join(sorted(known))}, 'module:function', and reward models (a "
+        ".ckpt file, a folder or a hub id)"
+    )
+
+
+def _made(name: str, how: How, batch_size: int, device: torch.device) -> RewardFunction:
+    kind = _kind(name)
+    if kind == "registered":
+        return REWARDS[name]
+    if kind == "task":
+        return _Checker(TASKS[name], how)
+    if kind == "model":
+        return _Model(name, batch_size, device)
+    module, _, function = name.partition(":")
+    try:
+        found: RewardFunction = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"RLModule: the reward {name!r} cannot be imported ({error}); give module:function") from error
+    return found
+
+
+class _Checker:
+    """Answers judged by a task: 1 for a right one, 0 for a wrong one or none; what judges being broken, NaN."""
+
+    def __init__(self, task: Task, how: How) -> None:
+        assert task.judge is not None
+        task.judge.check(how)
+        self.task, self.judge, self.how = task, task.judge, how
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[float]]:
+        found = [[0.0] * len(group.answers) for group in groups]
+        pairs: list[tuple[Any, str]] = []
+        places: list[tuple[int, int]] = []
+        for g, group in enumerate(groups):
+            item = self._item(group)
+            for a, answer in enumerate(group.answers):
+                text = self.task.answer(answer.text, item)
+                if text is not None:
+                    pairs.append((item, text))
+                    places.append((g, a))
+
+        def done(number: int, verdict: Verdict) -> None:
+            g, a = places[number]
+            found[g][a] = math.nan if verdict.correct is None else float(verdict.correct)
+
+        self.judge.judge(pairs, done, self.how)
+        return found
+
+    def _item(self, group: Group) -> Item:
+        try:
+            return self.task.item(group.reference, 1)
+        except ValueError as error:
+            raise ValueError(f"the row of a prompt is none of the task {self.task.name!r}: {error}") from error
+
+
+class _Model:
+    """Rewards of a reward model, which reads prompt and answer with its own tokenizer and template."""
+
+    def __init__(self, name: str, batch_size: int, device: torch.device) -> None:
+        tokenizer: PreTrainedTokenizerBase
+        if name.endswith(".ckpt"):
+            if not Path(name).expanduser().is_file():
+                raise FileNotFoundError(
+                    f"RLModule: no such reward model: {name}; give the .ckpt file that RewardModule wrote"
+                )
+            module = RewardModule.load_from_checkpoint(Path(name).expanduser(), map_location="cpu", weights_only=True)
+            network, tokenizer = module._network(), load_tokenizer(module.backbone)
+            lay_stored(tokenizer, module.chat_template)
+        else:
+            network = load_reward_model(resolve_backbone(name), require_head=True).model
+            tokenizer = load_tokenizer(name)
+        if tokenizer.chat_template is None:
+            apply_template(tokenizer)
+        self.scorer = RewardScorer(network.requires_grad_(False).to(device), tokenizer, batch_size=batch_size)
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[float]]:
+        asked = [(*group.turns, _answered(group.turns, answer.text)) for group in groups for answer in group.answers]
+        flat = iter([scored.reward for chunk in self.scorer.score(asked) for scored in chunk])
+        return [[math.nan if (r := next(flat)) is None else r for _ in group.answers] for group in groups]
+
+
+def _answered(turns: Sequence[Turn], text: str) -> Turn:
+    return Turn("completion" if turns[-1].role == "prompt" else "assistant", text)
