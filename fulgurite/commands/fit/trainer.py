@@ -47,10 +47,10 @@ from fulgurite.commands.fit.run_config import RunConfig, check_same_run
 from fulgurite.commands.fit.waiting import limit_waiting
 from fulgurite.commands.fit.writing import WholeCheckpoints, earlier_run, takes_checkpoints
 from fulgurite.commands.shared.checkpoint_files import check_weights, find_checkpoint, read_checkpoint
-from fulgurite.commands.shared.named_classes import refuse_local_classes
 from fulgurite.commands.shared.parser import TrainerParser
 from fulgurite.console import metrics_table, quiet_lightning, say, shortest
 from fulgurite.lightning_modules import FinetuneModule
+from fulgurite.lightning_modules.checks.named_classes import refuse_local_classes
 
 __all__ = ["TrainerCLI", "run_trainer_verb"]
 

@@ -13,8 +13,6 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fulgurite.commands.shared.named_classes import refuse_local_classes
-
 if TYPE_CHECKING:
     from fulgurite.lightning_modules import FinetuneModule
 
@@ -118,6 +116,8 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
         trust_remote_code: whether the backbone's own code may run; what the checkpoint says of it does not count
     """
     from fulgurite.lightning_modules import FinetuneModule
+    from fulgurite.lightning_modules.checks.hyperparameters import overruled
+    from fulgurite.lightning_modules.checks.named_classes import refuse_local_classes
     from fulgurite.models.weight_files import check_finite
 
     hyperparameters = read_checkpoint(path).get("hyper_parameters") or {}
@@ -137,20 +137,7 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, FinetuneModule)):
         raise ValueError(f"checkpoint {path}: its class {class_path} is not a FinetuneModule; export knows only those")
-    from fulgurite.lightning_modules.checks.hyperparameters import INSTANTIATOR, OF_THE_MACHINE
-
-    asked = hyperparameters.get("_instantiator", INSTANTIATOR)
-    if asked != INSTANTIATOR:  # Lightning before 2.6.6 calls whatever the file names
-        raise ValueError(
-            f"checkpoint {path}: it asks for {asked!r} to be called, which no checkpoint of `fulgurite fit` does; allowed is "
-            f"{INSTANTIATOR}; take it as a file that runs foreign code"
-        )
-
-    changed: dict[str, Any] = {
-        name: None for name in OF_THE_MACHINE if name in hyperparameters
-    }  # in files of earlier versions
-    if "trust_remote_code" in hyperparameters:
-        changed["trust_remote_code"] = trust_remote_code
+    changed = overruled(path, hyperparameters, trust_remote_code)
     try:
         module = cls.load_from_checkpoint(path, map_location="cpu", **changed)
     except Exception as error:  # jsonargparse has a class of its own for what it cannot import

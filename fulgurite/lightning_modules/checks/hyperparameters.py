@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule
 from fulgurite.adapters import AdapterConfig
 from fulgurite.adapters.config import config_to_dict
 
-__all__ = ["INSTANTIATOR", "OF_THE_MACHINE", "check_rates", "described", "public_path", "remember"]
+__all__ = ["INSTANTIATOR", "OF_THE_MACHINE", "check_rates", "described", "overruled", "public_path", "remember"]
 
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 # What belongs to the machine and not to the model: a checkpoint of a run with Triton's kernels is exported on a CPU.
@@ -45,6 +45,30 @@ def check_rates(owner: str, weight_decay: float, warmup_ratio: float, **rates: f
             f"{owner}: {listed}, weight_decay={weight_decay}, warmup_ratio={warmup_ratio}; allowed are finite learning rates "
             "above 0, weight_decay >= 0 and 0 <= warmup_ratio <= 1."
         )
+
+
+def overruled(path: object, hyperparameters: dict[str, Any], trust_remote_code: bool = False) -> dict[str, Any]:
+    """What `load_from_checkpoint` is to be given beside the file: permissions and the machine's own options never come from it.
+
+    Args:
+        path: the checkpoint, for the message.
+        hyperparameters: of the checkpoint.
+        trust_remote_code: what the user says.
+
+    Raises:
+        ValueError: the file wants something called that makes no module.
+    """
+    asked = hyperparameters.get("_instantiator", INSTANTIATOR)
+    if asked != INSTANTIATOR:  # Lightning before 2.6.6 calls whatever the file names
+        raise ValueError(
+            f"checkpoint {path}: it asks for {asked!r} to be called, which no checkpoint of `fulgurite fit` does; allowed is "
+            f"{INSTANTIATOR}; take it as a file that runs foreign code"
+        )
+    # Files of earlier versions hold the machine's options.
+    found: dict[str, Any] = {name: None for name in OF_THE_MACHINE if name in hyperparameters}
+    if "trust_remote_code" in hyperparameters:
+        found["trust_remote_code"] = trust_remote_code
+    return found
 
 
 def remember(module: LightningModule, arguments: dict[str, Any], cls: type) -> None:

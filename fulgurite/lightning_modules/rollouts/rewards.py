@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fulgurite.data.encoding.templates import apply_template, lay_stored
+from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.data.records.conversation import Turn
 from fulgurite.data.records.item import Item
 from fulgurite.evaluation.judging.verdicts import How, Verdict
 from fulgurite.evaluation.reward_scoring import RewardScorer
+from fulgurite.evaluation.selection.scorers import as_read
 from fulgurite.evaluation.tasks import TASKS, Task
+from fulgurite.lightning_modules.checks.hyperparameters import overruled, public_path
+from fulgurite.lightning_modules.checks.named_classes import refuse_local_classes
 from fulgurite.lightning_modules.reward import RewardModule
 from fulgurite.lightning_modules.rollouts.drawing import Group
 from fulgurite.models import load_reward_model
+from fulgurite.models.weight_files import check_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -210,30 +213,46 @@ class _Checker:
 
 
 class _Model:
-    """Rewards of a reward model, which reads prompt and answer with its own tokenizer and template."""
+    """Rewards of a reward model, which reads prompt and answer as it was trained: with its own tokenizer, under its own template or
+    as plain texts."""
 
     def __init__(self, name: str, batch_size: int, device: torch.device) -> None:
         tokenizer: PreTrainedTokenizerBase
         if name.endswith(".ckpt"):
-            if not Path(name).expanduser().is_file():
-                raise FileNotFoundError(
-                    f"RLModule: no such reward model: {name}; give the .ckpt file that RewardModule wrote"
-                )
-            module = RewardModule.load_from_checkpoint(Path(name).expanduser(), map_location="cpu", weights_only=True)
+            module = _trained(Path(name).expanduser())
             network, tokenizer = module._network(), load_tokenizer(module.backbone)
             lay_stored(tokenizer, module.chat_template)
+            self.chat = module.chat_template != NO_TEMPLATE
         else:
             network = load_reward_model(resolve_backbone(name), require_head=True).model
             tokenizer = load_tokenizer(name)
-        if tokenizer.chat_template is None:
+            self.chat = bool(tokenizer.chat_template)
+        if self.chat:
             apply_template(tokenizer)
+        self.name = name
         self.scorer = RewardScorer(network.requires_grad_(False).to(device), tokenizer, batch_size=batch_size)
 
     def __call__(self, groups: Sequence[Group]) -> list[list[float]]:
-        asked = [(*group.turns, _answered(group.turns, answer.text)) for group in groups for answer in group.answers]
+        asked = [as_read(g.turns, answer.text, self.chat, self.name) for g in groups for answer in g.answers]
         flat = iter([scored.reward for chunk in self.scorer.score(asked) for scored in chunk])
         return [[math.nan if (r := next(flat)) is None else r for _ in group.answers] for group in groups]
 
 
-def _answered(turns: Sequence[Turn], text: str) -> Turn:
-    return Turn("completion" if turns[-1].role == "prompt" else "assistant", text)
+def _trained(file: Path) -> RewardModule:
+    """The reward model of a checkpoint, which runs no code but ours."""
+    if not file.is_file():
+        raise FileNotFoundError(f"RLModule: no such reward model: {file}; give the .ckpt file that RewardModule wrote")
+    written: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    options = written.get("hyper_parameters") or {}
+    named = options.get("_class_path")
+    if named != public_path(RewardModule):
+        raise ValueError(
+            f"RLModule: the reward {file} was written by {named}; give a checkpoint of RewardModule, or a folder that `fulgurite "
+            "export` wrote of it"
+        )
+    refuse_local_classes(file, options)
+    changed = overruled(file, options)
+    module: RewardModule = RewardModule.load_from_checkpoint(file, map_location="cpu", weights_only=True, **changed)
+    if name := check_finite(module):
+        raise ValueError(f"RLModule: the reward {file} holds NaN or infinity in {name}; take an earlier checkpoint")
+    return module

@@ -11,10 +11,12 @@ from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.records.conversation import Turn
 from fulgurite.evaluation import RewardScorer
+from fulgurite.lightning_modules import RewardModule
 from fulgurite.lightning_modules.rollouts.drawing import Answer, Group
 from fulgurite.lightning_modules.rollouts.figures import drawn_figures, usable
 from fulgurite.lightning_modules.rollouts.rewards import REWARDS, Rewards, register_reward
 from fulgurite.models import load_reward_model, save_reward_model
+from tests.commands.fit.runs import checkpoint_of, evil_backbone
 
 ROW = {"question": "What is 4 + 5?", "answer": "#### 9"}
 
@@ -143,3 +145,60 @@ def test_a_reward_model_reads_prompt_and_answer_by_its_own_tokenizer(tmp_path):
     turns = [(Turn("user", ROW["question"]), Turn("assistant", answer.text)) for answer in asked.answers]
     expected = [scored.reward for chunk in RewardScorer(model, tokenizer).score(turns) for scored in chunk]
     assert found == pytest.approx(expected) and len(set(found)) == 3
+
+
+@pytest.fixture(scope="module")
+def reward_checkpoint(tmp_path_factory):
+    torch.manual_seed(1)
+    module = RewardModule("playground")
+    return checkpoint_of(module, tmp_path_factory.mktemp("reward") / "last.ckpt")
+
+
+def changed(file, to, **entries):
+    content = torch.load(file, weights_only=True)
+    for name, value in entries.items():
+        place = content if name in content else content["hyper_parameters"]
+        place[name] = value
+    torch.save(content, to)
+    return str(to)
+
+
+def test_a_reward_model_is_asked_as_it_was_trained(reward_checkpoint, tmp_path):
+    module = RewardModule.load_from_checkpoint(reward_checkpoint, map_location="cpu")
+    plain = changed(reward_checkpoint, tmp_path / "plain.ckpt", chat_template="none")
+    chat = changed(reward_checkpoint, tmp_path / "chat.ckpt", chat_template=load_tokenizer("playground").chat_template)
+    tokenizer, network = load_tokenizer("playground"), module._network().eval()
+    question, answers = ROW["question"], ("9", "4 + 5 = 9")
+    kinds = {
+        chat: [(Turn("user", question), Turn("assistant", answer)) for answer in answers],
+        plain: [(Turn("prompt", question), Turn("completion", answer)) for answer in answers],
+    }
+    found = {}
+    for file, asked in kinds.items():
+        expected = [scored.reward for chunk in RewardScorer(network, tokenizer).score(asked) for scored in chunk]
+        found[file] = rewarded([file], group(*answers))[0]
+        assert found[file] == pytest.approx(expected)
+    assert found[chat] != pytest.approx(found[plain])
+
+
+def test_a_reward_models_checkpoint_decides_nothing_but_weights(reward_checkpoint, tmp_path):
+    for entries, said in (
+        ({"_instantiator": "os.system"}, "asks for 'os.system' to be called"),
+        ({"_class_path": "somewhere.Module"}, "was written by somewhere.Module"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            rewarded([changed(reward_checkpoint, tmp_path / "bad.ckpt", **entries)], group("a"))
+    content = torch.load(reward_checkpoint, weights_only=True)
+    next(iter(content["state_dict"].values())).view(-1)[0] = math.nan
+    torch.save(content, tmp_path / "nan.ckpt")
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        rewarded([str(tmp_path / "nan.ckpt")], group("a"))
+
+
+def test_a_reward_models_checkpoint_does_not_permit_remote_code(tmp_path):
+    marker = tmp_path / "ran"
+    module = RewardModule(str(evil_backbone(tmp_path / "evil", marker)))
+    file = checkpoint_of(module, tmp_path / "last.ckpt")
+    bad = changed(file, tmp_path / "bad.ckpt", trust_remote_code=True)
+    assert torch.load(bad, weights_only=True)["hyper_parameters"]["trust_remote_code"] is True
+    assert math.isfinite(rewarded([bad], group("a"))[0][0]) and not marker.exists()

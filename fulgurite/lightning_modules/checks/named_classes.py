@@ -1,4 +1,4 @@
-"""Classes that a checkpoint names: what code may be imported for them.
+"""Classes and functions that a checkpoint names: what code may be imported for them.
 
 A checkpoint may come from anybody, and importing a module runs it. `python -m` puts the current folder first on Python's path, so
 that a Python file beside a downloaded checkpoint would run because the checkpoint names it. Installed packages, folders of
@@ -16,26 +16,26 @@ __all__ = ["refuse_local_classes"]
 
 
 def refuse_local_classes(path: str | Path, hyperparameters: dict[str, Any]) -> None:
-    """Refuse a checkpoint that names a class which only the current folder has.
+    """Refuse a checkpoint that names a class or function which only the current folder has.
 
     Args:
         path: the checkpoint, for the message.
         hyperparameters: of the checkpoint.
 
     Raises:
-        ValueError: a class's module would be imported from the current folder, which is on Python's path for no other reason
+        ValueError: its module would be imported from the current folder, which is on Python's path for no other reason
             than `python -m`.
     """
     here = os.getcwd()
     if not sys.path or sys.path[0] not in ("", here) or not _started_as_module():
         return
     for name in _class_paths(hyperparameters):
-        package = name.partition(".")[0]
+        package = name.partition(":")[0].partition(".")[0]
         if package in sys.modules or not package.isidentifier() or _found(package, sys.path[1:]):
             continue
         if _found(package, sys.path):
             raise ValueError(
-                f"checkpoint {path}: its class {name} would be imported from the current folder, {here}, and a checkpoint must not "
+                f"checkpoint {path}: its {name} would be imported from the current folder, {here}, and a checkpoint must not "
                 "choose what code runs; if that code is yours, put PYTHONPATH=. before the command, or install it"
             )
 
@@ -51,6 +51,12 @@ def _class_paths(value: Any) -> Iterator[str]:
         for key, inner in value.items():
             if key in ("_class_path", "class_path") and isinstance(inner, str):
                 yield inner
+            elif key == "rewards" and not isinstance(
+                inner, dict
+            ):  # of RLModule, where module:function names a function
+                named = [inner] if isinstance(inner, str) else list(inner)
+                yield from (name for name in named if isinstance(name, str) and ":" in name)
+                yield from _class_paths([other for other in named if not isinstance(other, str)])
             else:
                 yield from _class_paths(inner)
     elif isinstance(value, (list, tuple)):

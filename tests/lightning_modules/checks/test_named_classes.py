@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fulgurite.commands.shared.checkpoint_files import load_module
-from fulgurite.commands.shared.named_classes import refuse_local_classes
+from fulgurite.lightning_modules.checks.named_classes import refuse_local_classes
 
 _LEAVES_A_MARK = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Module: pass\n"
 
@@ -37,11 +37,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "_class_path": "fulgurite.lightning_modules.SFTModule",
             "rewards": [{"class_path": "downloaded_model.inner.Module"}],
         },
+        {"_class_path": "fulgurite.lightning_modules.RLModule", "rewards": ["gsm8k", "downloaded_model:reward"]},
     ],
 )
 def test_a_checkpoint_does_not_choose_local_code(folder: Path, hyperparameters: dict[str, object]) -> None:
     torch.save({"state_dict": {}, "hyper_parameters": hyperparameters}, folder / "last.ckpt")
-    with pytest.raises(ValueError, match=r"last\.ckpt: its class downloaded_model\..* current folder.*PYTHONPATH=\."):
+    with pytest.raises(ValueError, match=r"last\.ckpt: its downloaded_model[.:].* current folder.*PYTHONPATH=\."):
         load_module(folder / "last.ckpt")
     assert not (folder / "ran").exists()
 
