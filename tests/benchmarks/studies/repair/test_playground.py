@@ -92,15 +92,16 @@ def test_rows_are_conversations_that_fit_the_window() -> None:
             assert (wrong.why in row["messages"][0]["content"]) == (name == "repair")
             size = len(tokenizer.apply_chat_template(row["messages"], tokenize=True, return_dict=True)["input_ids"])
             assert size < 300, name
-        assert len(tokenizer(in_steps)["input_ids"]) < study._PROGRAM
-        assert len(tokenizer(wrong.why)["input_ids"]) < study._EXPLANATION
+        # With the token that begins a text in place of the one that ends an answer.
+        assert len(tokenizer(in_steps)["input_ids"]) <= study._PROGRAM
+        assert len(tokenizer(wrong.why)["input_ids"]) <= study._EXPLANATION
 
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All of it with two steps of training and two tasks, whose programs run here."""
     folder = tmp_path_factory.mktemp("study")
-    small = {"FOLDER": folder, "SEEDS": (0, 1), "TRAINED": 12, "ASKED": 2, "OWN": 1, "TURNS": 1}
+    small = {"FOLDER": folder, "SEEDS": (0,), "TRAINED": 12, "ASKED": 2, "OWN": 1, "TURNS": 1}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**small, "WRITING_STEPS": 2, "CHAIN_STEPS": 2, "_PROGRAM": 16, "_EXPLANATION": 8}.items():
             patch.setattr(study, name, value)
@@ -114,16 +115,16 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_every_model_has_the_same_trials(figures: dict[str, Any], tmp_path: Path) -> None:
-    assert list(figures["models"]) == list(study.MODELS) and figures["rows"]["own chains, by seed"] == [0, 0]
+    assert list(figures["models"]) == list(study.MODELS) and figures["rows"]["own chains, by seed"] == [0]
     for modes in figures["models"].values():
         assert list(modes) == list(study.MODES)
         for found in modes.values():
             ours = found["methods"]["intervenor"]
-            assert len(ours["solved"]) == 2 and ours["solved"][0]["items"] == 2 and len(ours["by seed"]) == 2
+            assert len(ours["solved"]) == 2 and ours["solved"][0]["items"] == 2 and len(ours["by seed"]) == 1
             assert {"self_repair", "step_by_step", "sampling, equal programs"} <= set(found["methods"])
     study.report(figures, tmp_path)
     page = (tmp_path / "repair_playground.md").read_text()
-    assert "Every rate has 4 trials (2 seeds)" in page and page.count("| after | intervenor |") == 3
+    assert "Every rate has 2 trials (1 seeds)" in page and page.count("| after | intervenor |") == 3
     assert (tmp_path / "repair_playground.png").read_bytes()[:4] == b"\x89PNG"
 
 
