@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.studies.crash.names import FULL, METHODS, ZERO
 from benchmarks.studies.crash.scoring import likelihoods
 from fulgurite.commands.emulate.choosing import choose_layers
 from fulgurite.commands.emulate.measuring import measure
@@ -32,15 +33,13 @@ from fulgurite.models.emulator.sharing import SHARING
 from fulgurite.models.emulator.similarity import cka_matrix
 from fulgurite.whole_files import whole_folder
 
-__all__ = ["FULL", "METHODS", "TASKS", "ZERO", "Arm", "Bench", "Settings", "arms_of"]
+__all__ = ["TASKS", "Arm", "Bench", "Settings", "arms_of"]
 
 # Rows to train on and to compare layers by; rows to score on.
 TASKS = {
     "arc_easy": ("arc/ARC-Easy-Train.jsonl", "arc/ARC-Easy-Test.jsonl"),
     "openbookqa": ("openbookqa/train.head-1000.jsonl", "openbookqa/dev.jsonl"),
 }
-METHODS = ("crash", "uniform")
-ZERO, FULL = "zero-shot", "full fine-tuning"
 _AT_ONCE = 32  # rows that are scored together
 
 

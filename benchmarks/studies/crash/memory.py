@@ -51,8 +51,8 @@ def write(folder: Path, layers: int, keep: int, train: int, width: int) -> None:
     from fulgurite.models.emulator.sharing import SHARING, even_positions
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": width, "intermediate_size": 8 * width // 3, "num_hidden_layers": layers}
-    heads = {"num_attention_heads": width // 32, "num_key_value_heads": width // 32}
+    sizes: dict[str, Any] = {"hidden_size": width, "intermediate_size": 8 * width // 3, "num_hidden_layers": layers}
+    heads: dict[str, Any] = {"num_attention_heads": width // 32, "num_key_value_heads": width // 32}
     full = LlamaForCausalLM(LlamaConfig(vocab_size=_VOCABULARY, **sizes, **heads)).eval().requires_grad_(False)
     full.save_pretrained(folder / FULL)
     kept = even_positions(layers, keep)

@@ -1,5 +1,9 @@
 """The study's table: accuracies with intervals, paired differences, and the order that the paper states.
 
+    python -m benchmarks.studies.crash.summary OUT/arms.jsonl
+
+prints it of what a run has found so far.
+
 A row's correctness is averaged over seeds first; intervals come from 10,000 bootstrap draws of the rows, the same draws for both
 sides of a difference. They say how much would change with other questions, not with other seeds: the standard deviation over seeds
 stands beside them.
@@ -7,12 +11,15 @@ stands beside them.
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.studies.crash.arms import FULL, METHODS, ZERO
+from benchmarks.studies.crash.names import FULL, METHODS, ZERO
 
 __all__ = ["interval", "order", "summarise", "table"]
 
@@ -160,3 +167,17 @@ def table(found: dict[str, Any]) -> list[str]:
         shown = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
         rows.append(f"| {test['keep']} | {tasks} | {test['measure']} | {pair} | {shown} | {test['said']} |")
     return rows
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the table of a study's file.
+
+    Args:
+        arguments: the file.
+    """
+    whole = Path(arguments[0]).read_text(encoding="utf-8").rpartition("\n")[0]
+    print("\n".join(table(summarise([json.loads(line) for line in whole.splitlines()[1:]]))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
