@@ -105,8 +105,8 @@ def generate(
     if temperature == 0:
         refuse_unused("generate", COLD, **cutting_options(drawing))
     if best_of is None:
-        given = {f.name: (getattr(rewards, f.name), f.default) for f in fields(rewards)}
-        refuse_unused("generate", "without --best_of", **given)
+        unused = {f.name: (getattr(rewards, f.name), f.default) for f in fields(rewards)}
+        refuse_unused("generate", "without --best_of", **unused)
     settings = GenerationSettings(
         max_new_tokens,
         temperature,
