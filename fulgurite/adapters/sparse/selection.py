@@ -56,8 +56,9 @@ def select(
     if positions is not None:
         found = positions_of(positions, eligible)
         count = sum(len(index) for index in found.values())
-        whole = config.selection in ("tensor_greedy", "module_group")  # which need not meet their budget
-        if config.budget is not None and count != config.budget and not whole:
+        # Whole tensors need not meet their budget, and a checkpoint says later which positions gradients chose.
+        free = config.selection in ("tensor_greedy", "module_group", "gradient")
+        if config.budget is not None and count != config.budget and not free:
             raise ValueError(
                 f"APET: the mask selects {count:,} scalars, but budget={config.budget:,}; leave budget out, or make them equal."
             )
