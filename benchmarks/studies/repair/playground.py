@@ -9,8 +9,9 @@ model is learner and teacher.
 
 Both models have the same held-out tasks in every mode, one chain of each task and seed, so that all rates have the same number of
 trials. Prompts are short ones of the study's own (benchmarks/studies/repair/prompts). Intervals are over tasks, of which each
-counts with its mean over the seeds. *after* has had more training, so that only what it gains from turn 0 on, and what is solved
-beside the baselines of the same model, says something about repairs.
+counts with its mean over the seeds. Programs end at 80 tokens and explanations at 40; words about two mistakes may be longer, and
+so may answers of step_by_step, which have such words before their program. *after* has had more training, so that only what it
+gains from turn 0 on, and what is solved beside the baselines of the same model, says something about repairs.
 """
 
 from __future__ import annotations
