@@ -48,10 +48,10 @@ def test_every_arm_is_a_line_and_is_not_run_again(rows: Path, capsys, monkeypatc
     run = arms.Bench.run
     monkeypatch.setattr(arms.Bench, "run", lambda self, arm, **kw: (ran.append(arm), run(self, arm, **kw))[1])
     study.main([*words, "--seeds", "0"])
-    assert [(arm.kind, arm.method) for arm in ran] == [("tuned", "uniform")]
-    again = json.loads(file.read_text().splitlines()[-1])
-    assert again["model"] == uniform["model"], (
-        "the same seed gives the same layers, and the full model was left as it was"
+    assert [arm.kind for arm in ran] == ["tuned", "full fine-tuning"]
+    again = [json.loads(line)["model"] for line in file.read_text().splitlines()[-2:]]
+    assert again == [uniform["model"], full["model"]], (
+        "the same seed gives the same layers, the full model is as it was"
     )
 
 
