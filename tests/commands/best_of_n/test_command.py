@@ -122,6 +122,15 @@ def test_a_checkers_wrong_answers_are_no_targets(tmp_path: Path, capsys: pytest.
     with pytest.raises(ValueError, match=r"s\.jsonl: no row is left to write"):
         best_of_n(file=wrong, out=str(tmp_path / "out"), sft=str(tmp_path / "s.jsonl"))
     assert "2 prompts without a right answer" in capsys.readouterr().out
+    equal, rows = candidates(
+        tmp_path, count=2, correct=[1.0] * 4
+    )  # nothing to reject: the targets are written all the same
+    (tmp_path / "s.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"p\.jsonl: no row is left to write"):
+        best_of_n(
+            file=equal, out=str(tmp_path / "out"), pairs=str(tmp_path / "p.jsonl"), sft=str(tmp_path / "s.jsonl"), top=2
+        )
+    assert len(lines(tmp_path / "s.jsonl")) == 4 and len(rows) == 2
 
 
 @pytest.mark.slow
