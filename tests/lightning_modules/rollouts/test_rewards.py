@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 
+from fulgurite.adapters import LoRA
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.records.conversation import Turn
+from fulgurite.datamodules import PreferenceDataModule
 from fulgurite.evaluation import RewardScorer
 from fulgurite.lightning_modules import RewardModule
 from fulgurite.lightning_modules.rollouts.drawing import Answer, Group
@@ -202,3 +204,18 @@ def test_a_reward_models_checkpoint_does_not_permit_remote_code(tmp_path):
     bad = changed(file, tmp_path / "bad.ckpt", trust_remote_code=True)
     assert torch.load(bad, weights_only=True)["hyper_parameters"]["trust_remote_code"] is True
     assert math.isfinite(rewarded([bad], group("a"))[0][0]) and not marker.exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_reward_module_rewards(make_trainer, tmp_path):
+    data = PreferenceDataModule(
+        path="builtin", tokenizer="playground", max_length=256, limit_train=8, cache_dir=str(tmp_path)
+    )
+    module = RewardModule("playground", adapter=LoRA(rank=2), learning_rate=1e-2)
+    make_trainer(limit_val_batches=0, max_steps=1, max_epochs=1).fit(module, data)
+    asked = group("9", "4 + 5 = 8. #### 8")
+    found = rewarded([str(tmp_path / "checkpoints" / "last.ckpt")], asked)[0]
+    turns = [(Turn("user", ROW["question"]), Turn("assistant", answer.text)) for answer in asked.answers]
+    scorer = RewardScorer(module.network, load_tokenizer("playground"))
+    assert found == pytest.approx([scored.reward for chunk in scorer.score(turns) for scored in chunk])
+    assert list(asked.answers[0].rewards) == [tmp_path.name], "named after the run's folder"
