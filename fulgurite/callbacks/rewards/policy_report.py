@@ -7,36 +7,28 @@ how often clipping bit, the length of answers and how many were cut, entropy, an
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.table import Table
 from rich.text import Text
 
 from fulgurite.callbacks.picture import panels, save
+from fulgurite.callbacks.rewards.seen import Seen
 from fulgurite.console import say, shortest
 
 __all__ = ["PolicyReport"]
 
 _SHOWN = {
-    "reward": "reward",
-    "reward_std": "s.d. of rewards",
-    "kl": "KL, nats per answer",
-    "mismatch_max": "sampler against trainer, largest",
-    "clip_low": "clipped below",
-    "clip_high": "clipped above",
-    "ratio_max": "largest ratio",
-    "length": "tokens of an answer",
-    "truncated": "answers cut",
-    "dropped": "answers without a reward",
-    "zero_variance": "groups of one reward",
-    "entropy": "entropy, nats",
-    "explained_variance": "variance that values explain",
-    "draw_share": "time that drawing takes",
-}
+    "reward": "reward", "reward_std": "s.d. of rewards", "kl": "KL, nats per answer",
+    "mismatch_max": "sampler against trainer, largest", "clip_low": "clipped below", "clip_high": "clipped above",
+    "ratio_max": "largest ratio", "length": "tokens of an answer", "truncated": "answers cut",
+    "dropped": "answers without a reward", "zero_variance": "groups of one reward", "entropy": "entropy, nats",
+    "explained_variance": "variance that values explain", "draw_share": "time that drawing takes",
+}  # fmt: skip
 _KEPT = (*_SHOWN, "draw_seconds", "train_seconds")
 _VALIDATED = ("reward", "length", "truncated")
 
 
-class PolicyReport(Callback):
+class PolicyReport(Seen):
     """Remembers what RLModule logs; does nothing where a module draws no answers.
 
     Args:
@@ -44,48 +36,27 @@ class PolicyReport(Callback):
     """
 
     def __init__(self, folder: str | None = None) -> None:
-        self.folder = folder
-        self.seen: dict[str, list[tuple[int, float]]] = {}
+        super().__init__(folder)
         self.before: list[dict[str, Any]] = []
         self.after: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far, so that a resumed run's report begins at step 0."""
-        seen = {name: [list(point) for point in points] for name, points in self.seen.items()}
-        return {"seen": seen, "before": self.before}
+        """Figures, and the answers before training."""
+        return {**super().state_dict(), "before": self.before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes it back.
+        """Takes both back.
 
         Args:
             state_dict: what state_dict gave
         """
-        found = state_dict.get("seen", {})
-        self.seen = {name: [(int(step), float(value)) for step, value in points] for name, points in found.items()}
+        super().load_state_dict(state_dict)
         self.before = list(state_dict.get("before", []))
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A resumed run forgets what it had seen beyond its checkpoint.
-
-        Args:
-            trainer: the trainer
-            pl_module: its module
-        """
-        step = trainer.global_step
-        self.seen = {name: [p for p in points if p[0] <= step] for name, points in self.seen.items()}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Notes the figures of the batch.
-
-        Args:
-            trainer: the trainer
-            pl_module: its module
-            outputs: what the training step returned
-            batch: the batch
-            batch_idx: its position in the epoch
-        """
+        """Notes the figures of the batch; `outputs`, `batch` and `batch_idx` are not looked at."""
         metrics = trainer.callback_metrics
         if "train_draw_share" in metrics:
             self._note(trainer, "train_", _KEPT)

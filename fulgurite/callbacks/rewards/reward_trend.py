@@ -7,10 +7,11 @@ under DPO and rise under KTO and NCA), so the two are drawn apart, in training a
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.table import Table
 
 from fulgurite.callbacks.picture import panels, save
+from fulgurite.callbacks.rewards.seen import Seen
 from fulgurite.console import say, shortest
 
 __all__ = ["RewardTrend"]
@@ -24,39 +25,12 @@ _LINES = {
 _ACCURACY = "rewards/accuracies"
 
 
-class RewardTrend(Callback):
+class RewardTrend(Seen):
     """Remembers logged rewards; does nothing where a module logs none.
 
     Args:
         folder: where the picture goes; None takes the trainer's default_root_dir
     """
-
-    def __init__(self, folder: str | None = None) -> None:
-        self.folder = folder
-        self.seen: dict[str, list[tuple[int, float]]] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was seen so far, so that a resumed run's picture begins at step 0."""
-        return {"seen": {name: [list(point) for point in points] for name, points in self.seen.items()}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes it back.
-
-        Args:
-            state_dict: what state_dict gave
-        """
-        found = state_dict.get("seen", {})
-        self.seen = {name: [(int(step), float(value)) for step, value in points] for name, points in found.items()}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A resumed run forgets what it had seen beyond its checkpoint.
-
-        Args:
-            trainer: the trainer
-            pl_module: its module
-        """
-        step = trainer.global_step
-        self.seen = {name: [p for p in points if p[0] <= step] for name, points in self.seen.items()}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,1 +1,0 @@
-"""What reports of reinforcement learning show."""

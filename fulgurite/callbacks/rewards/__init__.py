@@ -1,0 +1,1 @@
+"""Callbacks that follow rewards over a run: of preferences, and of reinforcement learning."""
