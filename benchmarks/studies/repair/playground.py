@@ -4,7 +4,8 @@ The tasks ask for two or three steps of arithmetic; the base never read such a s
 training rows. Each seed trains two models, both with configs/repair_playground.yaml. *before* writes programs and tests of training
 tasks and has never seen a repair. *after* goes on from it with chains of repair, without further rows of writing. The chains are of
 two sorts. Those of its own are what `fulgurite repair` writes to sft.jsonl when *before* is both learner and teacher on training
-tasks. As it explains by chance, most are made: a program of a training task is broken on purpose, run, explained and mended. One
+tasks; it explains by chance, and the number of these chains by seed, which may be 0, stands with the rows. The others are made: a
+program of a training task is broken on purpose, run, explained and mended. One
 model is learner and teacher.
 
 Both models have the same held-out tasks in every mode, one chain of each task and seed, so that all rates have the same number of
