@@ -35,6 +35,7 @@ setup(
         "fulgurite": ["py.typed"],
         "fulgurite.data.playground": ["base/*", "*/*.json", "*/*.jinja", "*/*.safetensors"],
         "fulgurite.evaluation.repair": ["templates/*.jinja"],
+        "fulgurite.synthesis": ["templates/*.jinja", "recipes/*.yaml"],
     },
     install_requires=[
         "torch>=2.9",

@@ -111,6 +111,8 @@ class Sample:
         model_log_probs: of each token under the model's own distribution: temperature 1, nothing cut or penalised.
         error: what went wrong, one sentence; None if nothing did.
         made_with: what the sample depends on: backend, model, revision, adapter, settings. Plain data that a call's samples share.
+        usage: tokens of the prompt and of the answer. A server counts those of a request: of its samples the first has the
+            prompt's, and each has its share of the answers'. None where they are not known.
     """
 
     prompt: int
@@ -124,11 +126,12 @@ class Sample:
     model_log_probs: tuple[float, ...] | None = None
     error: str | None = None
     made_with: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    usage: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         found = dict(vars(self))
-        for name in ("token_ids", "log_probs", "model_log_probs"):
+        for name in ("token_ids", "log_probs", "model_log_probs", "usage"):
             found[name] = None if found[name] is None else list(found[name])
         return {**found, "made_with": dict(self.made_with)}
 
