@@ -134,7 +134,8 @@ class Account:
         if limit.requests is not None and used.requests >= limit.requests:
             return f"the budget of {limit.requests} requests is used up"
         if limit.tokens is not None and used.prompt + used.answer + tokens > limit.tokens:
-            return f"the budget of {limit.tokens} tokens is used up ({used.prompt + used.answer} used, the next request may take {tokens})"
+            so_far = used.prompt + used.answer
+            return f"the budget of {limit.tokens} tokens is used up ({so_far} used, the next request may take {tokens})"
         return (
             f"the budget of {limit.money:g} is used up ({used.money:.4g} used, the next request may cost {money:.4g})"
         )

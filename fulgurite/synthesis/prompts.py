@@ -19,8 +19,14 @@ FIELDS = {
     "action": "a wrong action",
     "shown": "what its environment shows",
     "gold": "the right answer, or the reference program",
+    "aspect": "of ratings: instruction_following, honesty, truthfulness or helpfulness",
+    "answers": "the texts to be rated, a list",
+    "answer": "the answer to be criticised",
+    "knowledge": "what is known to be right or wrong; empty for nothing",
+    "principle": "what the answer's system message asked for; empty for nothing",
+    "again": "yes where an earlier answer could not be read; else empty",
 }
-_OTHERS: dict[str, object] = {}
+_OTHERS: dict[str, object] = {"answers": ["x", "y"]}
 
 
 def templates_of(folder: Path | None = None) -> PromptFiles:

@@ -1,7 +1,7 @@
 """Running a recipe: its steps one after the other over all rows, and what comes out of it.
 
-Nothing but answers and verdicts is kept between runs; what follows from them is computed anew each time, so that a run goes on where
-it was stopped, with more rows or more steps if wanted. OUT/TABLE.jsonl (or .parquet) is exactly in its published schema;
+Nothing but answers and verdicts is kept between runs; what follows from them is computed anew each time, so that a run goes on
+where it was stopped, with more rows or more steps if wanted. OUT/TABLE.jsonl (or .parquet) is exactly in its published schema;
 OUT/TABLE.made.jsonl has a line for each of its rows: the recipe's row, and of each answer in it model, hashes of prompt and
 templates, seed, tokens and money.
 """

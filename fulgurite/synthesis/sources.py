@@ -1,4 +1,4 @@
-"""The rows that a recipe begins with: items of a task of `fulgurite evaluate`, or rows of a file; broken ones are counted by reason."""
+"""The rows that a recipe begins with: items of a task of `fulgurite evaluate`, or rows of a file; broken ones are counted."""
 
 from __future__ import annotations
 

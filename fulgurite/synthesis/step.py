@@ -20,7 +20,8 @@ class Step:
         kind: what `do` in a recipe calls it.
         summary: what it does, in one line.
         options: the dataclass of its options.
-        run: rows in, rows out. It drops what is to be left out, lets rows wait whose answers are missing, and asks through the desk.
+        run: rows in, rows out. It drops what is to be left out, lets rows wait whose answers are missing, and asks through
+            the desk.
     """
 
     kind: str

@@ -1,4 +1,6 @@
-"""decontaminate: rows that stand in a test set, by n-grams of words (UltraInteract: 8) or as a part of a text (its LeetCode rule)."""
+"""decontaminate: rows that stand in a test set, by n-grams of words (UltraInteract: 8) or as a part of a text (its LeetCode
+rule).
+"""
 
 from __future__ import annotations
 

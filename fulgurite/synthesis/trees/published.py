@@ -1,8 +1,8 @@
 """Trees in the schemas of openbmb/UltraInteract_pair and UltraInteract_sft.
 
 A row's id is HASH_DEPTH_TURN: the SHA-256 of the instruction, the turns of its tree, and its own turn. A pair's trajectory has
-2·turn − 1 turns and ends with the user's. SFT rows are right actions behind the instruction alone: the history is left out, as Eurus
-trains on them. So a right action that needs the code of earlier turns is no SFT row.
+2·turn − 1 turns and ends with the user's. SFT rows are right actions behind the instruction alone: the history is left out, as
+Eurus trains on them. So a right action that needs the code of earlier turns is no SFT row.
 """
 
 from __future__ import annotations
