@@ -22,7 +22,8 @@ from fulgurite.sandbox.running import shared
 
 __all__ = ["Output", "blocks", "run_blocks", "syntax_error"]
 
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_PYTHON = ("", "python", "py", "python3")
 _LONGEST = 2000  # letters of an output that are kept
 _LIMITS = Limits(disk=16 * 2**20, file_size=8 * 2**20, files=256, memory=1024 * 2**20, processes=16)
 
@@ -75,7 +76,7 @@ def blocks(text: str) -> list[str]:
     Args:
         text: what a model wrote.
     """
-    return [found for found in _BLOCK.findall(text) if found.strip()]
+    return [code for language, code in _BLOCK.findall(text) if language.lower() in _PYTHON and code.strip()]
 
 
 def syntax_error(code: str) -> str | None:
@@ -86,7 +87,7 @@ def syntax_error(code: str) -> str | None:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # an odd escape is no error
+            warnings.simplefilter("ignore")  # an odd escape is no error
             ast.parse(code)
     except SyntaxError as error:
         return f"{error.msg} (line {error.lineno})"
