@@ -347,7 +347,8 @@ def _requests(step: str, asks: Sequence[Ask]) -> tuple[list[Request], dict[tuple
     grouped: dict[tuple[str, str, tuple[Turn, ...]], list[int]] = {}
     for place, one in enumerate(asks):
         grouped.setdefault((one.row, one.part, one.turns), []).append(place)
-    requests, members = [], {}
+    requests: list[Request] = []
+    members: dict[tuple[int, int], int] = {}
     for number, ((row, part, turns), places) in enumerate(grouped.items()):
         indices = tuple(asks[place].index for place in places)
         requests.append(Request(list(turns), f"{step}/{row}/{part}", indices))

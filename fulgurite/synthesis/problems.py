@@ -148,7 +148,9 @@ def own_problem(key: str, data: Mapping[str, Any], kind: str | None, dataset: st
     judge: Judge
     if kind == "Coding":
         judge = ProgramJudge(mbpp_job)
-        item = Item(key, text, solution=solution, data={"tests": [str(t) for t in tests], "imports": [], "setup": ""})
+        item = Item(
+            key, text, solution=solution, data={"tests": [str(t) for t in tests or ()], "imports": [], "setup": ""}
+        )
         return Problem(kind, dataset or "own", text, "", solution, judge, item, lambda said, _: whole_program(said))
     item = Item(key, text, str(target).strip(), solution=solution)
     answer: Callable[[str, Item], str | None]

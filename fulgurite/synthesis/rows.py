@@ -27,12 +27,12 @@ class Row:
     problem: Problem | None = None
     made: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
-    def having(self, made: tuple[Mapping[str, Any], ...] = (), **columns: Any) -> Row:
+    def having(self, columns: Mapping[str, Any], made: tuple[Mapping[str, Any], ...] = ()) -> Row:
         """The row with further columns.
 
         Args:
-            made: provenance of the answers that they come from.
             columns: replace those of the same name.
+            made: provenance of the answers that they come from.
         """
         return replace(self, data={**self.data, **columns}, made=(*self.made, *made))
 

@@ -65,7 +65,7 @@ def _run(options: CritiqueOptions, rows: Sequence[Row], desk: Desk) -> list[Row]
                 desk.note(row.key, f"no overall score: {score}", f"completion {place + 1}")
                 score = None
             completions.append({**completion, options.into: critique, options.score_into: score})
-        kept.append(row.having(tuple(made.get(number, ())), **{options.column: completions}))
+        kept.append(row.having({options.column: completions}, tuple(made.get(number, ()))))
     return kept
 
 

@@ -89,7 +89,7 @@ def _run(options: DrawOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:
             if not answer.text.strip():
                 desk.note(row.key, "an empty completion", f"{plan['model']}: {answer.finish}")
         completions = [{**plan, "response": answer.text} for plan, answer in given]
-        kept.append(row.having(tuple(answer.made for _, answer in given), **{options.into: completions}))
+        kept.append(row.having({options.into: completions}, tuple(answer.made for _, answer in given)))
     return kept
 
 

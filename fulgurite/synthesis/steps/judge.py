@@ -34,7 +34,7 @@ def _run(options: JudgeOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:
         else:
             judged.append(row)
     if desk.dry is not None:
-        return [row.having(**{options.into: 0}) for row in judged]
+        return [row.having({options.into: 0}) for row in judged]
     identity = judge_identity([row.problem for row in judged if row.problem is not None], desk.how)
     trials, owners = [], []
     for number, row in enumerate(judged):
@@ -56,7 +56,7 @@ def _run(options: JudgeOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:
             continue
         verdicts = [action is not None and action.correct for action in actions]
         completions = [{**c, "correct": right} for c, right in zip(row.data[options.column], verdicts, strict=True)]
-        kept.append(row.having(**{options.column: completions, options.into: sum(verdicts)}))
+        kept.append(row.having({options.column: completions, options.into: sum(verdicts)}))
     return kept
 
 

@@ -137,7 +137,7 @@ def _rated(options: RateOptions, row: Row, jobs: Sequence[_Job], desk: Desk) -> 
             if job.aspect in _KINDS:
                 entry = {"Type": list(found.kinds), **entry, "Rationale For Rating": found.reason}
             completions[place][options.into][job.aspect] = entry
-    return row.having(tuple(made for job in jobs for made in job.made), **{options.column: completions})
+    return row.having({options.column: completions}, tuple(made for job in jobs for made in job.made))
 
 
 register(Step("rate", "a judge rates completions of a row by aspects, in one call each", RateOptions, _run))

