@@ -113,6 +113,23 @@ def test_texts_come_in_random_order_and_ratings_go_back_to_their_own(tmp_path: P
     assert done.ledger.tables == {}
 
 
+def test_models_without_a_system_message_have_the_principle_before_the_request(tmp_path: Path) -> None:
+    seen: dict[bool, list[str]] = {True: [], False: []}
+    for system in (True, False):
+
+        def noting(model: str, row: str, part: str, index: int, text: str, system: bool = system) -> str:
+            seen[system].append(text)
+            return "x"
+
+        step = {**STEPS[0], "as_system": system, "models": ["one"], "n": 1}
+        ran(written(tmp_path, {"models": MODELS, "steps": [step]}, rows(3)), tmp_path / str(system), noting)
+    lines = [text.split("\n") for text in seen[True]]
+    assert [parts[-1] for parts in lines] == [row["instruction"] for row in rows(3)] and all(
+        len(parts) == 2 for parts in lines
+    )
+    assert seen[False] == [f"{parts[0]}\n\n{parts[1]}" for parts in lines]
+
+
 def test_answers_in_other_formats_are_asked_for_again_and_counted(tmp_path: Path) -> None:
     broken = {("r0", "honesty", 0): "I'd say they are fine.", ("r1", "honesty", 0): "Text 1: 11\nText 2: 3",
               **{("r2", "helpfulness", i): "No." for i in range(3)}, ("r3", "completion 1", 0): "Nice."}  # fmt: skip

@@ -60,6 +60,7 @@ def run_at(recipe: str, out: Path) -> Ran:
     return run_recipe(what, (rows, count), open_authors(what.models, what.seed), templates_of(), out, how, silent=True)
 
 
+@pytest.mark.slow
 def test_cut_at_ten_places_nothing_is_asked_twice(tmp_path: Path) -> None:
     with serving(handle) as seen:
         recipe = recipe_at(seen, tmp_path / "recipe")

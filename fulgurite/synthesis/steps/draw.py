@@ -36,7 +36,8 @@ class DrawOptions:
         models: the pool.
         n: models of the pool for each row, at random; none takes all of them.
         draws: completions of each of these models.
-        principles: whether each completion gets a principle in its system message.
+        principles: whether each completion gets a principle.
+        as_system: whether the principle is a system message; false puts it before the request, for models that take none.
         column: of the request.
         into: the column of the completions.
     """
@@ -45,6 +46,7 @@ class DrawOptions:
     n: int | None = None
     draws: int = 1
     principles: bool = False
+    as_system: bool = True
     column: str = "instruction"
     into: str = "completions"
 
@@ -72,7 +74,11 @@ def _run(options: DrawOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:
                     name = f"principle_{plan['principle']}"
                     lines = [line.strip() for line in desk.prompt(name, {}).splitlines() if line.strip()]
                     plan["custom_system_prompt"] = lines[int(draw.random() * len(lines))]
-                    turns, templates = [Turn("system", plan["custom_system_prompt"]), *turns], [name]
+                    lead, templates = plan["custom_system_prompt"], [name]
+                    if options.as_system:
+                        turns = [Turn("system", lead), *turns]
+                    else:
+                        turns = [Turn("user", f"{lead}\n\n{row.text(options.column)}")]
                 asks.append(Ask(row.key, f"completion/{model}", model, tuple(turns), index, tuple(templates)))
                 planned.append(plan)
                 owners.append(number)

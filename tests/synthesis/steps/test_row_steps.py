@@ -31,6 +31,7 @@ def test_the_same_text_again(tmp_path: Path) -> None:
     assert done.ledger.steps[1].first["the same text"] == ["2: as row 1"]
 
 
+@pytest.mark.slow
 def test_nearly_the_same_text(tmp_path: Path) -> None:
     pytest.importorskip("datasketch")
     long = " ".join(f"word{i}" for i in range(60))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fulgurite.evaluation.judging.verdicts import How
 from fulgurite.synthesis.account import Account, Budget
 from fulgurite.synthesis.desk import Answer, Desk
@@ -25,6 +27,7 @@ def code(text: str) -> str:
     return f"Step 1: compute.\n```python\n{text}\n```"
 
 
+@pytest.mark.slow
 def test_what_is_shown() -> None:
     layer_or_skip("namespaces")
     jobs = [
