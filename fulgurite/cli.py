@@ -38,10 +38,11 @@ _REFUSALS = re.compile(r"^ +- ([A-Z]\w+: .+)", re.MULTILINE)
 
 
 class Verb(NamedTuple):
-    """One verb: its line in the help, and the function behind it (None: LightningCLI's)."""
+    """One verb: its line in the help, the function behind it (None: LightningCLI's), the option that a first bare word is."""
 
     summary: str
     function: str | None = None
+    first: str | None = None
 
 
 VERBS = {
@@ -74,6 +75,11 @@ VERBS = {
     "repair": Verb(
         "programs mended in turns by a learner and a teacher, beside what the same budget solves without one",
         "fulgurite.commands.repair.command:repair",
+    ),
+    "synthesize": Verb(
+        "make data by a recipe: preference trees, ratings and critiques, by models and the sandbox",
+        "fulgurite.commands.synthesize.command:synthesize",
+        "recipe",
     ),
     "control": Verb(
         "measure how closely answers follow the levels of objectives that are asked for",
@@ -194,6 +200,9 @@ def _dispatch(verb: str, rest: list[str]) -> None:
     parser = CommandParser(prog=f"fulgurite {verb}", description=VERBS[verb].summary)
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     flags = {f"--{name}" for name, kind in function.__annotations__.items() if kind in (bool, "bool")}
+    first = VERBS[verb].first
+    if first is not None and rest and not rest[0].startswith("-"):
+        rest = [f"--{first}", *rest]
     words = _with_values(rest, flags)
     values = parser.instantiate_classes(parser.parse_args(words)).as_dict()
     if empty := [name for name in _PLACES if values.get(name) == ""]:

@@ -114,6 +114,8 @@ class Sample:
         counted: tokens of the answer as a server counted them, those behind a stop text that it did not know included; None where
             it does not say, or counts several answers in one.
         prompt_tokens: tokens of the prompt as a server counted them, None where it does not say.
+        usage: tokens of the prompt and of the answer, for accounts. A server counts those of a request: of its samples the first
+            has the prompt's, and each has its share of the answers'. None where they are not known.
     """
 
     prompt: int
@@ -129,6 +131,7 @@ class Sample:
     made_with: Mapping[str, Any] = field(default_factory=dict, repr=False)
     counted: int | None = None
     prompt_tokens: int | None = None
+    usage: tuple[int, int] | None = None
 
     @property
     def tokens(self) -> int | None:
@@ -142,7 +145,7 @@ class Sample:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         found = dict(vars(self))
-        for name in ("token_ids", "log_probs", "model_log_probs"):
+        for name in ("token_ids", "log_probs", "model_log_probs", "usage"):
             found[name] = None if found[name] is None else list(found[name])
         return {**found, "made_with": dict(self.made_with)}
 

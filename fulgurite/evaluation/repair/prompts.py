@@ -17,10 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from fulgurite.evaluation.runner.plan import text_hash
-from fulgurite.whole_files import write_text
+from fulgurite.evaluation.prompt_files import PromptFiles, copy_files
 
 __all__ = ["FIELDS", "Templates", "copy_templates", "stops_of"]
 
@@ -77,60 +75,9 @@ class Templates:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        from jinja2 import StrictUndefined
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        self._environment = ImmutableSandboxedEnvironment(
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-            autoescape=False,
-        )
-        wanted = [f"{name}.{form}.jinja" for name in _NAMES for form in _FORMS]
-        if folder is not None and not folder.is_dir():
-            raise FileNotFoundError(
-                f"repair: no such folder of templates: {folder}; give a folder with files such as {wanted[0]}"
-            )
-        others = (
-            [] if folder is None else sorted(f.name for f in folder.iterdir() if f.is_file() and f.name not in wanted)
-        )
-        if others:
-            raise ValueError(
-                f"repair: {folder}: {', '.join(others)} is no template; the names are: {', '.join(wanted)}"
-            )
-        files = {name: own if (own := (folder or _OWN) / name).is_file() else _OWN / name for name in wanted}
-        texts = {name: file.read_text(encoding="utf-8-sig") for name, file in files.items()}
-        self._compiled = {name: self._checked(files[name], text) for name, text in texts.items()}
-        self.hashes = {name: text_hash(text) for name, text in texts.items()}
-
-    def _checked(self, file: Path, text: str) -> Any:
-        """The compiled template, tried with every field filled and with every field empty."""
-        from jinja2 import TemplateError, TemplateSyntaxError, meta
-
-        try:
-            named = meta.find_undeclared_variables(self._environment.parse(text))
-            unknown = sorted(named - FIELDS.keys())
-            if unknown:
-                raise ValueError(
-                    f"repair: the template {file} names the unknown field {', '.join(map(repr, unknown))}; the fields are: "
-                    f"{', '.join(FIELDS)}; correct the template"
-                )
-            compiled = self._environment.from_string(text)
-            for value in ("x", ""):
-                compiled.render({**dict.fromkeys(FIELDS, value), "turn": 1})
-        except TemplateSyntaxError as error:
-            raise ValueError(
-                f"repair: the template {file}, line {error.lineno}: {error.message}; correct it"
-            ) from error
-        except (TemplateError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
-            raise ValueError(f"repair: the template {file} cannot be rendered ({error}); correct it") from error
-        if not named:
-            raise ValueError(
-                f"repair: the template {file} names no field, so that it asks the same of every program; the fields are: "
-                f"{', '.join(FIELDS)}; write them into it"
-            )
-        return compiled
+        names = [f"{name}.{form}.jinja" for name in _NAMES for form in _FORMS]
+        self._files = PromptFiles("repair", _OWN, names, FIELDS, {"turn": 1}, folder, name_fields=True)
+        self.hashes = self._files.hashes
 
     def text(self, name: str, chat: bool, fields: Mapping[str, object]) -> str:
         """A rendered prompt.
@@ -140,8 +87,8 @@ class Templates:
             chat: for a chat's user, not as a text to continue.
             fields: values; those that are not given are empty, the language Python.
         """
-        given = {**dict.fromkeys(FIELDS, ""), "language": "Python", "fence": "python", "turn": 0, **fields}
-        text = str(self._compiled[f"{name}.{'chat' if chat else 'completion'}.jinja"].render(given))
+        given = {"language": "Python", "fence": "python", "turn": 0, **fields}
+        text = self._files.text(f"{name}.{'chat' if chat else 'completion'}.jinja", given)
         return text.strip() if chat else text
 
 
@@ -154,10 +101,4 @@ def copy_templates(folder: Path) -> list[Path]:
     Returns:
         The files that were written.
     """
-    written = []
-    for own in sorted(_OWN.glob("*.jinja")):
-        file = folder / own.name
-        if not file.exists():
-            write_text(file, own.read_text(encoding="utf-8"))
-            written.append(file)
-    return written
+    return copy_files(_OWN, folder)

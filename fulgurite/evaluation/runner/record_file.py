@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -80,7 +80,15 @@ class RecordFile:
         Raises:
             OSError: the disk is full or gone; what stood there before is whole.
         """
-        self._write(json.dumps(record, ensure_ascii=True, default=str) + "\n")
+        self.extend([record])
+
+    def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Adds records; afterwards all of them are on the disk.
+
+        Raises:
+            OSError: the disk is full or gone; what stood there before is whole.
+        """
+        self._write("".join(json.dumps(record, ensure_ascii=True, default=str) + "\n" for record in records))
 
     def _write(self, line: str) -> None:
         data = line.encode()

@@ -95,6 +95,7 @@ class _InProcess:
                 tuple(row.log_probs),
                 tuple(row.model_log_probs),
                 made_with=made_with,
+                usage=None if writer.encoder_decoder else (len(row.ids), len(row.tokens)),
             )
 
     def _writer(self, settings: SamplingSettings) -> Writer:

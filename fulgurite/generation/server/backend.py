@@ -23,7 +23,15 @@ from fulgurite.generation.identity import folder_hash
 from fulgurite.generation.protocol import Prompt, Request, Sample, SamplingSettings, jobs_of
 from fulgurite.generation.server.budget import Budget
 from fulgurite.generation.server.client import FatalError, RefusedError, TroubleError, open_client, post
-from fulgurite.generation.server.messages import Answer, BrokenAnswerError, Call, Fields, answers_in, uses_chat
+from fulgurite.generation.server.messages import (
+    Answer,
+    BrokenAnswerError,
+    Call,
+    Fields,
+    answers_in,
+    shares_of,
+    uses_chat,
+)
 from fulgurite.generation.server.stop_texts import begun_in_prompt
 
 __all__ = ["ServerBackend", "ServerError"]
@@ -278,7 +286,7 @@ class _Run:
             try:
                 content = await post(client, path, body)
                 answers, used = answers_in(content, chat, len(call.indices), self.fields.settings.stop)
-                spent += used or 0
+                spent += 0 if used is None else used.total
                 if not self._cut_short(call, chat, answers, body.get("stop", ())):
                     break
             except BrokenAnswerError as error:
@@ -302,8 +310,8 @@ class _Run:
                 self.reason = str(error)
                 return 0
         self.failures = 0
-        for index, answer in zip(call.indices, answers, strict=False):
-            self._give(call, index, answer)
+        for index, answer, usage in zip(call.indices, answers, shares_of(used, len(answers)), strict=False):
+            self._give(call, index, answer, usage)
         if len(answers) < len(call.indices):  # `n` was taken no notice of
             self.fields.refused.add("n")
             self._split(call, len(answers))
@@ -330,7 +338,7 @@ class _Run:
         for index in reversed(call.indices[given:]):
             self.calls.appendleft(Call(call.place, call.prompt, (index,), self.seeds[call.place][index]))
 
-    def _give(self, call: Call, index: int, answer: Answer) -> None:
+    def _give(self, call: Call, index: int, answer: Answer, usage: tuple[int, int] | None) -> None:
         settings, drawn = self.fields.settings, answer.log_probs
         if drawn is not None and not settings.plain:
             drawn = (0.0,) * len(drawn) if settings.temperature == 0 else None
@@ -348,6 +356,7 @@ class _Run:
                 made_with=self.made_with,
                 counted=answer.counted,
                 prompt_tokens=answer.prompt_tokens,
+                usage=usage,
             )
         )
 

@@ -18,7 +18,7 @@ from fulgurite.generation.in_process.stopping import cut_before
 from fulgurite.generation.protocol import Prompt, SamplingSettings
 from fulgurite.generation.server.stop_texts import safe_stops
 
-__all__ = ["Answer", "BrokenAnswerError", "Call", "Fields", "answers_in", "tokens_in", "uses_chat"]
+__all__ = ["Answer", "BrokenAnswerError", "Call", "Fields", "answers_in", "shares_of", "tokens_in", "uses_chat"]
 
 _SEEDS = 2**31  # some servers take no more
 _LETTERS_PER_TOKEN = 3  # for the budget, before the server has counted
@@ -61,6 +61,14 @@ class Answer:
     log_probs: tuple[float, ...] | None
     counted: int | None = None
     prompt_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a response took: all tokens, and those of the prompt and of the answers where the server tells them apart."""
+
+    total: int
+    parts: tuple[int, int] | None
 
 
 class Fields:
@@ -165,7 +173,7 @@ def uses_chat(prompt: Prompt, endpoint: str) -> bool:
     return turns if endpoint == "auto" else endpoint == "chat"
 
 
-def answers_in(content: bytes, chat: bool, wanted: int, stops: Sequence[str]) -> tuple[list[Answer], int | None]:
+def answers_in(content: bytes, chat: bool, wanted: int, stops: Sequence[str]) -> tuple[list[Answer], Usage | None]:
     """The answers of a response, at most as many as were wanted, and the tokens that the server counted.
 
     Args:
@@ -198,9 +206,26 @@ def answers_in(content: bytes, chat: bool, wanted: int, stops: Sequence[str]) ->
     return found, tokens_in(body)
 
 
-def tokens_in(body: Any) -> int | None:
-    """Tokens of prompt and answers as the server counted them, None where it does not say."""
-    return _counted(body, "total_tokens", least=0)
+def tokens_in(body: Any) -> Usage | None:
+    """Tokens of a response as the server counted them, None where it does not say."""
+    total, prompt, written = (_counted(body, f"{name}_tokens", least=0) for name in ("total", "prompt", "completion"))
+    if total is None:
+        return None
+    return Usage(total, (prompt, written) if prompt is not None and written is not None else None)
+
+
+def shares_of(usage: Usage | None, answers: int) -> list[tuple[int, int] | None]:
+    """Tokens of prompt and answer for each answer of one response; their sums are what the server counted.
+
+    Args:
+        usage: of the response.
+        answers: how many it has, at least one.
+    """
+    if usage is None or usage.parts is None:
+        return [None] * answers
+    prompt, written = usage.parts
+    each, rest = divmod(written, answers)
+    return [(prompt if i == 0 else 0, each + (i < rest)) for i in range(answers)]
 
 
 def _counted(body: Any, name: str, least: int = 1) -> int | None:

@@ -1,0 +1,1 @@
+"""`fulgurite synthesize`: data made by models, step by step, as a recipe says."""

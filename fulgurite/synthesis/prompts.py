@@ -1,0 +1,44 @@
+"""The prompts of all steps: template files that a folder of the user's own may replace one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fulgurite.evaluation.prompt_files import PromptFiles, copy_files
+
+__all__ = ["FIELDS", "copy_templates", "templates_of"]
+
+_OWN = Path(__file__).parent / "templates"
+FIELDS = {
+    "instruction": "the question or request",
+    "kind": "Coding, Math_CoT, Math_PoT or Logic",
+    "style": "of an action: steps, or tools (functions that are made first)",
+    "hint": "what a gold hint is: program, code, solution; empty for none",
+    "solution": "the gold solution; its answer is hidden where it is no program",
+    "history": "the turns before a wrong action",
+    "action": "a wrong action",
+    "shown": "what its environment shows",
+    "gold": "the right answer, or the reference program",
+    "aspect": "of ratings: instruction_following, honesty, truthfulness or helpfulness",
+    "answers": "the texts to be rated, a list",
+    "answer": "the answer to be criticised",
+    "knowledge": "what is known to be right or wrong; empty for nothing",
+    "principle": "what the answer's system message asked for; empty for nothing",
+    "again": "yes where an earlier answer could not be read; else empty",
+}
+_OTHERS: dict[str, object] = {"answers": ["x", "y"]}
+
+
+def templates_of(folder: Path | None = None) -> PromptFiles:
+    """All templates.
+
+    Args:
+        folder: files of the user's own, which replace ours of the same name; None for ours alone.
+    """
+    names = sorted(file.name for file in _OWN.glob("*.jinja"))
+    return PromptFiles("synthesize", _OWN, names, FIELDS, _OTHERS, folder)
+
+
+def copy_templates(folder: Path) -> list[Path]:
+    """Writes our templates into a folder, to be edited there; a file that is there already is left alone."""
+    return copy_files(_OWN, folder)

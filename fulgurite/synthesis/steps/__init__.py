@@ -1,0 +1,29 @@
+"""The kinds of steps; importing this room registers them."""
+
+from fulgurite.synthesis.steps import (
+    agree,
+    critique,
+    decontaminate,
+    deduplicate,
+    draw,
+    filter,
+    judge,
+    pair,
+    rate,
+    trees,
+    write,
+)
+
+__all__ = [
+    "agree",
+    "critique",
+    "decontaminate",
+    "deduplicate",
+    "draw",
+    "filter",
+    "judge",
+    "pair",
+    "rate",
+    "trees",
+    "write",
+]
