@@ -39,6 +39,7 @@ from fulgurite.lightning_modules.objectives.step import Batch, Objective, StepSc
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.models.padding import name_padding
+from fulgurite.models.quantised import refuse_untrainable
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 
 __all__ = ["FinetuneModule"]
@@ -59,6 +60,7 @@ class FinetuneModule(LightningModule):
         lr_schedule: decay after the warm-up: "linear" or "cosine", both to zero, or "constant".
         num_labels: classes (default: what the data says).
         dtype: dtype of the base weights.
+        quantize: pack the base's linear layers while it is loaded, by bitsandbytes: "nf4" (QLoRA) or "int8"; an adapter is trained.
         from_scratch: draw random weights instead of loading them.
         gradient_checkpointing: recompute activations in the backward: less memory, more time.
         kernels: "auto", "triton" or "torch" (default: leave the process's setting alone).
@@ -83,6 +85,7 @@ class FinetuneModule(LightningModule):
         lr_schedule: Literal["linear", "cosine", "constant"] = "linear",
         num_labels: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        quantize: Literal["nf4", "int8"] | None = None,
         from_scratch: bool = False,
         gradient_checkpointing: bool = False,
         kernels: Literal["auto", "triton", "torch"] | None = None,
@@ -99,7 +102,7 @@ class FinetuneModule(LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.head_learning_rate, self.gate_learning_rate = head_learning_rate, gate_learning_rate
         self.warmup_ratio, self.lr_schedule = warmup_ratio, lr_schedule
-        self.dtype_name: str = dtype
+        self.dtype_name, self.quantize = str(dtype), quantize
         self.num_labels, self.from_scratch, self.trust_remote_code = num_labels, from_scratch, trust_remote_code
         self.gradient_checkpointing, self.kernels = gradient_checkpointing, kernels
         self.objective: Objective = make_objective(task)
@@ -158,6 +161,7 @@ class FinetuneModule(LightningModule):
         if self.kernels is not None:
             use_backend(self.kernels)
         loaded = self.load_base()
+        refuse_untrainable(type(self).__name__, loaded.model, self.backbone, self.adapter_config is not None)
         self._meet_data(loaded.model)
         self._prepare_base(loaded.model)
         if self.adapter_config is not None:
@@ -184,6 +188,7 @@ class FinetuneModule(LightningModule):
             self.task,
             num_labels=self.num_labels,
             dtype=self.dtype_name,
+            quantize=self.quantize,
             from_scratch=self.from_scratch,
             trust_remote_code=self.trust_remote_code,
         )
@@ -201,8 +206,9 @@ class FinetuneModule(LightningModule):
         Args:
             name: hub id or folder of another model, which is loaded in the base's place.
         """
-        options: dict[str, Any] = {"dtype": self.dtype_name, "trust_remote_code": self.trust_remote_code}
-        loaded = load_backbone(resolve_backbone(name or self.backbone), self.task, **options)
+        place = resolve_backbone(name or self.backbone)
+        options: dict[str, Any] = {"dtype": self.dtype_name, "quantize": self.quantize}
+        loaded = load_backbone(place, self.task, trust_remote_code=self.trust_remote_code, **options)
         if name is None:
             self._prepare_base(loaded.model)
         switch_dropout_off(loaded.model)
@@ -360,14 +366,7 @@ class FinetuneModule(LightningModule):
             self._look_for_non_finite()
 
     def _look_for_non_finite(self) -> None:
-        found = self._first_bad.look()
-        if found is not None:
-            step, batch, value = found
-            raise FloatingPointError(
-                f"{type(self).__name__}: the loss is {value} at optimizer step {step}, batch {batch} of epoch "
-                f"{self.current_epoch}; training stops here. Lower the learning rate, use bf16 instead of fp16, or look at that "
-                "batch."
-            )
+        self._first_bad.refuse(type(self).__name__, self.current_epoch)
 
     def _evaluate(self, batch: Batch, prefix: str) -> None:
         loss, measures = getattr(self, prefix + "loss"), getattr(self, prefix + "measures")

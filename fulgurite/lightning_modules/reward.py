@@ -95,6 +95,7 @@ class RewardModule(FinetuneModule):
             resolve_backbone(self.backbone),
             head=self.head,
             dtype=self.dtype_name,
+            quantize=self.quantize,
             trust_remote_code=self.trust_remote_code,
         )
 

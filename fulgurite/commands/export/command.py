@@ -29,17 +29,19 @@ from fulgurite.commands.export.checks import (
     merge_checked,
     no_progress_bar,
     probe,
+    widened,
     with_peft,
 )
 from fulgurite.commands.export.folder import check_target, refuse_around
 from fulgurite.commands.export.reward import write_reward_model
 from fulgurite.commands.export.stops import check_stops, stopping_config
-from fulgurite.commands.shared.checkpoint_files import load_module
+from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint
 from fulgurite.console import say, shortest
 from fulgurite.data.conditions.objectives import CONDITION_FILE
 from fulgurite.data.encoding.templates import lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
+from fulgurite.gguf_files import gguf_file
 from fulgurite.lightning_modules.checks.initial_weights import low_rank_parts
 from fulgurite.models import RewardModel, load_backbone
 from fulgurite.models.padding import padding_named
@@ -86,7 +88,12 @@ def export(
     target = check_target(out, ckpt_path, overwrite)
     if tolerance <= 0:
         raise ValueError(f"export: tolerance {tolerance} was given; allowed are positive numbers such as 1e-5")
-    module = load_module(ckpt_path, trust_remote_code)
+    trained_on = (read_checkpoint(ckpt_path, mmap=True).get("hyper_parameters") or {}).get("quantize")
+    module = load_module(ckpt_path, trust_remote_code, in_full=True)
+    if trained_on is not None:
+        say(
+            f"trained on the base quantised to {trained_on}; what is written and compared below stands on the full-precision base"
+        )
     refuse_around(target, resolve_backbone(module.backbone), "base model")
     module.configure_model()
     if not module.exports:
@@ -164,9 +171,14 @@ def _write_adapter(
         adapter.save(folder)
         fresh = module.load_base().model
         load_adapter(fresh, folder)
-        compare("reloaded", logits_of(fresh.float().eval(), batch), expected, tolerance)
+        compare("reloaded", logits_of(widened(fresh).eval(), batch), expected, tolerance)
         return
     adapter.export_peft(folder, rank_pattern=rank_pattern, base_model=base, task_type=_PEFT_TASKS[module.task])
+    if gguf_file(base) is not None:
+        say(
+            f"the base is a GGUF file, which neither PEFT nor vLLM loads by an adapter's name of it: `fulgurite convert --model "
+            f"{base}` makes a folder of it; put that folder's path into adapter_config.json"
+        )
     if rank_pattern:
         say(
             "rank_pattern: the modules have ranks of their own; PEFT reads them, vLLM ignores them and computes something else: "

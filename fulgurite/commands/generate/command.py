@@ -23,6 +23,7 @@ from fulgurite.data.records.conversation import Turn
 from fulgurite.generation.texts import LoadedModel, generate_text, load_for_generation
 from fulgurite.generation.writers import GenerationSettings
 from fulgurite.models import FusedNetwork
+from fulgurite.models.quantised import quantisation_of
 
 __all__ = ["generate", "load_model"]
 
@@ -173,6 +174,11 @@ def _from_checkpoint(
             )
         apply_template(tokenizer, template)
     network = module.network.to(device=device)  # type: ignore[call-overload]
+    if dtype is not None and quantisation_of(network) is not None:
+        raise ValueError(
+            f"{verb}: --dtype {dtype} was given, and the base of {shortest(path)} is quantised, whose dtype is fixed; leave it "
+            "out, or export the checkpoint"
+        )
     network = network if dtype is None else network.to(getattr(torch, dtype))
     if isinstance(network, FusedNetwork):
         network.blend = str(getattr(module, "blend", network.blend))

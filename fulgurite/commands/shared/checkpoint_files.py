@@ -107,12 +107,13 @@ def _newest_whole(folder: Path) -> str:
     return f"the newest whole checkpoint there is {newest.name}: give {shlex.join(['--ckpt_path', str(newest)])}"
 
 
-def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneModule":
+def load_module(path: str | Path, trust_remote_code: bool = False, in_full: bool = False) -> "FinetuneModule":
     """The module that wrote a checkpoint, on the CPU, with its weights, in evaluation mode.
 
     Args:
         path: the checkpoint
         trust_remote_code: whether the backbone's own code may run; what the checkpoint says of it does not count
+        in_full: load the base in full precision also where it was trained quantised while it was loaded
     """
     from fulgurite.lightning_modules import FinetuneModule
     from fulgurite.models.weight_files import check_finite
@@ -146,6 +147,8 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
     changed: dict[str, Any] = {
         name: None for name in OF_THE_MACHINE if name in hyperparameters
     }  # in files of earlier versions
+    if in_full and hyperparameters.get("quantize") is not None:
+        changed["quantize"] = None
     if "trust_remote_code" in hyperparameters:
         changed["trust_remote_code"] = trust_remote_code
     try:

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fulgurite.gguf_files import gguf_source
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -23,17 +25,22 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """The tokenizer called `name`, with a padding token; code that comes with it is never run.
 
     Args:
-        name: hub id, local folder, or a name of the playground such as "playground".
+        name: hub id, local folder, a GGUF file, or a name of the playground such as "playground".
     """
     from transformers import AutoTokenizer
 
     from fulgurite.data.playground import resolve_backbone
 
     where = resolve_backbone(name)
+    source, options = gguf_source(where)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and its hub's own errors here
-        if Path(where).is_dir():
+        if options:
+            hint = (
+                "the GGUF file describes no tokenizer that transformers can make; give another one (--data.tokenizer)"
+            )
+        elif Path(where).is_dir():
             found = sorted(p.name for p in Path(where).iterdir())[:12]
             hint = f"the folder holds {found}; save a tokenizer there (tokenizer.save_pretrained)"
         else:
