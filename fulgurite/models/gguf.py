@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fulgurite.gguf_files import GGUFHeader, gguf_file, gguf_source, read_header
+from fulgurite.models.gguf_files import GGUFHeader, gguf_file, gguf_source, read_header
 
 __all__ = ["dequantised", "gguf_config", "read_config"]
 
@@ -52,7 +52,7 @@ def gguf_config(file: Path) -> Any:
     """The configuration that a GGUF file describes, with its rotary positions.
 
     Args:
-        file: as :func:`fulgurite.gguf_files.gguf_file` gives it.
+        file: as :func:`fulgurite.models.gguf_files.gguf_file` gives it.
 
     Raises:
         ValueError: the file is not whole, of an architecture that transformers does not read, or its positions are stretched in a

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from fulgurite.gguf_files import gguf_file, gguf_source
 from fulgurite.models.gguf import dequantised, read_config
+from fulgurite.models.gguf_files import gguf_file, gguf_source
 from fulgurite.models.padding import keep_padding_apart
 from fulgurite.models.quantised import keep_plain, quantisation_options, stored_as
 from fulgurite.models.weight_files import check_values, not_found, unreachable, weight_files

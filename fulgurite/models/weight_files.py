@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fulgurite.gguf_files import gguf_file
+from fulgurite.models.gguf_files import gguf_file
 
 __all__ = [
     "WeightFiles",

@@ -15,7 +15,7 @@ from fulgurite.data.playground import resolve_backbone
 from fulgurite.generation.loading import load_for_generation
 from fulgurite.models import load_backbone, load_reward_model
 from fulgurite.models.gguf import read_config
-from tests.models.gguf_files import write_gguf
+from tests.models.gguf_writer import write_gguf
 
 pytest.importorskip("gguf")
 IDS = torch.arange(7, 207).view(2, 100)

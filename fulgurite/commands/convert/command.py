@@ -14,9 +14,9 @@ from fulgurite.commands.export.folder import check_target
 from fulgurite.commands.export.stops import check_stops, stopping_config
 from fulgurite.console import say, shortest
 from fulgurite.data.encoding.tokenizers import load_tokenizer
-from fulgurite.gguf_files import gguf_file, read_header
 from fulgurite.models import load_backbone
 from fulgurite.models.gguf import read_config
+from fulgurite.models.gguf_files import gguf_file, read_header
 from fulgurite.models.sizes import check_vocabulary, vocabulary_of
 from fulgurite.whole_files import whole_folder
 

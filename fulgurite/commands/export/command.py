@@ -41,9 +41,9 @@ from fulgurite.data.conditions.objectives import CONDITION_FILE
 from fulgurite.data.encoding.templates import lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.gguf_files import gguf_file
 from fulgurite.lightning_modules.checks.initial_weights import low_rank_parts
 from fulgurite.models import RewardModel, load_backbone
+from fulgurite.models.gguf_files import gguf_file
 from fulgurite.models.padding import padding_named
 from fulgurite.whole_files import whole_folder
 

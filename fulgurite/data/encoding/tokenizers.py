@@ -11,8 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fulgurite.gguf_files import gguf_source
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -32,13 +30,14 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     from fulgurite.data.playground import resolve_backbone
 
     where = resolve_backbone(name)
-    source, options = gguf_source(where)
+    source, options = _source(where)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and its hub's own errors here
         if options:
             hint = (
-                "the GGUF file describes no tokenizer that transformers can make; give another one (--data.tokenizer)"
+                "the GGUF file is cut short, or describes no tokenizer that transformers can make (give another one, "
+                "--data.tokenizer), or the package gguf is not installed (pip install 'fulgurite[gguf]')"
             )
         elif Path(where).is_dir():
             found = sorted(p.name for p in Path(where).iterdir())[:12]
@@ -56,6 +55,17 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         tokenizer.pad_token = substitute
         _log.info("%s has no padding token: %r is used for padding", name, substitute)
     return tokenizer
+
+
+def _source(where: str) -> tuple[str, dict[str, str]]:
+    """What ``from_pretrained`` takes for a place; for a GGUF file, or a folder with one and no model, its ``gguf_file``."""
+    place = Path(where)
+    files = [place] if place.suffix.lower() == ".gguf" and place.is_file() else []
+    if place.is_dir() and not any((place / name).is_file() for name in ("config.json", "tokenizer_config.json")):
+        files = sorted(file for file in place.iterdir() if file.suffix.lower() == ".gguf")
+    if len(files) != 1:
+        return where, {}
+    return str(files[0].absolute().parent), {"gguf_file": str(files[0].absolute())}
 
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -13,7 +13,7 @@ from fulgurite.cli import main
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.models import load_backbone
-from tests.models.gguf_files import write_gguf
+from tests.models.gguf_writer import write_gguf
 
 pytest.importorskip("gguf")
 IDS = torch.arange(7, 207).view(2, 100)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fulgurite.data.playground import resolve_backbone
-from fulgurite.gguf_files import gguf_file, gguf_source, read_header
 from fulgurite.models import load_backbone
-from tests.models.gguf_files import write_gguf
+from fulgurite.models.gguf_files import gguf_file, gguf_source, read_header
+from tests.models.gguf_writer import write_gguf
 
 pytest.importorskip("gguf")
 
