@@ -54,6 +54,8 @@ class CPOModule(FinetuneModule):
         learning_rate: peak learning rate; published are 1e-5 for full tuning in cpsft and 5e-5 for an adapter in cdpo.
     """
 
+    may_grow = False
+
     def __init__(
         self,
         backbone: str,

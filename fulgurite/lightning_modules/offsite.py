@@ -42,6 +42,7 @@ class OffsiteTuningModule(FinetuneModule):
         learning_rate: peak learning rate.
     """
 
+    may_grow = False
     exports = False
     instead_of_export = "layers of an emulator; `fulgurite plug-in` puts them into the full model"
     trained_part = "the chosen layers of the emulator"

@@ -57,6 +57,7 @@ class PreferenceModule(FinetuneModule):
         learning_rate: peak learning rate; 5e-7 is usual for full tuning, 5e-6 and more for adapters.
     """
 
+    may_grow = False
     data_task = "preference"
 
     def __init__(

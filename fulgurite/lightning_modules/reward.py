@@ -58,6 +58,7 @@ class RewardModule(FinetuneModule):
         head_learning_rate: peak learning rate of the reward head (default: learning_rate).
     """
 
+    may_grow = False
     data_task = "preference"
 
     def __init__(

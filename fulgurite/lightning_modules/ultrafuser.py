@@ -73,6 +73,7 @@ class UltraFuserModule(FinetuneModule):
         trust_remote_code: run model code from the checkpoints' repositories.
     """
 
+    may_grow = False
     exports = False
     instead_of_export = (
         "several models and a gate, which no other program can load as one; give the checkpoint itself to fulgurite "

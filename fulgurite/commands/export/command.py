@@ -114,9 +114,13 @@ def export(
         raise ValueError(
             f"export: {shortest(ckpt_path)} holds no adapter, its whole network was trained; --format merged writes that network"
         )
+    if module.vocabulary.grown and format != "merged":
+        raise ValueError(
+            f"export: {shortest(ckpt_path)} has rows for new tokens in its embedding, which no base has; give --format merged"
+        )
     if format != "merged":
         adapter = _from_the_base(module, ckpt_path)
-    tokenizer = load_tokenizer(module.backbone)
+    tokenizer = load_tokenizer(module.vocabulary.tokenizer or module.backbone)
     lay_stored(tokenizer, module.chat_template)  # what was trained with is what has to be served with
     table = _summary(adapter, module)  # before a merge takes the adapter off
     with whole_folder(target) as folder:

@@ -164,7 +164,8 @@ def _from_checkpoint(
         )
     fused = module.network if isinstance(module.network, FusedNetwork) else None
     # A fused model's specialists may be adapters, whose base has the tokenizer.
-    tokenizer = load_tokenizer(module.backbone if fused is None else str(fused.config._name_or_path))
+    name = str(fused.config._name_or_path) if fused is not None else module.vocabulary.tokenizer or module.backbone
+    tokenizer = load_tokenizer(name)
     lay_stored(tokenizer, module.chat_template)
     if template is not None:
         if module.chat_template == NO_TEMPLATE != template:
