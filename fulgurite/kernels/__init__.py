@@ -5,7 +5,6 @@ from fulgurite.kernels.fusion.fused_log_probs import fused_log_probs
 from fulgurite.kernels.fusion.scores import FusedTokenScores, fused_logits, fused_token_scores
 from fulgurite.kernels.log_probs.linear import TokenScores, linear_cross_entropy, linear_log_probs, linear_token_scores
 from fulgurite.kernels.low_rank.gated_lora import gated_lora_linear
-from fulgurite.kernels.low_rank.packed import packed_lora_linear
 from fulgurite.kernels.sparse.delta import live_values, sparse_delta_embedding, sparse_delta_linear
 from fulgurite.kernels.sparse.live import write_live_
 from fulgurite.kernels.sparse.plan import SparsePlan, plan_sparse_delta
@@ -24,7 +23,6 @@ __all__ = [
     "linear_log_probs",
     "linear_token_scores",
     "live_values",
-    "packed_lora_linear",
     "plan_sparse_delta",
     "proximal_adamw_step_",
     "soft_threshold_",

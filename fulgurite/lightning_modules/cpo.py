@@ -37,7 +37,7 @@ __all__ = ["CPOModule"]
 
 @inherits_options(
     FinetuneModule,
-    without=("task", "head_learning_rate", "num_labels", "from_scratch"),
+    without=("task", "head_learning_rate", "num_labels", "resize_embeddings", "from_scratch"),
     learning_rate=5e-5,
     warmup_ratio=0.1,
 )
@@ -53,8 +53,6 @@ class CPOModule(FinetuneModule):
         beta: strength of the pull to the reference in cdpo.
         learning_rate: peak learning rate; published are 1e-5 for full tuning in cpsft and 5e-5 for an adapter in cdpo.
     """
-
-    may_grow = False
 
     def __init__(
         self,

@@ -71,7 +71,6 @@ class FinetuneModule(LightningModule):
     """
 
     exports = True  # whether what is trained can leave as one model or one adapter
-    may_grow = True  # whether `resize_embeddings` is offered
     trained_part = "the whole network"  # what is trained where there is no adapter
     data_task: str | None = None  # what a datamodule's `task_type` must be where that is not the backbone's task
 
@@ -110,7 +109,7 @@ class FinetuneModule(LightningModule):
         self.dtype_name, self.quantize = str(dtype), quantize
         self.num_labels, self.from_scratch, self.trust_remote_code = num_labels, from_scratch, trust_remote_code
         self.gradient_checkpointing, self.kernels = gradient_checkpointing, kernels
-        self.vocabulary = GrownVocabulary(name, resize_embeddings, self.may_grow)
+        self.vocabulary = GrownVocabulary(name, resize_embeddings)
         self.objective: Objective = make_objective(task)
         self.network: nn.Module | None = None
         self.adapter: Adapter | None = None

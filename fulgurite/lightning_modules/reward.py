@@ -36,7 +36,7 @@ __all__ = ["RewardModule"]
 
 @inherits_options(
     FinetuneModule,
-    without=("task", "num_labels", "from_scratch"),
+    without=("task", "num_labels", "resize_embeddings", "from_scratch"),
     learning_rate=1e-5,
     warmup_ratio=0.1,
     lr_schedule="cosine",
@@ -58,7 +58,6 @@ class RewardModule(FinetuneModule):
         head_learning_rate: peak learning rate of the reward head (default: learning_rate).
     """
 
-    may_grow = False
     data_task = "preference"
 
     def __init__(

@@ -48,7 +48,7 @@ __all__ = ["UltraFuserModule"]
 
 @inherits_options(
     FinetuneModule,
-    without=("task", "head_learning_rate", "num_labels", "from_scratch"),
+    without=("task", "head_learning_rate", "num_labels", "quantize", "resize_embeddings", "from_scratch"),
     warmup_ratio=0.03,
     lr_schedule="cosine",
 )
@@ -73,7 +73,6 @@ class UltraFuserModule(FinetuneModule):
         trust_remote_code: run model code from the checkpoints' repositories.
     """
 
-    may_grow = False
     exports = False
     instead_of_export = (
         "several models and a gate, which no other program can load as one; give the checkpoint itself to fulgurite "

@@ -11,6 +11,7 @@ bfloat16 and, in training too, without a gradient to the layer's input. That is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -91,7 +92,8 @@ def keep_plain(model: nn.Module) -> None:
     Args:
         model: that was just loaded.
     """
-    for module in model.modules():
+    layers: Iterable[Any] = model.modules()
+    for module in layers:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 

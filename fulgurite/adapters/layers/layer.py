@@ -26,13 +26,8 @@ from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
 from fulgurite.adapters.layers.packed import foreign_weight, unpacker_of
 from fulgurite.adapters.layers.site import Recall, Site
 from fulgurite.adapters.layers.sparse_branch import SparseBranch
-from fulgurite.kernels import (
-    gated_lora_linear,
-    live_values,
-    packed_lora_linear,
-    sparse_delta_embedding,
-    sparse_delta_linear,
-)
+from fulgurite.kernels import gated_lora_linear, live_values, sparse_delta_embedding, sparse_delta_linear
+from fulgurite.kernels.low_rank.packed import packed_lora_linear
 
 __all__ = [
     "AdaptedLayer",

@@ -22,21 +22,15 @@ class GrownVocabulary:
     Args:
         owner: class name of the module, for messages.
         mode: "new": the old rows stay what they are; "all": the whole embedding is trained; None: nothing grows.
-        allowed: whether the module can do it.
 
     Raises:
-        ValueError: another mode, or a module that cannot.
+        ValueError: another mode.
     """
 
-    def __init__(self, owner: str, mode: str | None, allowed: bool) -> None:
+    def __init__(self, owner: str, mode: str | None) -> None:
         if mode is not None and mode not in _MODES:
             raise ValueError(
                 f"{owner}: resize_embeddings={mode!r}; allowed are {', '.join(map(repr, _MODES))}, or none."
-            )
-        if mode is not None and not allowed:
-            raise ValueError(
-                f"{owner}: resize_embeddings was given, and this module compares with a model that has no new rows, or does not "
-                "own its embedding; train the new tokens with SFTModule, export --format merged, and take that folder as backbone."
             )
         self.owner, self.mode = owner, mode
         self.size: int | None = None

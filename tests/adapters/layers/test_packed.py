@@ -12,7 +12,8 @@ from torch import nn
 
 from fulgurite.adapters import APET, LoRA, SoRA, attach
 from fulgurite.adapters.layers.packed import packed_keys, unpacker_of
-from fulgurite.kernels import gated_lora_linear, packed_lora_linear
+from fulgurite.kernels import gated_lora_linear
+from fulgurite.kernels.low_rank.packed import packed_lora_linear
 from fulgurite.models.quantised import keep_plain
 
 
