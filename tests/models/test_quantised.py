@@ -143,7 +143,7 @@ def test_from_fit_to_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for form in ("merged", "peft", "adapter"):
         said = run(["export", "--ckpt_path", str(checkpoint), "--format", form, "--out", str(tmp_path / form)], capsys)
         assert (
-            f"trained on the base quantised to {kind}; what is written and compared below stands on the base in full"
+            f"trained on the base quantised to {kind}; what is written and compared below stands on the full-precision base"
             in said
         )
     from fulgurite.adapters import load_adapter
