@@ -7,7 +7,7 @@ BASE_PYTHON ?= python3
 # An environment that already has the package (an activated one, or CI's) is used as it is; else .venv is made.
 PYTHON ?= $(shell if [ -n "$${VIRTUAL_ENV:-}" ] && "$$VIRTUAL_ENV/bin/python" -c 'import fulgurite, pytest, torch' 2>/dev/null; \
 	then echo "$$VIRTUAL_ENV/bin/python"; else echo .venv/bin/python; fi)
-EXTRAS ?= dev,peft,real-models,openai,math
+EXTRAS ?= dev,peft,real-models,openai,math,gguf,quantize
 DEMO ?= runs/quickstart
 # Two workers of one thread each: most tests are too small for two threads. PYTEST_ARGS come last and win ("-n 0 -x tests/data").
 PYTEST := -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)

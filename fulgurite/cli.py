@@ -54,6 +54,9 @@ VERBS = {
         "write a checkpoint's adapter for stock PEFT, or merged into the base, and check it",
         "fulgurite.commands.export.command:export",
     ),
+    "convert": Verb(
+        "write a GGUF file as a folder that stock transformers loads", "fulgurite.commands.convert.command:convert"
+    ),
     "generate": Verb(
         "answer a prompt, a file of prompts, or a chat in the terminal", "fulgurite.commands.generate.command:generate"
     ),

@@ -246,15 +246,15 @@ OPTIONS = {
     "fulgurite.lightning_modules.SoRAModule": (
         "backbone task rank alpha dropout targets threshold threshold_scaling prox gate_init l1 patience look_every schedule "
         "stages max_threshold stage_epochs learning_rate head_learning_rate gate_learning_rate weight_decay warmup_ratio "
-        "lr_schedule num_labels dtype gradient_checkpointing kernels trust_remote_code"
+        "lr_schedule num_labels dtype quantize resize_embeddings gradient_checkpointing kernels trust_remote_code"
     ),
     "fulgurite.lightning_modules.ClassificationModule": (
         "backbone task adapter learning_rate head_learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule "
-        "num_labels dtype gradient_checkpointing kernels trust_remote_code"
+        "num_labels dtype quantize resize_embeddings gradient_checkpointing kernels trust_remote_code"
     ),
     "fulgurite.lightning_modules.SFTModule": (
-        "backbone task adapter learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype from_scratch "
-        "gradient_checkpointing kernels trust_remote_code"
+        "backbone task adapter learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype quantize "
+        "resize_embeddings from_scratch gradient_checkpointing kernels trust_remote_code"
     ),
     "fulgurite.lightning_modules.OffsiteTuningModule": (
         "backbone adapter learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing "
@@ -279,17 +279,17 @@ OPTIONS = {
     "fulgurite.lightning_modules.PreferenceModule": (
         "backbone loss loss_weights adapter init_adapter reference_model cache_reference reference_cache beta "
         "label_smoothing gamma_ratio cpo_alpha desirable_weight undesirable_weight temperature use_margin learning_rate "
-        "gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels "
+        "gate_learning_rate weight_decay warmup_ratio lr_schedule dtype quantize gradient_checkpointing kernels "
         "trust_remote_code"
     ),
     "fulgurite.lightning_modules.RewardModule": (
         "backbone loss use_margin ranking_weight direct_weight centring temperature head adapter learning_rate "
-        "head_learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels "
-        "trust_remote_code"
+        "head_learning_rate gate_learning_rate weight_decay warmup_ratio lr_schedule dtype quantize gradient_checkpointing "
+        "kernels trust_remote_code"
     ),
     "fulgurite.lightning_modules.CPOModule": (
         "backbone stage adapter init_adapter cache_reference reference_cache beta learning_rate gate_learning_rate "
-        "weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels trust_remote_code"
+        "weight_decay warmup_ratio lr_schedule dtype quantize gradient_checkpointing kernels trust_remote_code"
     ),
     "fulgurite.datamodules.CPODataModule": (
         "stage path val_path test_path schema columns objectives spelling objective_weights distance_weights control "

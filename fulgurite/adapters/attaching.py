@@ -11,6 +11,7 @@ from torch import nn
 from fulgurite.adapters.config import AdapterConfig
 from fulgurite.adapters.handle import Adapter, adapters_of
 from fulgurite.adapters.layers.layer import AdaptedLayer, release, take_branch
+from fulgurite.adapters.layers.packed import packed_keys
 from fulgurite.adapters.layers.site import Site, site_of
 from fulgurite.adapters.layers.targets import match_modules
 from fulgurite.adapters.methods import Choice, Place, method_of
@@ -161,6 +162,9 @@ def _before_loading(
     _check_merged(model, state_dict, prefix, metadata.get(_MERGED, []))
     for adapter in adapters_of(model):
         adapter.before_loading(state_dict, prefix)
+    for key, weight in packed_keys(model).items():
+        if prefix + weight not in state_dict:
+            state_dict.pop(prefix + key, None)  # checkpoints of earlier versions hold the scales without the weights
     for key, p in model.named_parameters(remove_duplicate=False):
         if not p.requires_grad:
             state_dict.setdefault(prefix + key, p.detach())

@@ -20,7 +20,7 @@ from fulgurite.adapters.config import AdapterConfig, config_to_dict
 from fulgurite.adapters.groups import decayed_groups
 from fulgurite.adapters.layers.layer import AdaptedLayer, take_branch
 from fulgurite.adapters.layers.low_rank_branch import RankRow
-from fulgurite.adapters.layers.own import own_parameters, own_state
+from fulgurite.adapters.layers.own import frozen_keys, own_parameters, own_state
 from fulgurite.adapters.layers.site import Site, site_of
 
 __all__ = ["Adapter", "adapters_of"]
@@ -293,8 +293,8 @@ class Adapter:
         return [f"{name}.branches.{self.name}.{key}".lstrip(".") for name, key in self._branch_keys()] + heads
 
     def frozen_keys(self) -> set[str]:
-        """Keys of ``model.state_dict()`` that are frozen base parameters: what an adapter checkpoint leaves out."""
-        return {key for key, p in self.model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        """Keys of ``model.state_dict()`` that are frozen, scales of packed weights too: what an adapter checkpoint leaves out."""
+        return frozen_keys(self.model)
 
     def detach(self) -> None:
         """Take the adapter off: classes, keys and requires_grad flags are what they were before; trained heads stay trained.

@@ -18,6 +18,7 @@ from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone, same_backbone
 from fulgurite.models import load_backbone
 from fulgurite.models.emulator.folder import is_emulator, load_emulator
+from fulgurite.models.gguf import read_config
 from fulgurite.models.loading import check_folder
 from fulgurite.models.sizes import check_vocabulary, vocabulary_of
 from fulgurite.models.weight_files import check_peft_file, check_peft_task
@@ -124,10 +125,8 @@ def _peft_base(adapter: str | None) -> str | None:
 
 
 def _task(base: str) -> str:
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        config = read_config(base)
     except (OSError, ValueError):
         return "causal_lm"  # load_backbone says what is wrong
     return "seq2seq" if config.is_encoder_decoder else "causal_lm"

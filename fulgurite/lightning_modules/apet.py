@@ -24,7 +24,11 @@ from fulgurite.lightning_modules.objectives.step import Batch
 __all__ = ["APETModule"]
 
 
-@inherits_options(FinetuneModule, without=("adapter", "gate_learning_rate", "from_scratch"), learning_rate=1e-3)
+@inherits_options(
+    FinetuneModule,
+    without=("adapter", "gate_learning_rate", "quantize", "resize_embeddings", "from_scratch"),
+    learning_rate=1e-3,
+)
 class APETModule(FinetuneModule):
     """Fine-tune any scalars of a backbone at any positions.
 

@@ -37,7 +37,7 @@ __all__ = ["CPOModule"]
 
 @inherits_options(
     FinetuneModule,
-    without=("task", "head_learning_rate", "num_labels", "from_scratch"),
+    without=("task", "head_learning_rate", "num_labels", "resize_embeddings", "from_scratch"),
     learning_rate=5e-5,
     warmup_ratio=0.1,
 )

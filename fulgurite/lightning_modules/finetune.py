@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from fulgurite.adapters import Adapter, AdapterConfig, attach
+from fulgurite.adapters.groups import network_groups
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.checks.before_training import (
@@ -29,7 +30,8 @@ from fulgurite.lightning_modules.checks.non_finite import FirstNonFinite
 from fulgurite.lightning_modules.checks.replicas import EqualReplicas
 from fulgurite.lightning_modules.checks.sharing import averages_weights, holds_parameters_alone
 from fulgurite.lightning_modules.checks.sizes import check_sizes, padding_of
-from fulgurite.lightning_modules.checks.trained import what_is_trained
+from fulgurite.lightning_modules.checks.trained import refuse_untrained, what_is_trained
+from fulgurite.lightning_modules.checks.vocabulary import GrownVocabulary
 from fulgurite.lightning_modules.metrics.answering import Answers, answer
 from fulgurite.lightning_modules.metrics.by_name import MeanLoss
 from fulgurite.lightning_modules.metrics.measures import Measures, NamedMeasures
@@ -39,6 +41,7 @@ from fulgurite.lightning_modules.objectives.step import Batch, Objective, StepSc
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.models.padding import name_padding
+from fulgurite.models.quantised import refuse_untrainable
 from fulgurite.optim import LR_SHAPES, ProximalAdamW, StagedSchedule
 
 __all__ = ["FinetuneModule"]
@@ -59,6 +62,8 @@ class FinetuneModule(LightningModule):
         lr_schedule: decay after the warm-up: "linear" or "cosine", both to zero, or "constant".
         num_labels: classes (default: what the data says).
         dtype: dtype of the base weights.
+        quantize: pack the base's linear layers while it is loaded, by bitsandbytes: "nf4" (QLoRA) or "int8"; an adapter is trained.
+        resize_embeddings: add rows for tokens that the base lacks, and train them: "new" them alone, "all" the whole embedding.
         from_scratch: draw random weights instead of loading them.
         gradient_checkpointing: recompute activations in the backward: less memory, more time.
         kernels: "auto", "triton" or "torch" (default: leave the process's setting alone).
@@ -83,6 +88,8 @@ class FinetuneModule(LightningModule):
         lr_schedule: Literal["linear", "cosine", "constant"] = "linear",
         num_labels: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        quantize: Literal["nf4", "int8"] | None = None,
+        resize_embeddings: Literal["new", "all"] | None = None,
         from_scratch: bool = False,
         gradient_checkpointing: bool = False,
         kernels: Literal["auto", "triton", "torch"] | None = None,
@@ -99,9 +106,10 @@ class FinetuneModule(LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.head_learning_rate, self.gate_learning_rate = head_learning_rate, gate_learning_rate
         self.warmup_ratio, self.lr_schedule = warmup_ratio, lr_schedule
-        self.dtype_name: str = dtype
+        self.dtype_name, self.quantize = str(dtype), quantize
         self.num_labels, self.from_scratch, self.trust_remote_code = num_labels, from_scratch, trust_remote_code
         self.gradient_checkpointing, self.kernels = gradient_checkpointing, kernels
+        self.vocabulary = GrownVocabulary(name, resize_embeddings)
         self.objective: Objective = make_objective(task)
         self.network: nn.Module | None = None
         self.adapter: Adapter | None = None
@@ -115,8 +123,7 @@ class FinetuneModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the number of labels and the metrics from the datamodule, if there is one."""
-        data = getattr(self.trainer, "datamodule", None)
-        owner = type(self).__name__
+        data, owner = getattr(self.trainer, "datamodule", None), type(self).__name__
         if stage == "fit":
             refuse_rate_finder(owner, self.trainer)
         check_task(type(self), self.data_task or self.task, data)
@@ -143,10 +150,12 @@ class FinetuneModule(LightningModule):
 
     def configure_model(self) -> None:
         """Load the backbone, put the adapter in, and choose what is trained, once; the data must fit into the model."""
-        waiting = self.task == "classification" and self.num_labels is None and self._trainer is None
+        waiting = (self.task == "classification" and self.num_labels is None) or self.vocabulary.waiting
         if self.network is not None:
             self._meet_data(self.network)
-        elif not waiting:  # waiting: on_load_checkpoint will say how many labels there are
+        elif (
+            not waiting or self._trainer is not None
+        ):  # on_load_checkpoint will say how many labels and tokens there are
             self._build_on_cpu()
 
     def _build_on_cpu(self) -> None:
@@ -158,10 +167,12 @@ class FinetuneModule(LightningModule):
         if self.kernels is not None:
             use_backend(self.kernels)
         loaded = self.load_base()
+        refuse_untrainable(type(self).__name__, loaded.model, self.backbone, self.adapter_config is not None)
+        grown = self.vocabulary.grow(loaded.model, self._data())
         self._meet_data(loaded.model)
         self._prepare_base(loaded.model)
         if self.adapter_config is not None:
-            heads = tuple(name.replace(".", r"\.") for name in loaded.new_heads)
+            heads = tuple(name.replace(".", r"\.") for name in (*loaded.new_heads, *grown))
             self.adapter = self._attach(loaded.model, heads)
         if self.gradient_checkpointing:
             enable_activation_checkpointing(loaded.model, self.adapter)
@@ -184,6 +195,7 @@ class FinetuneModule(LightningModule):
             self.task,
             num_labels=self.num_labels,
             dtype=self.dtype_name,
+            quantize=self.quantize,
             from_scratch=self.from_scratch,
             trust_remote_code=self.trust_remote_code,
         )
@@ -201,8 +213,8 @@ class FinetuneModule(LightningModule):
         Args:
             name: hub id or folder of another model, which is loaded in the base's place.
         """
-        options: dict[str, Any] = {"dtype": self.dtype_name, "trust_remote_code": self.trust_remote_code}
-        loaded = load_backbone(resolve_backbone(name or self.backbone), self.task, **options)
+        options: dict[str, Any] = {"quantize": self.quantize, "trust_remote_code": self.trust_remote_code}
+        loaded = load_backbone(resolve_backbone(name or self.backbone), self.task, dtype=self.dtype_name, **options)
         if name is None:
             self._prepare_base(loaded.model)
         switch_dropout_off(loaded.model)
@@ -265,8 +277,7 @@ class FinetuneModule(LightningModule):
         name, network = type(self).__name__, self._network()
         refuse_float16(name, network, self._to_train(), self.trainer)
         say_what_is_left_out(name, network, self.objective.balances_experts)
-        adapted, rate = self.adapter is not None, self.learning_rate
-        self._kept = keep_what_autocast_casts(name, network, adapted, rate, self.trainer)
+        self._kept = keep_what_autocast_casts(name, network, self.adapter is not None, self.learning_rate, self.trainer)
         self.objective.prepare(network, self.trainer)
 
     def on_train_epoch_end(self) -> None:
@@ -289,11 +300,7 @@ class FinetuneModule(LightningModule):
 
     def on_test_start(self) -> None:
         """Refuse to report test figures of weights that nobody trained."""
-        if not self._trained:
-            raise RuntimeError(
-                f"{type(self).__name__}: test was called on untrained weights (no checkpoint was loaded and nothing was "
-                "fitted). Give --ckpt_path with a checkpoint; to measure the untrained model use validate."
-            )
+        refuse_untrained(type(self).__name__, self._trained)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What the data told travels with the checkpoint: number and names of the labels, chat template, padding.
@@ -304,6 +311,7 @@ class FinetuneModule(LightningModule):
         checkpoint["num_labels"], checkpoint["label_names"] = self.num_labels, self.label_names
         checkpoint["chat_template"], checkpoint["pad_token_id"] = self.chat_template, self.pad_token_id
         checkpoint["adapter"] = None if self.adapter_config is None else described(self.adapter_config)
+        self.vocabulary.write(self._network(), checkpoint, self.adapter is not None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint holds this module's adapter and heads, and nothing of another adapter."""
@@ -311,7 +319,9 @@ class FinetuneModule(LightningModule):
         self.label_names = agreed_names(type(self).__name__, checkpoint.get("label_names"), self.label_names)
         self.chat_template = self.chat_template or checkpoint.get("chat_template")
         self.pad_token_id = checkpoint.get("pad_token_id") if self.pad_token_id is None else self.pad_token_id
+        self.vocabulary.read(checkpoint)
         network, state = self._network(), checkpoint["state_dict"]
+        self.vocabulary.complete(network, state)
         name_padding(network, self.pad_token_id)
         if self.adapter is not None:
             self.adapter.prepare_load(state, "network.")
@@ -322,7 +332,7 @@ class FinetuneModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """ProximalAdamW, with a warm-up and decay over the run's optimizer steps."""
-        optimizer = ProximalAdamW(self._param_groups(), lr=self.learning_rate)
+        optimizer = ProximalAdamW(self.vocabulary.groups(self._network(), self._param_groups()), lr=self.learning_rate)
         if self.adapter is not None:
             self.adapter.watch(
                 optimizer, shrink=holds_parameters_alone(self, self.trainer), retire=not averages_weights(self.trainer)
@@ -337,10 +347,7 @@ class FinetuneModule(LightningModule):
             return self.adapter.param_groups(
                 self.learning_rate, self.weight_decay, gate_lr=self.gate_learning_rate, head_lr=self.head_learning_rate
             )
-        params = [p for p in self._network().parameters() if p.requires_grad]
-        matrices, rest = [p for p in params if p.dim() >= 2], [p for p in params if p.dim() < 2]
-        groups = (("matrices", matrices, self.weight_decay), ("no_decay", rest, 0.0))
-        return [{"name": n, "params": p, "lr": self.learning_rate, "weight_decay": w} for n, p, w in groups]
+        return network_groups(self._network(), self.learning_rate, self.weight_decay)
 
     def _schedule(self) -> StagedSchedule:
         steps = self.trainer.estimated_stepping_batches
@@ -360,14 +367,7 @@ class FinetuneModule(LightningModule):
             self._look_for_non_finite()
 
     def _look_for_non_finite(self) -> None:
-        found = self._first_bad.look()
-        if found is not None:
-            step, batch, value = found
-            raise FloatingPointError(
-                f"{type(self).__name__}: the loss is {value} at optimizer step {step}, batch {batch} of epoch "
-                f"{self.current_epoch}; training stops here. Lower the learning rate, use bf16 instead of fp16, or look at that "
-                "batch."
-            )
+        self._first_bad.refuse(type(self).__name__, self.current_epoch)
 
     def _evaluate(self, batch: Batch, prefix: str) -> None:
         loss, measures = getattr(self, prefix + "loss"), getattr(self, prefix + "measures")

@@ -28,7 +28,7 @@ __all__ = ["OffsiteTuningModule"]
 
 @inherits_options(
     FinetuneModule,
-    without=("task", "num_labels", "head_learning_rate", "from_scratch"),
+    without=("task", "num_labels", "head_learning_rate", "quantize", "resize_embeddings", "from_scratch"),
     learning_rate=5e-5,
     warmup_ratio=0.03,
     lr_schedule="cosine",

@@ -30,7 +30,7 @@ __all__ = ["PreferenceModule"]
 
 @inherits_options(
     FinetuneModule,
-    without=("task", "head_learning_rate", "num_labels", "from_scratch"),
+    without=("task", "head_learning_rate", "num_labels", "resize_embeddings", "from_scratch"),
     learning_rate=5e-6,
     warmup_ratio=0.1,
     lr_schedule="cosine",

@@ -36,7 +36,7 @@ __all__ = ["RewardModule"]
 
 @inherits_options(
     FinetuneModule,
-    without=("task", "num_labels", "from_scratch"),
+    without=("task", "num_labels", "resize_embeddings", "from_scratch"),
     learning_rate=1e-5,
     warmup_ratio=0.1,
     lr_schedule="cosine",
@@ -95,6 +95,7 @@ class RewardModule(FinetuneModule):
             resolve_backbone(self.backbone),
             head=self.head,
             dtype=self.dtype_name,
+            quantize=self.quantize,
             trust_remote_code=self.trust_remote_code,
         )
 

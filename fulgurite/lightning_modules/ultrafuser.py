@@ -48,7 +48,7 @@ __all__ = ["UltraFuserModule"]
 
 @inherits_options(
     FinetuneModule,
-    without=("task", "head_learning_rate", "num_labels", "from_scratch"),
+    without=("task", "head_learning_rate", "num_labels", "quantize", "resize_embeddings", "from_scratch"),
     warmup_ratio=0.03,
     lr_schedule="cosine",
 )

@@ -13,7 +13,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from fulgurite.models.gguf import dequantised, read_config
+from fulgurite.models.gguf_files import gguf_file, gguf_source
 from fulgurite.models.padding import keep_padding_apart
+from fulgurite.models.quantised import keep_plain, quantisation_options, stored_as
 from fulgurite.models.weight_files import check_values, not_found, unreachable, weight_files
 
 __all__ = ["TASKS", "Backbone", "load_backbone"]
@@ -41,21 +44,24 @@ def load_backbone(
     *,
     num_labels: int | None = None,
     dtype: str = "float32",
+    quantize: str | None = None,
     from_scratch: bool = False,
     trust_remote_code: bool = False,
 ) -> Backbone:
     """Load a transformers model.
 
     Args:
-        name: hub id or folder.
+        name: hub id, folder, or a GGUF file, whose weights are written out in full.
         task: one of ``TASKS``.
         num_labels: classes of a classification head; regression has one output.
         dtype: dtype of the weights, such as "float32" or "bfloat16"; never the checkpoint's own by accident.
+        quantize: pack linear layers while they are loaded, by bitsandbytes: "nf4" or "int8".
         from_scratch: only read the configuration and draw random weights.
         trust_remote_code: run model code from the checkpoint's repository.
 
     Raises:
-        ValueError: an unknown task or dtype, a missing num_labels, a checkpoint of another architecture.
+        ValueError: an unknown task or dtype, a missing num_labels, a checkpoint of another architecture, a base that cannot be
+            quantised.
         FileNotFoundError: no such folder or hub id, or no network.
     """
     import transformers
@@ -71,13 +77,17 @@ def load_backbone(
         options["num_labels"] = num_labels if task == "classification" else 1
     auto_class = getattr(transformers, _AUTO_CLASSES[task])
     if from_scratch:
+        if quantize is not None:
+            raise ValueError(
+                "load_backbone: quantize and from_scratch were given; random weights are not quantised, leave one out."
+            )
         try:
-            config = transformers.AutoConfig.from_pretrained(name, **options)
+            config = read_config(name, **options)
         except unreachable() as error:
             raise FileNotFoundError(not_found(name, error)) from None
         loaded = Backbone(auto_class.from_config(config, trust_remote_code=trust_remote_code).to(torch_dtype), ())
     else:
-        loaded = checkpoint_model(auto_class, name, dtype, **options)
+        loaded = checkpoint_model(auto_class, name, dtype, quantize, **options)
     if task in ("classification", "regression"):
         keep_padding_apart(loaded.model)
     if loaded.new_heads:
@@ -85,13 +95,14 @@ def load_backbone(
     return loaded
 
 
-def checkpoint_model(auto_class: Any, name: str, dtype: str, **options: Any) -> Backbone:
+def checkpoint_model(auto_class: Any, name: str, dtype: str, quantize: str | None = None, **options: Any) -> Backbone:
     """A model of a class of transformers with a checkpoint's weights.
 
     Args:
         auto_class: such as transformers.AutoModel.
         name: hub id or folder.
         dtype: dtype of the weights.
+        quantize: of :func:`load_backbone`.
         options: further options of ``from_pretrained``.
 
     Raises:
@@ -99,12 +110,23 @@ def checkpoint_model(auto_class: Any, name: str, dtype: str, **options: Any) -> 
             infinity or whole numbers.
         FileNotFoundError: no such folder or hub id; a file of the weights that is missing.
     """
-    if Path(name).is_dir():
+    file = gguf_file(name)
+    if file is not None:
+        if quantize is not None:
+            raise ValueError(
+                f"backbone: {name} is a GGUF file, which is held in full and cannot be quantised while it is loaded; make a folder "
+                "of it with `fulgurite convert`, and give that with quantize"
+            )
+        options = _gguf_options(name, **options)
+    elif Path(name).is_dir():
         weight_files(name)  # of the hub, a download is whole or an error
     try:
+        if quantize is not None:
+            config = read_config(name, options.get("trust_remote_code", False))
+            options |= quantisation_options(quantize, name, config, dtype_of(dtype))
         with quiet():
             model, info = auto_class.from_pretrained(
-                name,
+                gguf_source(name)[0],
                 output_loading_info=True,
                 ignore_mismatched_sizes=False,
                 dtype=dtype_of(dtype),
@@ -112,6 +134,13 @@ def checkpoint_model(auto_class: Any, name: str, dtype: str, **options: Any) -> 
             )
     except unreachable() as error:
         raise FileNotFoundError(not_found(name, error)) from None
+    except ImportError as error:
+        if quantize is not None or (method := stored_as(name, options.get("trust_remote_code", False))) is None:
+            raise
+        raise ImportError(
+            f"backbone: {name} is stored quantised ({method}), and what computes with it is not installed "
+            f"({' '.join(str(error).split())[:200]}); install that, or take the base in full precision"
+        ) from error
     except (SafetensorError, EOFError, UnpicklingError) as error:
         raise ValueError(
             f"backbone: the weights of {name} cannot be read ({error or type(error).__name__}); download or copy them again"
@@ -119,15 +148,16 @@ def checkpoint_model(auto_class: Any, name: str, dtype: str, **options: Any) -> 
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
-        from transformers import AutoConfig
-
-        kind = AutoConfig.from_pretrained(name, trust_remote_code=options.get("trust_remote_code", False)).model_type
+        kind = read_config(name, options.get("trust_remote_code", False)).model_type
         raise ValueError(
             f"backbone: {name} is a {kind} model, which {auto_class.__name__} does not have; take another task or another backbone "
             "(encoder-decoders such as T5 are for seq2seq, decoders such as Llama for causal_lm)."
         ) from None
     heads = _modules_of(model, info["missing_keys"])
     _check_missing(model, heads, name)
+    if file is not None:
+        dequantised(model, file, heads)
+    keep_plain(model)
     check_values(model, name, heads)
     return Backbone(model, heads)
 
@@ -143,7 +173,7 @@ def check_folder(name: str) -> None:
         FileNotFoundError: a folder without config.json.
     """
     place = Path(name)
-    if not place.is_dir():
+    if gguf_file(name) is not None or not place.is_dir():
         return
     if (place / "adapter_config.json").is_file() or (place / "adapter.json").is_file():
         raise ValueError(
@@ -164,6 +194,18 @@ def check_folder(name: str) -> None:
             f"give the checkpoint, {checkpoints[0]}, to a command that takes one, or export it with --format merged"
         )
     raise FileNotFoundError(f"backbone: the folder {name!r} holds no config.json, so that it is no model; {advice}")
+
+
+def _gguf_options(name: str, trust_remote_code: bool = False, **options: Any) -> dict[str, Any]:
+    """What ``from_pretrained`` takes for a GGUF file; entries of the configuration are put into it here."""
+    import transformers
+
+    _, source = gguf_source(name)
+    whole = {"config": read_config(name, trust_remote_code, **options), **source}
+    kept_packed = getattr(
+        transformers, "GgufConfig", None
+    )  # transformers 5.20 and later can leave weights in their blocks
+    return whole if kept_packed is None else {**whole, "quantization_config": kept_packed(dequantize=True)}
 
 
 def dtype_of(dtype: str) -> torch.dtype:

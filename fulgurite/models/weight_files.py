@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from fulgurite.models.gguf_files import gguf_file
+
 __all__ = [
     "WeightFiles",
     "check_finite",
@@ -72,6 +74,8 @@ def weight_files(name: str, **options: Any) -> WeightFiles:
     """
     from transformers.utils import cached_file
 
+    if gguf_file(name) is not None:
+        return WeightFiles([], {})  # its header is looked at elsewhere
     for wanted in _NAMES:
         try:
             found = cached_file(name, wanted, _raise_exceptions_for_missing_entries=False, **options)

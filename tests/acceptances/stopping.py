@@ -83,8 +83,8 @@ class FakeScorer:
 
 
 def score_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    monkeypatch.setattr(score_command, "_load", lambda *_: FakeScorer())
-    monkeypatch.setattr(score_command, "_as_chat", lambda *_: False)
+    monkeypatch.setattr(score_command, "load_reward_scorer", lambda *_: FakeScorer())
+    monkeypatch.setattr(score_command, "reads_chats", lambda *_: False)
     monkeypatch.setattr(score_command, "check_folder", lambda *_: None)
     source = rows_file(folder / "in.jsonl", [{"prompt": "a", "completion": "b" * (i + 1)} for i in range(12)])
     return ["score", "--model", "m", "--file", source, "--output", folder / "out" / "a.jsonl"]

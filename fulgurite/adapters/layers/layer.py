@@ -1,8 +1,9 @@
 """Layers that carry branches: the layer's class is replaced by a subclass of it, and the weight Parameter stays the same.
 
 The class is swapped in place (``layer.__class__``), so that hooks, references and every key of the base stay as they are, and
-taking the adapter off gives back the very same object. Linear layers and transformers' Conv1D go through the fused kernel; a
-subclass with a forward of its own (a quantised layer, say) keeps that forward, and the branch is added to its output.
+taking the adapter off gives back the very same object. Linear layers and transformers' Conv1D go through the fused kernel, and so
+do bitsandbytes' layers, whose weight is unpacked for it. Any other subclass with a forward of its own keeps that forward, and the
+branch is added to its output.
 
 A sparse branch (APET) lies *in* the weights: W holds base + δ at its positions. Linear layers and embeddings have an operator
 that samples δ's gradient. In every other module the attribute (``layer.weight``) becomes a property. While gradients are
@@ -12,6 +13,7 @@ outside.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any, cast
@@ -21,9 +23,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
+from fulgurite.adapters.layers.packed import foreign_weight, unpacker_of
 from fulgurite.adapters.layers.site import Recall, Site
 from fulgurite.adapters.layers.sparse_branch import SparseBranch
 from fulgurite.kernels import gated_lora_linear, live_values, sparse_delta_embedding, sparse_delta_linear
+from fulgurite.kernels.low_rank.packed import packed_lora_linear
 
 __all__ = [
     "AdaptedLayer",
@@ -43,7 +47,7 @@ class AdaptedLayer(nn.Module):
 
     Attributes:
         base_class: the class that the layer had.
-        fused_as: "linear", "conv1d" or "embedding" where the layer has an operator of ours, else None.
+        fused_as: "linear", "packed", "conv1d" or "embedding" where the layer has an operator of ours, else None.
         branches: the branch of each adapter here, by the adapter's name.
         merged: by the name of each merged adapter, a copy of the values from before the merge, or None if no copy was kept.
         site: what the adapters of the model share.
@@ -91,10 +95,12 @@ class AdaptedLayer(nn.Module):
         return low_rank, sparse
 
     def _dense(self, active: list[LowRankBranch], *args: Any, **kwargs: Any) -> Any:
+        if self.fused_as == "packed":  # also without a branch: bitsandbytes' own forward rounds otherwise
+            return self._packed(active, _first(args, kwargs))
         if not active:
             return self.base_class.forward(self, *args, **kwargs)
         x = _first(args, kwargs)
-        if self.fused_as not in ("linear", "conv1d"):
+        if self.fused_as not in ("linear", "conv1d") or foreign_weight(self) is not None:
             y, rest = self.base_class.forward(self, x), active
         else:
             weight = self.weight if self.fused_as == "linear" else self.weight.t()
@@ -103,6 +109,18 @@ class AdaptedLayer(nn.Module):
             dropout = first.dropout if self.training else 0.0
             y = gated_lora_linear(x, weight, self.bias, a, gate, b, first.scaling, dropout)
         for branch in rest:
+            y = y + _low_rank(branch, x, self.training).to(y.dtype)
+        return y
+
+    def _packed(self, active: list[LowRankBranch], x: torch.Tensor) -> torch.Tensor:
+        unpack = unpacker_of(self.base_class)
+        assert unpack is not None
+        weight = functools.partial(unpack, self)
+        k, n = features(self)
+        a, gate, b = active[0].factors() if active else (x.new_empty(0, k), None, x.new_empty(n, 0))
+        scaling, dropout = (active[0].scaling, active[0].dropout if self.training else 0.0) if active else (1.0, 0.0)
+        y = packed_lora_linear(x, weight, self.bias, a, gate, b, scaling, dropout)
+        for branch in active[1:]:
             y = y + _low_rank(branch, x, self.training).to(y.dtype)
         return y
 
@@ -326,6 +344,8 @@ def _empty_adapted(base: type[nn.Module], live_attributes: tuple[str, ...]) -> n
 def _fusable(base: type[Any]) -> str | None:
     if issubclass(base, nn.Linear) and base.forward is nn.Linear.forward:
         return "linear"
+    if unpacker_of(base) is not None:
+        return "packed"
     if issubclass(base, nn.Embedding) and base.forward is nn.Embedding.forward:
         return "embedding"
     return "conv1d" if _is_conv1d(base) else None

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from fulgurite.adapters.layers.layer import AdaptedLayer
+from fulgurite.adapters.layers.packed import packed_keys
 
-__all__ = ["inserted_modules", "own_parameters", "own_state"]
+__all__ = ["frozen_keys", "inserted_modules", "own_parameters", "own_state"]
 
 
 def inserted_modules(model: nn.Module) -> set[int]:
@@ -28,3 +29,9 @@ def own_state(module: nn.Module) -> dict[str, torch.Tensor]:
     layers = [name for name, layer in module.named_modules() if isinstance(layer, AdaptedLayer)]
     prefixes = tuple(f"{name}.branches." if name else "branches." for name in layers)
     return {key: value for key, value in module.state_dict().items() if not key.startswith(prefixes)}
+
+
+def frozen_keys(model: nn.Module) -> set[str]:
+    """Keys of ``model.state_dict()`` of parameters that are not trained, and of what belongs to packed ones (their scales)."""
+    frozen = {key for key, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return frozen | set(packed_keys(model))

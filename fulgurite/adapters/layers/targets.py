@@ -12,6 +12,7 @@ from torch import nn
 from fulgurite.adapters.counting import scalars
 from fulgurite.adapters.layers.layer import adaptable
 from fulgurite.adapters.layers.own import inserted_modules
+from fulgurite.adapters.layers.packed import packed_without_linear
 from fulgurite.adapters.patterns import Pattern
 
 __all__ = ["find_targets", "match_modules", "tell_unreached"]
@@ -31,7 +32,7 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
         train: names (regexes, whole) of modules that are trained fully and therefore not adapted.
 
     Raises:
-        ValueError: nothing matches, or a regex names a layer whose forward is bypassed.
+        ValueError: nothing matches, or a layer matches whose forward is bypassed, or whose packed weight cannot carry a branch.
     """
     trained = set(match_modules(model, train))
     inserted = inserted_modules(model)
@@ -42,8 +43,9 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
         and id(module) not in inserted
         and not any(name == t or name.startswith(t + ".") for t in trained)
     }
-    bypassed = _bypassed(model)
+    bypassed, packed = _bypassed(model), packed_without_linear(model)
     if targets == "all-linear":
+        _refuse_packed(packed)
         repeated = {name: module for name, module in linear.items() if _in_repeated_block(model, name)}
         own = [name for name, module in model.named_modules() if adaptable(module) and id(module) not in inserted]
         if not repeated and any(_in_repeated_block(model, name) for name in own):
@@ -57,6 +59,7 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
         found = {name: module for name, module in found.items() if name not in bypassed}
     else:
         pattern = Pattern(targets, "attach: targets")
+        _refuse_packed({name: kind for name, kind in packed.items() if pattern.matches(name)})
         found = {name: module for name, module in linear.items() if pattern.matches(name)}
         for idle in _idle_alternatives(targets, list(found)):
             _log.warning("attach: targets=%r: the alternative %r matches no linear layer", targets, idle)
@@ -152,6 +155,16 @@ def _idle_alternatives(targets: str, found: list[str]) -> list[str]:
             if not any(Pattern(f"{before}{word}{after}", "attach: targets").matches(name) for name in found):
                 idle.append(word)
     return idle
+
+
+def _refuse_packed(layers: dict[str, str]) -> None:
+    if layers:
+        name, kind = next(iter(layers.items()))
+        raise ValueError(
+            f"attach: {name} is a {kind}, which keeps its weight packed in a form of its own and cannot carry a low-rank branch "
+            f"({len(layers)} such layers); load the base in full precision, or quantised by bitsandbytes (nf4 or int8), or leave "
+            "the layers out by targets=."
+        )
 
 
 def _nothing(model: nn.Module, targets: str, linear: dict[str, nn.Module]) -> str:

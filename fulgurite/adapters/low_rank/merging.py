@@ -12,6 +12,7 @@ from torch import nn
 
 from fulgurite.adapters.layers.layer import AdaptedLayer, weight_is_transposed
 from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
+from fulgurite.adapters.layers.packed import foreign_weight
 from fulgurite.adapters.layers.sparse_branch import SparseBranch
 
 __all__ = ["merge", "refusal", "unmerge"]
@@ -32,10 +33,9 @@ def refusal(model: nn.Module, layers: Mapping[str, AdaptedLayer]) -> str | None:
         if sparse := _sparse(name, layer):
             return sparse
         weight = layer.weight
-        if not weight.dtype.is_floating_point:
-            return (
-                f"the weight of {name} is quantised ({weight.dtype}); load the base in full precision and merge there"
-            )
+        if not weight.dtype.is_floating_point or foreign_weight(layer) is not None:
+            kind = foreign_weight(layer) or weight.dtype
+            return f"the weight of {name} is quantised ({kind}); load the base in full precision and merge there"
         if owners[id(weight)] > 1:
             return f"the weight of {name} is tied to another module, which merging would change too"
     return None

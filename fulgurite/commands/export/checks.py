@@ -12,11 +12,12 @@ from torch import nn
 from fulgurite.adapters import Adapter
 from fulgurite.console import say
 from fulgurite.data.playground import documents
+from fulgurite.models.quantised import quantisation_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["compare", "in_fp32", "logits_of", "merge_checked", "no_progress_bar", "probe", "with_peft"]
+__all__ = ["compare", "in_fp32", "logits_of", "merge_checked", "no_progress_bar", "probe", "widened", "with_peft"]
 
 
 def probe(tokenizer: "PreTrainedTokenizerBase", task: str) -> dict[str, torch.Tensor]:
@@ -42,16 +43,22 @@ def no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def widened(network: nn.Module) -> nn.Module:
+    """The network with fp32 weights; one whose weights are stored quantised as it is."""
+    return network if quantisation_of(network) is not None else network.float()
+
+
 @contextlib.contextmanager
 def in_fp32(network: nn.Module) -> Iterator[None]:
-    """Within the block the weights are fp32; afterwards each has its dtype back."""
+    """Within the block the weights are fp32, unless they are stored quantised; afterwards each has its dtype back."""
     dtypes = {name: parameter.dtype for name, parameter in network.named_parameters()}
-    network.float()
+    widened(network)
     try:
         yield
     finally:
         for name, parameter in network.named_parameters():
-            parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
+            if parameter.dtype != dtypes.get(name, parameter.dtype):
+                parameter.data = parameter.data.to(dtypes[name])
 
 
 @torch.no_grad()
@@ -114,8 +121,8 @@ def with_peft(load_base: Callable[[], nn.Module], folder: Path) -> nn.Module | N
         from peft import PeftModel
     except ImportError:
         return None
-    fresh: Any = load_base().float()  # computed in fp32 like the figures it is compared with
+    fresh: Any = widened(load_base())  # computed in fp32 like the figures it is compared with
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers is about to rename
         loaded: nn.Module = PeftModel.from_pretrained(fresh, str(folder))
-    return loaded.float().eval()
+    return widened(loaded).eval()

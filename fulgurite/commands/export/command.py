@@ -29,12 +29,13 @@ from fulgurite.commands.export.checks import (
     merge_checked,
     no_progress_bar,
     probe,
+    widened,
     with_peft,
 )
 from fulgurite.commands.export.folder import check_target, refuse_around
 from fulgurite.commands.export.reward import write_reward_model
 from fulgurite.commands.export.stops import check_stops, stopping_config
-from fulgurite.commands.shared.checkpoint_files import load_module
+from fulgurite.commands.shared.checkpoint_files import load_module, read_checkpoint
 from fulgurite.commands.shared.unused import refuse_unused
 from fulgurite.console import say, shortest
 from fulgurite.data.conditions.objectives import CONDITION_FILE
@@ -43,6 +44,7 @@ from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.lightning_modules.checks.initial_weights import low_rank_parts
 from fulgurite.models import RewardModel, load_backbone
+from fulgurite.models.gguf_files import gguf_file
 from fulgurite.models.padding import padding_named
 from fulgurite.whole_files import whole_folder
 
@@ -89,7 +91,12 @@ def export(
         raise ValueError(f"export: tolerance {tolerance} was given; allowed are positive numbers such as 1e-5")
     if format != "peft":
         refuse_unused("export", f"with --format {format}", rank_pattern=(rank_pattern, False))
-    module = load_module(ckpt_path, trust_remote_code)
+    trained_on = (read_checkpoint(ckpt_path, mmap=True).get("hyper_parameters") or {}).get("quantize")
+    module = load_module(ckpt_path, trust_remote_code, in_full=True)
+    if trained_on is not None:
+        say(
+            f"trained on the base quantised to {trained_on}; what is written and compared below stands on the full-precision base"
+        )
     refuse_around(target, resolve_backbone(module.backbone), "base model")
     module.configure_model()
     if not module.exports:
@@ -110,9 +117,13 @@ def export(
         raise ValueError(
             f"export: {shortest(ckpt_path)} holds no adapter, its whole network was trained; --format merged writes that network"
         )
+    if module.vocabulary.grown and format != "merged":
+        raise ValueError(
+            f"export: {shortest(ckpt_path)} has rows for new tokens in its embedding, which no base has; give --format merged"
+        )
     if format != "merged":
         adapter = _from_the_base(module, ckpt_path)
-    tokenizer = load_tokenizer(module.backbone)
+    tokenizer = load_tokenizer(module.vocabulary.tokenizer or module.backbone)
     lay_stored(tokenizer, module.chat_template)  # what was trained with is what has to be served with
     table = _summary(adapter, module)  # before a merge takes the adapter off
     with whole_folder(target) as folder:
@@ -167,9 +178,14 @@ def _write_adapter(
         adapter.save(folder)
         fresh = module.load_base().model
         load_adapter(fresh, folder)
-        compare("reloaded", logits_of(fresh.float().eval(), batch), expected, tolerance)
+        compare("reloaded", logits_of(widened(fresh).eval(), batch), expected, tolerance)
         return
     adapter.export_peft(folder, rank_pattern=rank_pattern, base_model=base, task_type=_PEFT_TASKS[module.task])
+    if gguf_file(base) is not None:
+        say(
+            f"the base is a GGUF file, which neither PEFT nor vLLM loads by an adapter's name of it: `fulgurite convert --model "
+            f"{base}` makes a folder of it; put that folder's path into adapter_config.json"
+        )
     if rank_pattern:
         say(
             "rank_pattern: the modules have ranks of their own; PEFT reads them, vLLM ignores them and computes something else: "

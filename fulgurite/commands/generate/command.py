@@ -30,6 +30,7 @@ from fulgurite.generation.protocol import SamplingSettings
 from fulgurite.generation.texts import LoadedModel, generate_text, load_for_generation
 from fulgurite.generation.writers import GenerationSettings
 from fulgurite.models import FusedNetwork
+from fulgurite.models.quantised import quantisation_of
 
 __all__ = ["generate", "load_model"]
 
@@ -232,7 +233,8 @@ def _from_checkpoint(
         )
     fused = module.network if isinstance(module.network, FusedNetwork) else None
     # A fused model's specialists may be adapters, whose base has the tokenizer.
-    tokenizer = load_tokenizer(module.backbone if fused is None else str(fused.config._name_or_path))
+    name = str(fused.config._name_or_path) if fused is not None else module.vocabulary.tokenizer or module.backbone
+    tokenizer = load_tokenizer(name)
     lay_stored(tokenizer, module.chat_template)
     if template is not None:
         if module.chat_template == NO_TEMPLATE != template:
@@ -243,6 +245,11 @@ def _from_checkpoint(
         apply_template(tokenizer, template)
         tell_other_template(path, module.chat_template, tokenizer.chat_template)
     network = module.network.to(device=device)  # type: ignore[call-overload]
+    if dtype is not None and quantisation_of(network) is not None:
+        raise ValueError(
+            f"{verb}: --dtype {dtype} was given, and the base of {shortest(path)} is quantised, whose dtype is fixed; leave it "
+            "out, or export the checkpoint"
+        )
     network = network if dtype is None else network.to(getattr(torch, dtype))
     if isinstance(network, FusedNetwork):
         network.blend = str(getattr(module, "blend", network.blend))

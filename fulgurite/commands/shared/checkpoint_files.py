@@ -108,12 +108,13 @@ def _newest_whole(folder: Path) -> str:
     return f"the newest whole checkpoint there is {newest.name}: give {shlex.join(['--ckpt_path', str(newest)])}"
 
 
-def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneModule":
+def load_module(path: str | Path, trust_remote_code: bool = False, in_full: bool = False) -> "FinetuneModule":
     """The module that wrote a checkpoint, on the CPU, with its weights, in evaluation mode.
 
     Args:
         path: the checkpoint
         trust_remote_code: whether the backbone's own code may run; what the checkpoint says of it does not count
+        in_full: load the base in full precision also where it was trained quantised while it was loaded
     """
     from fulgurite.lightning_modules import FinetuneModule
     from fulgurite.lightning_modules.checks.hyperparameters import overruled
@@ -138,6 +139,8 @@ def load_module(path: str | Path, trust_remote_code: bool = False) -> "FinetuneM
     if not (isinstance(cls, type) and issubclass(cls, FinetuneModule)):
         raise ValueError(f"checkpoint {path}: its class {class_path} is not a FinetuneModule; export knows only those")
     changed = overruled(path, hyperparameters, trust_remote_code)
+    if in_full and hyperparameters.get("quantize") is not None:
+        changed["quantize"] = None
     try:
         module = cls.load_from_checkpoint(path, map_location="cpu", **changed)
     except Exception as error:  # jsonargparse has a class of its own for what it cannot import

@@ -23,17 +23,23 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """The tokenizer called `name`, with a padding token; code that comes with it is never run.
 
     Args:
-        name: hub id, local folder, or a name of the playground such as "playground".
+        name: hub id, local folder, a GGUF file, or a name of the playground such as "playground".
     """
     from transformers import AutoTokenizer
 
     from fulgurite.data.playground import resolve_backbone
 
     where = resolve_backbone(name)
+    source, options = _source(where)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and its hub's own errors here
-        if Path(where).is_dir():
+        if options:
+            hint = (
+                "the GGUF file is cut short, or describes no tokenizer that transformers can make (give another one, "
+                "--data.tokenizer), or the package gguf is not installed (pip install 'fulgurite[gguf]')"
+            )
+        elif Path(where).is_dir():
             found = sorted(p.name for p in Path(where).iterdir())[:12]
             hint = f"the folder holds {found}; save a tokenizer there (tokenizer.save_pretrained)"
         else:
@@ -49,6 +55,17 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         tokenizer.pad_token = substitute
         _log.info("%s has no padding token: %r is used for padding", name, substitute)
     return tokenizer
+
+
+def _source(where: str) -> tuple[str, dict[str, str]]:
+    """What ``from_pretrained`` takes for a place; for a GGUF file, or a folder with one and no model, its ``gguf_file``."""
+    place = Path(where)
+    files = [place] if place.suffix.lower() == ".gguf" and place.is_file() else []
+    if place.is_dir() and not any((place / name).is_file() for name in ("config.json", "tokenizer_config.json")):
+        files = sorted(file for file in place.iterdir() if file.suffix.lower() == ".gguf")
+    if len(files) != 1:
+        return where, {}
+    return str(files[0].absolute().parent), {"gguf_file": str(files[0].absolute())}
 
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -42,19 +42,24 @@ def dropout_scale(x: torch.Tensor, dropout: float, seed: int) -> torch.Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format).bernoulli_(keep, generator=generator).div_(keep)
 
 
-class _GatedLoRALinear(torch.autograd.Function):
-    """x (M, K); weight (N, K); bias (N) or None; lora_a (r, K); gate (r) or None; lora_b (N, r) -> (M, N)."""
+class GatedLoRALinear(torch.autograd.Function):
+    """x (M, K); weight (N, K); bias (N) or None; lora_a (r, K); gate (r) or None; lora_b (N, r) -> (M, N).
+
+    In the place of the weight a function may stand that makes it of a packed one, given a dtype (see packed.py). It is called in
+    the forward and again in the backward, and what it made is kept by neither.
+    """
 
     @staticmethod
     def forward(ctx: Any, x, weight, bias, lora_a, gate, lora_b, scaling, dropout, seed):  # type: ignore[no-untyped-def]
         dtype = x.dtype
+        ctx.unpack = None if isinstance(weight, torch.Tensor) else weight
         a = lora_a.to(dtype)
         b = scaled_b(lora_b, gate, scaling, dtype)
         dropped = x * dropout_scale(x, dropout, seed) if dropout > 0 else x
         t = dropped @ a.t()
         y = t @ b.t() if bias is None else torch.addmm(bias, t, b.t())
-        y.addmm_(x, weight.t())
-        ctx.save_for_backward(x, weight, lora_a, gate, lora_b, t)
+        y.addmm_(x, (weight if ctx.unpack is None else ctx.unpack(dtype)).t())
+        ctx.save_for_backward(x, weight if ctx.unpack is None else None, lora_a, gate, lora_b, t)
         ctx.scaling, ctx.dropout, ctx.seed = scaling, dropout, seed
         ctx.bias_dtype = None if bias is None else bias.dtype
         return y
@@ -86,7 +91,7 @@ class _GatedLoRALinear(torch.autograd.Function):
             dx = v @ lora_a.to(dtype)
             if mask is not None:
                 dx.mul_(mask)
-            dx.addmm_(dy, weight)
+            dx.addmm_(dy, weight if ctx.unpack is None else ctx.unpack(dtype))
         if need_w:
             dw = dy.t() @ x
         if need_bias:
@@ -149,7 +154,7 @@ def gated_lora_linear(
             y = triton(flat, weight, bias, lora_a, gate, lora_b, float(scaling), float(dropout))
         else:
             seed = draw_seed() if dropout > 0 else 0
-            y = _GatedLoRALinear.apply(flat, weight, bias, lora_a, gate, lora_b, float(scaling), float(dropout), seed)
+            y = GatedLoRALinear.apply(flat, weight, bias, lora_a, gate, lora_b, float(scaling), float(dropout), seed)
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 

@@ -40,3 +40,21 @@ class FirstNonFinite:
             return None
         value, self._where, self._value = float(self._value), None, None
         return step, batch, value
+
+    def refuse(self, owner: str, epoch: int) -> None:
+        """Look, and stop the run where there was one.
+
+        Args:
+            owner: class name of the module, for the message.
+            epoch: number of the current epoch, for the message.
+
+        Raises:
+            FloatingPointError: a loss was NaN or infinite.
+        """
+        found = self.look()
+        if found is not None:
+            step, batch, value = found
+            raise FloatingPointError(
+                f"{owner}: the loss is {value} at optimizer step {step}, batch {batch} of epoch {epoch}; training stops here. "
+                "Lower the learning rate, use bf16 instead of fp16, or look at that batch."
+            )

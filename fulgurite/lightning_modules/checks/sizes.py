@@ -41,8 +41,8 @@ def check_sizes(owner: str, model: nn.Module, backbone: str, data: Any, extra: i
         if needed > known:
             raise ValueError(
                 f"{owner}: the tokenizer of {type(data).__name__} has {needed} tokens, but {backbone!r} has {known} rows in its "
-                "embedding or output head. Give the tokenizer that this model was made with (--data.tokenizer), or a model whose "
-                "embedding was enlarged (resize_token_embeddings) and saved."
+                "embedding or output head. Give the tokenizer that this model was made with (--data.tokenizer), add and train the "
+                "missing rows (--model.resize_embeddings new), or give a model whose embedding was enlarged and saved."
             )
     check_positions(owner, model, backbone, data, extra)
 

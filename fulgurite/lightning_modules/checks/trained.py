@@ -10,7 +10,24 @@ from fulgurite.adapters import Adapter
 from fulgurite.adapters.counting import scalars_in
 from fulgurite.optim.masters import needs_master
 
-__all__ = ["memory_of", "what_is_trained"]
+__all__ = ["memory_of", "refuse_untrained", "what_is_trained"]
+
+
+def refuse_untrained(owner: str, trained: bool) -> None:
+    """Refuse to test weights that nobody trained.
+
+    Args:
+        owner: class name of the module, for the message.
+        trained: whether a checkpoint was loaded or something was fitted.
+
+    Raises:
+        RuntimeError: neither.
+    """
+    if not trained:
+        raise RuntimeError(
+            f"{owner}: test was called on untrained weights (no checkpoint was loaded and nothing was fitted). Give --ckpt_path "
+            "with a checkpoint; to measure the untrained model use validate."
+        )
 
 
 def what_is_trained(

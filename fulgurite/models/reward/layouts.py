@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from fulgurite.models.gguf import read_config
 from fulgurite.models.loading import check_folder
 from fulgurite.models.weight_files import WeightFiles, check_tensor, not_found, tensors_of, unreachable, weight_files
 
@@ -90,11 +91,9 @@ def read_layout(name: str, trust_remote_code: bool = False) -> Layout:
         FileNotFoundError: no such folder or hub id.
         ValueError: a checkpoint that calls itself a reward model and has no head; files that are cut short.
     """
-    from transformers import AutoConfig
-
     check_folder(name)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = read_config(name, trust_remote_code)
     except unreachable() as error:
         raise FileNotFoundError(not_found(name, error)) from None
     stored = weight_files(name)

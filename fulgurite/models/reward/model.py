@@ -115,6 +115,7 @@ def load_reward_model(
     *,
     head: str = "auto",
     dtype: str = "float32",
+    quantize: str | None = None,
     trust_remote_code: bool = False,
     require_head: bool = False,
 ) -> Backbone:
@@ -126,6 +127,7 @@ def load_reward_model(
         head: "last_token" for the bias-free head on the last real token, "classifier" for transformers' own head of that
             architecture, "auto" for what the checkpoint has, else last_token.
         dtype: dtype of the weights.
+        quantize: of :func:`fulgurite.models.load_backbone`.
         trust_remote_code: run model code from the checkpoint's repository.
         require_head: refuse a checkpoint without a trained head: for whoever scores and does not train.
 
@@ -144,6 +146,11 @@ def load_reward_model(
             "give a reward model's folder, or the .ckpt file of its training."
         )
     if layout.kind == "regression_head":
+        if quantize is not None:
+            raise ValueError(
+                f"load_reward_model: {name} is a reward model with a regression_head, which is not quantised while it is loaded; "
+                "leave quantize out, or give its base model."
+            )
         if head == "classifier":
             raise ValueError(
                 f"load_reward_model: {name} has a regression_head on its last token, but head='classifier' was asked for; "
@@ -157,7 +164,7 @@ def load_reward_model(
             raise ValueError(
                 f"load_reward_model: {name} has a head of {layout.labels} labels; a reward model has one. Give its base instead."
             )
-        loaded = load_backbone(name, "regression", dtype=dtype, trust_remote_code=trust_remote_code)
+        loaded = load_backbone(name, "regression", dtype=dtype, quantize=quantize, trust_remote_code=trust_remote_code)
         base = getattr(loaded.model, str(loaded.model.base_model_prefix))
         score = getattr(loaded.model, "score", None)
         if layout.kind == "sequence_classification" and loaded.new_heads:
@@ -183,7 +190,7 @@ def load_reward_model(
         ]
         inside = [n for n in loaded.new_heads if n.split(".")[0] not in own]
         return Backbone(loaded.model, (*own, *inside))
-    loaded = checkpoint_model(transformers.AutoModel, name, dtype, trust_remote_code=trust_remote_code)
+    loaded = checkpoint_model(transformers.AutoModel, name, dtype, quantize, trust_remote_code=trust_remote_code)
     model = RewardModel(_bare(loaded.model))
     return Backbone(model, ("regression_head",))
 

@@ -1,0 +1,1 @@
+"""`fulgurite convert`: a GGUF file as a folder that stock transformers loads."""
