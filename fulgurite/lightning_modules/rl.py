@@ -61,7 +61,7 @@ _SHOWN = 3  # validation prompts whose answers are kept to be shown
 
 @inherits_options(
     FinetuneModule,
-    without=("task", "head_learning_rate", "num_labels", "from_scratch"),
+    without=("task", "head_learning_rate", "num_labels", "quantize", "resize_embeddings", "from_scratch"),
     learning_rate=1e-5,
     warmup_ratio=0.0,
     lr_schedule="constant",

@@ -167,7 +167,7 @@ AT_ONCE = [
                  (emulate_command, "write_emulator"), 1, INT, id="emulate within its folder, by Ctrl-C"),
     pytest.param(["plug-in", "--model", "playground", "--ckpt_path", "x.ckpt"], (plug_in_command, "read_checkpoint"), 1, HUP,
                  id="plug-in while it reads"),
-    pytest.param(["export", "--ckpt_path", "x.ckpt"], (export_command, "load_module"), 1, TERM, id="export while it reads"),
+    pytest.param(["export", "--ckpt_path", "x.ckpt"], (export_command, "read_checkpoint"), 1, TERM, id="export while it reads"),
     pytest.param(["scaling", "--counts", "COUNTS"], (scaling_command, "study_of"), 1, INT, id="scaling in its bootstraps"),
     pytest.param(["control", "--model", "playground"], (control_command, "generate_text"), 1, TERM, id="control while it asks"),
 ]  # fmt: skip
