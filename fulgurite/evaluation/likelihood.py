@@ -210,7 +210,8 @@ class ModelScorer(ChoiceScorer):
             # PEFT's wrapper is not the model that find_decoder knows; its logits are.
             head = None if hasattr(self.model, "peft_config") else usable_head(self.model, self._proved)
             if head is None or greedy:
-                logits = self.model(**inputs).logits[wanted].float()
+                logits = self.model(**inputs).logits[wanted]
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 found = logits.log_softmax(-1).gather(-1, target[:, None]).squeeze(-1)
                 best = logits.argmax(-1) == target
             else:

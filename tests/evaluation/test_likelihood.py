@@ -89,3 +89,19 @@ def test_what_is_refused(loaded: LoadedModel) -> None:
     other: Any = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="no causal language model"):
         ModelScorer(other, loaded.tokenizer)
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_float64_model_is_scored_in_float64(greedy: bool) -> None:
+    """Its logits were rounded to float32 where the likeliest token is asked for too."""
+    loaded = load_for_generation("playground")
+    model = loaded.model.double()
+    found = dict(ModelScorer(model, loaded.tokenizer).score(ASKED, greedy))
+    for place, (context, texts) in enumerate(ASKED):
+        for value, text in zip(found[place].sums, texts, strict=True):
+            before, after = encode_pair(loaded.tokenizer, context, text)
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([[*before, *after]])[:, :-1]).logits[0].log_softmax(-1)
+            assert value == pytest.approx(
+                float(logits[-len(after) :].gather(-1, torch.tensor(after)[:, None]).sum()), rel=1e-12
+            )
