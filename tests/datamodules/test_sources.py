@@ -142,10 +142,10 @@ def test_generate_and_score(path: Path, tmp_path: Path, monkeypatch: pytest.Monk
         seen.extend(asked)
         return [[float(i)] for i in range(len(asked))], [[1] for _ in asked]
 
-    monkeypatch.setattr(score_command, "_load", lambda *_: SimpleNamespace(omitted={}))
+    monkeypatch.setattr(score_command, "load_reward_scorer", lambda *_: SimpleNamespace(omitted={}))
     monkeypatch.setattr(score_command, "_rewards", rewards)
     monkeypatch.setattr(score_command, "stamp", lambda *_: 0)
-    monkeypatch.setattr(score_command, "_as_chat", lambda *_: True)
+    monkeypatch.setattr(score_command, "reads_chats", lambda *_: True)
     monkeypatch.setattr(score_command, "summary_table", lambda *_: "")
     score_command.score(model="m.ckpt", file=str(path), output=str(tmp_path / "rewards.jsonl"))
     assert [a.conversations[0].turns[-1].content for a in seen] == [f"answer {i}" for i in range(20)]

@@ -139,7 +139,7 @@ def _generate(
 
 
 def read_prompts(
-    source: Path, start: tuple[Turn, ...], column: str | None, chat: bool, added: Sequence[str] = _ADDED
+    source: Path, start: tuple[Turn, ...], column: str | None, chat: bool, added: Sequence[str] | None = None
 ) -> tuple[list[Row], list[tuple[Turn, ...]], list[str]]:
     """The rows of a file, their prompts and their places.
 
@@ -148,7 +148,7 @@ def read_prompts(
         start: the system's turn, or nothing.
         column: with the prompts; None takes the first known one.
         chat: whether the model reads chats.
-        added: columns that the output will have, and that the file may not have.
+        added: columns that the output will have, and that the file may not have; None for those of plain answers.
     """
     if ending_of(source) == ".txt":
         numbered = [(i, line) for i, line in enumerate(read_lines(source), 1) if line.strip()]
@@ -166,7 +166,7 @@ def read_prompts(
                 f"generate: {source} has none of the columns {', '.join(map(repr, _COLUMNS))}; found "
                 f"{', '.join(map(repr, table.columns))}; name the one with the prompts with --column"
             )
-        if taken := [name for name in added if name in table.columns]:
+        if taken := [name for name in (_ADDED if added is None else added) if name in table.columns]:
             raise ValueError(
                 f"generate: {source} has a column {taken[0]!r} already, which the answers would replace; rename it"
             )

@@ -89,7 +89,8 @@ def _uncounted(plan: RepairPlan, book: Iterable[Mapping[str, Any]]) -> list[str]
 
 def _name(role: Role) -> str:
     writer = role.backend.identity()
-    return f"{writer.get('server', writer['backend'])}, model {writer['model']}"
+    where = writer.get("server", writer["backend"])
+    return f"{where}, model {writer['model']}" if "model" in writer else str(where)
 
 
 def _about(plan: RepairPlan, method: _Method) -> list[str]:
