@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import importlib
 import linecache
+import logging
 import os
 import re
 import signal
@@ -186,6 +187,8 @@ def _run(words: list[str]) -> int:
         guess = f" Did you mean {close[0]!r}?" if close else ""
         return _fail(f"no verb {verb!r}.{guess} The verbs are: {', '.join(VERBS)}", 2)
     _show_all_letters()
+    # PEFT imports bitsandbytes where it is installed, which then advertises a kernel that nothing here calls.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     return _guarded(lambda: _dispatch(verb, rest))
 
 
