@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from fulgurite.data.encoding.templates import NO_TEMPLATE, apply_template, lay_stored
 from fulgurite.data.encoding.tokenizers import load_tokenizer
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.data.records.item import Item
-from fulgurite.evaluation.judging.verdicts import How, Verdict
+from fulgurite.evaluation.judging.verdicts import How
 from fulgurite.evaluation.reward_scoring import RewardScorer
-from fulgurite.evaluation.selection.scorers import as_read
+from fulgurite.evaluation.selection.checker import CheckerReward
+from fulgurite.evaluation.selection.model_rewards import ModelReward
+from fulgurite.evaluation.selection.scorers import Asked, Scorer
 from fulgurite.evaluation.tasks import TASKS, Task
 from fulgurite.lightning_modules.checks.hyperparameters import overruled, public_path
 from fulgurite.lightning_modules.checks.named_classes import refuse_local_classes
@@ -167,9 +170,9 @@ def _made(name: str, how: How, batch_size: int, device: torch.device) -> RewardF
     if kind == "registered":
         return REWARDS[name]
     if kind == "task":
-        return _Checker(TASKS[name], how)
+        return _checker(TASKS[name], how)
     if kind == "model":
-        return _Model(name, batch_size, device)
+        return _model(name, batch_size, device)
     module, _, function = name.partition(":")
     try:
         found: RewardFunction = getattr(importlib.import_module(module), function)
@@ -178,64 +181,60 @@ def _made(name: str, how: How, batch_size: int, device: torch.device) -> RewardF
     return found
 
 
-class _Checker:
-    """Answers judged by a task: 1 for a right one, 0 for a wrong one or none; what judges being broken, NaN."""
+class _Scored:
+    """Rewards by a scorer of answers (see :mod:`fulgurite.evaluation.selection.scorers`); NaN where it gives none.
 
-    def __init__(self, task: Task, how: How) -> None:
-        assert task.judge is not None
-        task.judge.check(how)
-        self.task, self.judge, self.how = task, task.judge, how
+    Args:
+        scorer: gives the rewards.
+        item: of the row of a prompt, which a checker needs.
+    """
+
+    def __init__(self, scorer: Scorer, item: Callable[[Group], Item] | None = None) -> None:
+        self.scorer, self.item = scorer, item
 
     def __call__(self, groups: Sequence[Group]) -> list[list[float]]:
-        found = [[0.0] * len(group.answers) for group in groups]
-        pairs: list[tuple[Any, str]] = []
-        places: list[tuple[int, int]] = []
-        for g, group in enumerate(groups):
-            item = self._item(group)
-            for a, answer in enumerate(group.answers):
-                text = self.task.answer(answer.text, item)
-                if text is not None:
-                    pairs.append((item, text))
-                    places.append((g, a))
+        asked = []
+        for group in groups:
+            item = None if self.item is None else self.item(group)
+            asked += [Asked(group.turns, answer.text, self.scorer.name, item) for answer in group.answers]
+        found = iter(self.scorer.score(asked))
+        return [[math.nan if (r := next(found)) is None else r for _ in group.answers] for group in groups]
 
-        def done(number: int, verdict: Verdict) -> None:
-            g, a = places[number]
-            found[g][a] = math.nan if verdict.correct is None else float(verdict.correct)
 
-        self.judge.judge(pairs, done, self.how)
-        return found
+def _checker(task: Task, how: How) -> _Scored:
+    """1 for a right answer, 0 for a wrong one or none; where what judges is broken, NaN."""
 
-    def _item(self, group: Group) -> Item:
+    def item(group: Group) -> Item:
         try:
-            return self.task.item(group.reference, 1)
+            return task.item(group.reference, 1)
         except ValueError as error:
-            raise ValueError(f"the row of a prompt is none of the task {self.task.name!r}: {error}") from error
+            raise ValueError(f"the row of a prompt is none of the task {task.name!r}: {error}") from error
+
+    return _Scored(CheckerReward(task, how), item)
 
 
-class _Model:
-    """Rewards of a reward model, which reads prompt and answer as it was trained: with its own tokenizer, under its own template or
-    as plain texts."""
-
-    def __init__(self, name: str, batch_size: int, device: torch.device) -> None:
-        tokenizer: PreTrainedTokenizerBase
-        if name.endswith(".ckpt"):
-            module = _trained(Path(name).expanduser())
-            network, tokenizer = module._network(), load_tokenizer(module.backbone)
-            lay_stored(tokenizer, module.chat_template)
-            self.chat = module.chat_template != NO_TEMPLATE
-        else:
-            network = load_reward_model(resolve_backbone(name), require_head=True).model
-            tokenizer = load_tokenizer(name)
-            self.chat = bool(tokenizer.chat_template)
-        if self.chat:
-            apply_template(tokenizer)
-        self.name = name
-        self.scorer = RewardScorer(network.requires_grad_(False).to(device), tokenizer, batch_size=batch_size)
-
-    def __call__(self, groups: Sequence[Group]) -> list[list[float]]:
-        asked = [as_read(g.turns, answer.text, self.chat, self.name) for g in groups for answer in g.answers]
-        flat = iter([scored.reward for chunk in self.scorer.score(asked) for scored in chunk])
-        return [[math.nan if (r := next(flat)) is None else r for _ in group.answers] for group in groups]
+def _model(name: str, batch_size: int, device: torch.device) -> _Scored:
+    """A reward model, which reads prompt and answer as it was trained: by its own tokenizer, under its own template or plainly."""
+    tokenizer: PreTrainedTokenizerBase
+    trained_here = name.endswith(".ckpt")
+    if trained_here:
+        module = _trained(Path(name).expanduser())
+        network, tokenizer = module._network(), load_tokenizer(module.backbone)
+        lay_stored(tokenizer, module.chat_template)
+        chat = module.chat_template != NO_TEMPLATE
+    else:
+        network = load_reward_model(resolve_backbone(name), require_head=True).model
+        tokenizer = load_tokenizer(name)
+        chat = bool(tokenizer.chat_template)
+    if chat:
+        apply_template(tokenizer)
+    scorer = RewardScorer(network.requires_grad_(False).to(device), tokenizer, batch_size=batch_size)
+    if not trained_here and scorer.writes_behind_the_turn():
+        rank_zero_warn(
+            f"RLModule: the reward {name} is read at the end of the answer's turn, behind which its chat template writes more: "
+            "right for models of `fulgurite fit`, and not for one that was trained with TRL or the like"
+        )
+    return _Scored(ModelReward(scorer, chat, name, {}))
 
 
 def _trained(file: Path) -> RewardModule:

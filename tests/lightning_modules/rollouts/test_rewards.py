@@ -219,3 +219,16 @@ def test_a_checkpoint_of_reward_module_rewards(make_trainer, tmp_path):
     scorer = RewardScorer(module.network, load_tokenizer("playground"))
     assert found == pytest.approx([scored.reward for chunk in scorer.score(turns) for scored in chunk])
     assert list(asked.answers[0].rewards) == [tmp_path.name], "named after the run's folder"
+
+
+def test_a_foreign_reward_model_whose_template_writes_behind_the_turn_is_told(tmp_path):
+    tokenizer = load_tokenizer("playground")
+    model = load_reward_model(resolve_backbone("playground")).model.eval()
+    (tmp_path / "rm").mkdir()
+    save_reward_model(model, tmp_path / "rm")
+    tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "rm")
+    with pytest.warns(
+        UserWarning, match=r"read at the end of the answer's turn, behind which its chat template writes more"
+    ):
+        rewarded([str(tmp_path / "rm")], group("9"))
