@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import signal
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +21,7 @@ from fulgurite.evaluation.runner.record_file import IdentityError
 from fulgurite.generation import ServerError
 from fulgurite.generation.protocol import Sample, SamplingSettings
 from tests.evaluation.repair.fakes import Scripted, hidden_values, made_plan, ran, right, row, rule, run_here
+from tests.forking.killing import killed_at, size_of
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -104,26 +102,13 @@ def test_killed_at_ten_moments(tmp_path: Path, here: None) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed" / "chains.jsonl"
     result = ran(made_plan(whole))
     draws, size = random.Random(4), (whole / "chains.jsonl").stat().st_size
-    for number in range(10):
+    for _ in range(10):
         target = size_of(killed) + draws.randrange(1, size // 10)
-        child = os.fork()
-        if child == 0:
-            try:
-                ran(made_plan(killed.parent))
-            finally:
-                os._exit(0)
-        while size_of(killed) < target and os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-            time.sleep(0.0005)
-        os.kill(child, signal.SIGKILL)
-        assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), f"kill {number} came when the run was over"
+        killed_at(lambda: ran(made_plan(killed.parent)), killed, target)
     assert len(records(killed.parent)) < len(records(whole))
     assert told(ran(made_plan(killed.parent))) == told(result)
     key = lambda record: [str(record[name]) for name in KEY]  # noqa: E731
     assert sorted(records(killed.parent), key=key) == sorted(records(whole), key=key)
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def test_more_turns_and_chains_go_on(tmp_path: Path, here: None) -> None:

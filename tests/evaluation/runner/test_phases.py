@@ -1,11 +1,8 @@
 """Both phases: resuming after kills, samples that cannot be had, other identities, judging again, broken judges."""
 
 import json
-import os
 import random
 import shutil
-import signal
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +17,7 @@ from fulgurite.evaluation.runner.sampling import collect
 from fulgurite.evaluation.runner.scoring import rate
 from fulgurite.generation.protocol import SamplingSettings
 from tests.evaluation.runner.fakes import CHOICES, SUMS, FakeBackend, FakeScorer, plan_of
+from tests.forking.killing import killed_at, size_of
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -90,26 +88,13 @@ def killed_and_resumed(place: Path, kills: int = 20, **options: int) -> None:
         watched = folder / ("scores.jsonl" if late else "samples.jsonl")
         step = (place / "whole" / watched.name).stat().st_size // (kills * 3 // 5)
         target = size_of(watched) + draws.randrange(1, step)
-        child = os.fork()
-        if child == 0:
-            try:
-                finished(folder, FakeBackend(), **options)
-            finally:
-                os._exit(0)
-        while size_of(watched) < target and os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-            time.sleep(0.0005)
-        os.kill(child, signal.SIGKILL)
-        assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), f"kill {number} came when the run was over"
+        killed_at(lambda: finished(folder, FakeBackend(), **options), watched, target)
     assert len(lines(folder / "scores.jsonl")) < options["items"] * options["n"]
     result = finished(folder, **options)
     for name in ("samples.jsonl", "scores.jsonl"):
         found = [(record["item"], record["index"]) for record in lines(folder / name)]
         assert len(found) == len(set(found)) == options["items"] * options["n"]
     assert result.numbers == expected.numbers and result.counts == expected.counts
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def test_more_samples_and_items_go_on(tmp_path: Path) -> None:
