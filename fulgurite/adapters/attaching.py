@@ -141,7 +141,8 @@ def _check_merged(model: nn.Module, state_dict: dict[str, Any], prefix: str, sav
     for adapter in adapters_of(model):
         if (adapter.name in saved) == (adapter.name in own):
             continue
-        weights = any(f"{prefix}{layer}.weight" in state_dict for layer in adapter.layer_names)
+        # A branch bears the name of its layer, or of the Parameter in which experts are stacked.
+        weights = any(f"{prefix}{name}{end}" in state_dict for name in adapter.branches for end in ("", ".weight"))
         branches = any(f"branches.{adapter.name}." in key for key in state_dict if key.startswith(prefix))
         if adapter.name in saved and weights:
             raise RuntimeError(

@@ -40,7 +40,8 @@ class LoRA(AdapterConfig):
         rank: rank r of every adapted layer, from 1 to the smaller side of the layer.
         alpha: α; the branch is scaled by α/rank.
         dropout: dropout probability on the branch's input.
-        targets: "all-linear" (every linear layer inside the repeated blocks), or a regex matched against whole module names.
+        targets: "all-linear" (every linear layer inside the repeated blocks), or a regex matched against whole names of modules and
+            of the parameters in which the experts of a mixture are stacked.
     """
 
     rank: int = 8
@@ -60,7 +61,8 @@ class SoRA(AdapterConfig):
         rank: largest rank r_max of every adapted layer, from 1 to the smaller side of the layer.
         alpha: α; the branch is scaled by α/r_max, also after ranks have died.
         dropout: dropout probability on the branch's input.
-        targets: "all-linear" (every linear layer inside the repeated blocks), or a regex matched against whole module names.
+        targets: "all-linear" (every linear layer inside the repeated blocks), or a regex matched against whole names of modules and
+            of the parameters in which the experts of a mixture are stacked.
         threshold: ξ of the proximal step, >= 0; with threshold_scaling "lr" its value at the peak learning rate.
         threshold_scaling: "lr" subtracts ξ·lr_t/lr_peak (the paper's η_t·λ); "constant" subtracts ξ at every step (its code).
         prox: "soft" is the soft threshold; "reference" is the released code's rule, which zeroes everything below 2ξ.

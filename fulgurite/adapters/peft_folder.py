@@ -27,6 +27,7 @@ def write_folder(
     config: Mapping[str, Any],
     base_model: str | None,
     task_type: str | None,
+    places: Mapping[str, str] | None = None,
 ) -> None:
     """Write PEFT's two files: the tensors of the adapted layers with those of the fully trained modules, and the configuration.
 
@@ -38,12 +39,18 @@ def write_folder(
         config: what PEFT's configuration says of the method; keys common to all methods are added.
         base_model: hub id or path of the base, or None.
         task_type: PEFT's task type, or None.
+        places: where PEFT keeps the tensors of those "layers" that are Parameters, by name of the Parameter.
 
     Raises:
         ValueError: a fully trained module shares a parameter with another module, which PEFT would leave as it was.
     """
     _refuse_tied(model, heads)
-    tensors = {f"{_PREFIX}{name}.{key}": value for name, named in layers.items() for key, value in named.items()}
+    parameters = {} if places is None else {name: place for name, place in places.items() if name in layers}
+    tensors = {
+        f"{_PREFIX}{parameters.get(name, name)}.{key}": value
+        for name, named in layers.items()
+        for key, value in named.items()
+    }
     for name, head in heads.items():
         for key, value in own_state(head).items():
             tensors[f"{_PREFIX}{name}.{key}"] = value.detach().cpu().clone()
@@ -51,7 +58,8 @@ def write_folder(
         "task_type": task_type,
         "base_model_name_or_path": base_model,
         "inference_mode": True,
-        "target_modules": _target_names(model, list(layers)),
+        "target_modules": _target_names(model, [name for name in layers if name not in parameters]),
+        **({"target_parameters": _parameter_names(model, list(parameters))} if parameters else {}),
         "modules_to_save": sorted(heads) or None,
         **config,
     }
@@ -74,9 +82,17 @@ def _refuse_tied(model: nn.Module, heads: Mapping[str, nn.Module]) -> None:
 
 def _target_names(model: nn.Module, names: list[str]) -> list[str]:
     """The last parts of the names ("query"), as readers expect, if they select exactly these modules; else the whole names."""
-    short = sorted({name.rpartition(".")[2] for name in names})
+    short = sorted({name.rpartition(".")[2] for name in names})  # none at all: PEFT then adapts Parameters only
     chosen = set(names)
     for name, _ in model.named_modules():
         if name.rpartition(".")[2] in short and name not in chosen:
             return sorted(names)
     return short
+
+
+def _parameter_names(model: nn.Module, names: list[str]) -> list[str]:
+    """The last two parts of the names ("experts.down_proj") if they select exactly these Parameters; else the whole names."""
+    short = sorted({".".join(name.split(".")[-2:]) for name in names})
+    ends = tuple(f".{name}" for name in short)
+    selected = {name for name, _ in model.named_parameters() if name in short or name.endswith(ends)}
+    return short if selected == set(names) else sorted(names)

@@ -33,7 +33,7 @@ class SoRAModule(FinetuneModule):
         rank: largest rank of every adapted layer.
         alpha: the branch is scaled by alpha / rank.
         dropout: dropout probability on the branch's input.
-        targets: "all-linear" (inside the repeated blocks), or a regex matched against whole module names.
+        targets: "all-linear" (inside the repeated blocks), or a regex that matches whole names of modules and of experts' weights.
         threshold: what the proximal step takes off each gate per optimizer step (ξ in the paper), at the peak learning rate.
         threshold_scaling: "lr" scales the threshold with the learning rate's schedule, "constant" does not (released code).
         prox: "soft" is the soft threshold; "reference" is the released code's rule, which zeroes all below 2ξ.

@@ -3,7 +3,7 @@
 The class is swapped in place (``layer.__class__``), so that hooks, references and every key of the base stay as they are, and
 taking the adapter off gives back the very same object. Linear layers and transformers' Conv1D go through the fused kernel, and so
 do bitsandbytes' layers, whose weight is unpacked for it. Any other subclass with a forward of its own keeps that forward, and the
-branch is added to its output.
+branch is added to its output. Stacked experts of a mixture, whose branches stand beside Parameters, go through a forward of ours.
 
 A sparse branch (APET) lies *in* the weights: W holds base + δ at its positions. Linear layers and embeddings have an operator
 that samples δ's gradient. In every other module the attribute (``layer.weight``) becomes a property. While gradients are
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fulgurite.adapters.layers.experts import ExpertsBranch, experts_forward
 from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
 from fulgurite.adapters.layers.packed import foreign_weight, unpacker_of
 from fulgurite.adapters.layers.site import Recall, Site
@@ -69,32 +70,37 @@ class AdaptedLayer(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base layer's output plus every active branch that is not merged; of a linear layer x (…, K) -> (…, N)."""
-        low_rank, sparse = self._active()
+        low_rank, experts, sparse = self._active()
         if not sparse and not self.tied:
-            return self._dense(low_rank, *args, **kwargs)
+            return self._dense(low_rank, experts, *args, **kwargs)
         if not torch.compiler.is_compiling():
             self._refresh()
-        y = self._sparse(*args, **kwargs)
+        y = self._dense([], experts, *args, **kwargs) if experts else self._sparse(*args, **kwargs)
         for branch in low_rank:
             y = y + _low_rank(branch, _first(args, kwargs), self.training).to(y.dtype)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._recall(y)
         return y
 
-    def _active(self) -> tuple[list[LowRankBranch], bool]:
-        """Active low-rank branches that are not merged, and whether the layer carries a sparse branch."""
+    def _active(self) -> tuple[list[LowRankBranch], list[ExpertsBranch], bool]:
+        """Active low-rank branches that are not merged, of the layer or of its experts; whether it carries a sparse branch."""
         low_rank: list[LowRankBranch] = []
+        experts: list[ExpertsBranch] = []
         sparse = False
         for name in self.site.active:
             if name in self.branches and name not in self.merged:
                 branch = self.branches[name]
                 if isinstance(branch, LowRankBranch):
                     low_rank.append(branch)
+                elif isinstance(branch, ExpertsBranch):
+                    experts.append(branch)
         for branch in self.branches.values():
             sparse = sparse or isinstance(branch, SparseBranch)
-        return low_rank, sparse
+        return low_rank, experts, sparse
 
-    def _dense(self, active: list[LowRankBranch], *args: Any, **kwargs: Any) -> Any:
+    def _dense(self, active: list[LowRankBranch], experts: list[ExpertsBranch], *args: Any, **kwargs: Any) -> Any:
+        if experts:
+            return experts_forward(self, experts, *args, *kwargs.values())
         if self.fused_as == "packed":  # also without a branch: bitsandbytes' own forward rounds otherwise
             return self._packed(active, _first(args, kwargs))
         if not active:

@@ -2,6 +2,9 @@
 
 Live ranks stand in front: retiring a rank moves it behind the live ones, and the forward takes the leading slice.
 Parameters keep their size while something else (DDP, say) may hold them; :meth:`LowRankBranch.shrink` makes them smaller.
+
+Beside the stacked weights of E experts every tensor has E in front, and each expert retires ranks of its own. The forward then
+takes as many ranks as the expert with the most has; the retired ranks of the others are zeros, and stay zeros.
 """
 
 from __future__ import annotations
@@ -36,13 +39,14 @@ class LowRankBranch(Float32Module):
         gate: how the gates begin ("normal", "absnormal" or "ones"; see :class:`fulgurite.adapters.SoRA`); None for no gates.
         clock: shared by the branches of one adapter.
         device: of the parameters.
+        experts: E, or None beside a linear layer.
 
     Attributes:
-        lora_a: (r, K) float32, Kaiming-uniform with a = √5 as in LoRA.
-        lora_b: (N, r) float32, zeros: the model starts as the base.
-        gate: (r,) float32, or None for plain LoRA.
-        live: number of leading ranks that take part; the others are retired.
-        zero_for: per rank, optimizer steps for which its gate has been seen at zero.
+        lora_a: (r, K) float32, Kaiming-uniform with a = √5 as in LoRA; (E, r, K) for experts.
+        lora_b: (N, r) float32, zeros: the model starts as the base; (E, N, r) for experts.
+        gate: (r,) float32, (E, r) for experts, or None for plain LoRA.
+        lives: of each expert (of a linear layer: one number), how many leading ranks take part; the others are retired.
+        zero_for: per rank, optimizer steps for which its gate has been seen at zero; expert after expert.
     """
 
     gate: nn.Parameter | None
@@ -57,75 +61,97 @@ class LowRankBranch(Float32Module):
         gate: str | None,
         clock: Clock,
         device: torch.device,
+        experts: int | None = None,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.experts = in_features, out_features, experts
         self.max_rank, self.scaling, self.dropout = rank, alpha / rank, dropout
-        self.lora_a = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=torch.float32))
-        self.lora_b = nn.Parameter(torch.zeros(out_features, rank, device=device, dtype=torch.float32))
-        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+        lead = () if experts is None else (experts,)
+        self.lora_a = nn.Parameter(torch.empty(*lead, rank, in_features, device=device, dtype=torch.float32))
+        self.lora_b = nn.Parameter(torch.zeros(*lead, out_features, rank, device=device, dtype=torch.float32))
+        nn.init.kaiming_uniform_(self.lora_a.data.view(-1, in_features), a=math.sqrt(5))
         self.register_parameter("gate", None)
         if gate is not None:
             draw = torch.ones if gate == "ones" else torch.randn
-            first = draw(rank, device=device, dtype=torch.float32)
+            first = draw(*lead, rank, device=device, dtype=torch.float32)
             self.gate = nn.Parameter(first.abs() if gate == "absnormal" else first)
-        self.live = rank
-        self.zero_for = [0] * rank
+        self.lives = [rank] * (experts or 1)
+        self.zero_for = [0] * rank * (experts or 1)
         self._clock = clock
         self.register_load_state_dict_pre_hook(_resize_to)
 
+    @property
+    def live(self) -> int:
+        """Number of leading ranks that the forward takes: those of the expert that has most left."""
+        return max(self.lives)
+
     def factors(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """A, gate and B of the live ranks: (k, K), (k,) or None, (N, k)."""
+        """A, gate and B of the k live ranks: (k, K), (k,) or None, (N, k); of experts with E in front."""
         k = self.live
-        if k == self.lora_a.shape[0]:
+        if k == self._width():
             return self.lora_a, self.gate, self.lora_b
-        return self.lora_a[:k], None if self.gate is None else self.gate[:k], self.lora_b[:, :k]
+        return self.lora_a[..., :k, :], None if self.gate is None else self.gate[..., :k], self.lora_b[..., :k]
 
     @torch.no_grad()
-    def delta(self) -> torch.Tensor:
-        """ΔW = s · B diag(g) A, (N, K), in float64, so that merging rounds once (float32 on devices without it)."""
+    def delta(self, expert: int | None = None) -> torch.Tensor:
+        """ΔW = s · B diag(g) A, (N, K), in float64, so that merging rounds once (float32 on devices without it).
+
+        Args:
+            expert: which one, of a branch of experts.
+        """
         wide = torch.float32 if self.lora_a.device.type == "mps" else torch.float64
-        a, gate, b = (None if factor is None else factor.to(wide) for factor in self.factors())
+        factors = self.factors() if expert is None else [None if f is None else f[expert] for f in self.factors()]
+        a, gate, b = (None if factor is None else factor.to(wide) for factor in factors)
         assert a is not None and b is not None
         return (b if gate is None else b * gate) @ a * self.scaling
 
+    def live_ranks(self) -> list[int]:
+        """The places of the live ranks in ``zero_for``."""
+        width = self._width()
+        return [row * width + rank for row, live in enumerate(self.lives) for rank in range(live)]
+
     @torch.no_grad()
     def retire(self, dead: list[int], optimizer: torch.optim.Optimizer | None) -> None:
-        """Stop using the live ranks with these indices, and move them behind the ones that stay, with their optimizer state.
+        """Stop using the live ranks at these places of ``zero_for``; they move behind the ones that stay, with optimizer state.
 
         Retired ranks are zeroed, their gates and moments too, so that no optimizer revives or drags them.
         """
-        gone = set(dead)
-        keep = [i for i in range(self.live) if i not in gone]
-        order = keep + sorted(gone) + list(range(self.live, self.lora_a.shape[0]))
-        index = torch.tensor(order, device=self.lora_a.device)
-        for parameter, dim in self._by_rank():
-            for tensor in _followers(parameter, optimizer):
-                moved = tensor.index_select(dim, index)
-                moved.narrow(dim, len(keep), len(order) - len(keep)).zero_()
-                tensor.copy_(moved)
-        self.zero_for = [self.zero_for[i] for i in order]
-        self.live = len(keep)
+        gone, width, counts = set(dead), self._width(), self.zero_for
+        for row in sorted({place // width for place in gone}):
+            start, live = row * width, self.lives[row]
+            keep = [rank for rank in range(live) if start + rank not in gone]
+            order = keep + [rank for rank in range(live) if start + rank in gone] + list(range(live, width))
+            index = torch.tensor(order, device=self.lora_a.device)
+            for parameter, dim in self._by_rank():
+                for tensor in _followers(parameter, optimizer):
+                    part = tensor if self.experts is None else tensor[row]
+                    moved = part.index_select(dim, index)
+                    moved.narrow(dim, len(keep), width - len(keep)).zero_()
+                    part.copy_(moved)
+            counts[start : start + width] = [counts[start + rank] for rank in order]
+            self.lives[row] = len(keep)
 
     @torch.no_grad()
     def shrink(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Cut parameters and optimizer state down to the live ranks. Not for use under DDP, which holds the old sizes."""
-        if self.live == self.lora_a.shape[0]:
+        width, live = self._width(), self.live
+        if live == width:
             return
-        for name, dim in (("lora_a", 0), ("lora_b", 1), ("gate", 0)):
+        for name, dim in _RANKS:
             old = getattr(self, name)
             if old is None:
                 continue
             # A new Parameter, not the old one resized: an older graph may still hold the old one's gradient accumulator.
-            new = nn.Parameter(old.detach().narrow(dim, 0, self.live).clone(), requires_grad=old.requires_grad)
+            new = nn.Parameter(old.detach().narrow(dim, 0, live).clone(), requires_grad=old.requires_grad)
             setattr(self, name, new)
             if optimizer is not None:
                 _replace(optimizer, old, new, dim)
-        self.zero_for = self.zero_for[: self.live]
+        starts = range(0, len(self.zero_for), width)
+        self.zero_for = [count for start in starts for count in self.zero_for[start : start + live]]
 
     def get_extra_state(self) -> torch.Tensor:
-        """int64: optimizer steps, live ranks, then ``zero_for``."""
-        return torch.tensor([self._clock.steps, self.live, *self.zero_for], dtype=torch.int64, device="cpu")
+        """int64: optimizer steps, live ranks (of each expert), then ``zero_for``."""
+        return torch.tensor([self._clock.steps, *self.lives, *self.zero_for], dtype=torch.int64, device="cpu")
 
     def set_extra_state(self, state: torch.Tensor) -> None:
         """Inverse of :meth:`get_extra_state`.
@@ -133,23 +159,32 @@ class LowRankBranch(Float32Module):
         Raises:
             ValueError: a state that does not fit the loaded ranks.
         """
-        steps, live, *zero_for = (int(value) for value in state.tolist())
-        rank = self.lora_a.shape[0]
-        if not 0 <= live <= rank or len(zero_for) != rank:
+        rows, rank = len(self.lives), self._width()
+        steps, *counts = (int(value) for value in state.tolist())
+        lives, zero_for = counts[:rows], counts[rows:]
+        if not all(0 <= live <= rank for live in lives) or len(zero_for) != rows * rank:
+            most = max(lives, default=0)
             raise ValueError(
-                f"LowRankBranch: the saved counters are of {live} live ranks of {len(zero_for)}, but {rank} ranks were loaded; the "
-                "file is damaged, or its tensors come from several adapters. Save the adapter again."
+                f"LowRankBranch: the saved counters are of {most} live ranks of {len(zero_for)}, but {rows * rank} ranks were "
+                "loaded; the file is damaged, or its tensors come from several adapters. Save the adapter again."
             )
-        self._clock.steps, self.live, self.zero_for = steps, live, zero_for
+        self._clock.steps, self.lives, self.zero_for = steps, lives, zero_for
 
     def extra_repr(self) -> str:
         gated = "gated" if self.gate is not None else "no gate"
-        return f"{self.in_features} -> {self.live} of {self.max_rank} -> {self.out_features}, {gated}"
+        experts = "" if self.experts is None else f"{self.experts} experts, "
+        return f"{experts}{self.in_features} -> {self.live} of {self.max_rank} -> {self.out_features}, {gated}"
+
+    def _width(self) -> int:
+        """Ranks that the parameters have room for."""
+        return self.lora_a.shape[-2]
 
     def _by_rank(self) -> list[tuple[nn.Parameter, int]]:
         """Each parameter with the dimension that counts ranks."""
-        pairs = [(self.lora_a, 0), (self.lora_b, 1)]
-        return pairs if self.gate is None else [*pairs, (self.gate, 0)]
+        return [(p, dim) for name, dim in _RANKS if (p := getattr(self, name)) is not None]
+
+
+_RANKS = (("lora_a", -2), ("lora_b", -1), ("gate", -1))  # the dimension that counts ranks
 
 
 def _replace(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, dim: int) -> None:
@@ -183,7 +218,7 @@ def _followers(parameter: nn.Parameter, optimizer: torch.optim.Optimizer | None)
 def _resize_to(branch: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Before loading: give the parameters the size that was saved, which is smaller after ranks were cut."""
     assert isinstance(branch, LowRankBranch)
-    for name, dim in (("lora_a", 0), ("lora_b", 1), ("gate", 0)):
+    for name, dim in _RANKS:
         parameter, saved = getattr(branch, name), state_dict.get(prefix + name)
         if parameter is None or saved is None or saved.dim() != parameter.dim():
             continue
@@ -199,7 +234,7 @@ class RankRow(NamedTuple):
 
     Attributes:
         module: its qualified name.
-        rank: ranks at the start.
+        rank: ranks at the start, of all experts together.
         live: ranks that are not retired.
         nonzero: live ranks whose gate is not zero.
         parameters: scalars at the start.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import regex
 from torch import nn
@@ -13,6 +13,7 @@ from fulgurite.adapters.counting import scalars
 from fulgurite.adapters.layers.layer import adaptable
 from fulgurite.adapters.layers.own import inserted_modules
 from fulgurite.adapters.layers.packed import packed_without_linear
+from fulgurite.adapters.layers.stacks import expert_stacks
 from fulgurite.adapters.patterns import Pattern
 
 __all__ = ["find_targets", "match_modules", "tell_unreached"]
@@ -22,7 +23,9 @@ _MOST_ALTERNATIVES = 100  # of an expression that somebody typed; a program writ
 _log = logging.getLogger(__name__)
 
 
-def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) -> dict[str, nn.Module]:
+def find_targets(
+    model: nn.Module, targets: str, train: tuple[str, ...] = (), others: Collection[str] = ()
+) -> dict[str, nn.Module]:
     """Layers to adapt, by qualified name in the model's order.
 
     Args:
@@ -30,6 +33,8 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
         targets: "all-linear": every linear layer inside a repeated block (a list of modules), or, in a model without any,
             every linear layer; else a regex that must match the whole qualified name.
         train: names (regexes, whole) of modules that are trained fully and therefore not adapted.
+        others: names of what the caller can adapt beside linear layers; where the expression matches one of them, no linear layer
+            has to match.
 
     Raises:
         ValueError: nothing matches, or a layer matches whose forward is bypassed, or whose packed weight cannot carry a branch.
@@ -61,13 +66,16 @@ def find_targets(model: nn.Module, targets: str, train: tuple[str, ...] = ()) ->
         pattern = Pattern(targets, "attach: targets")
         _refuse_packed({name: kind for name, kind in packed.items() if pattern.matches(name)})
         found = {name: module for name, module in linear.items() if pattern.matches(name)}
-        for idle in _idle_alternatives(targets, list(found)):
+        beside = [name for name in others if pattern.matches(name)]
+        for idle in _idle_alternatives(targets, [*found, *beside]):
             _log.warning("attach: targets=%r: the alternative %r matches no linear layer", targets, idle)
         for name in found:
             if name in bypassed:
                 raise ValueError(
                     f"attach: targets={targets!r} matches {name}, but {bypassed[name]}; leave it out of the regex."
                 )
+        if beside:
+            return found
     if not found:
         raise ValueError(_nothing(model, targets, linear))
     return found
@@ -104,7 +112,8 @@ def tell_unreached(model: nn.Module, reached: Iterable[nn.Module], train: tuple[
         reached: the layers that :func:`find_targets` found.
         train: regexes of the modules that are trained fully.
     """
-    known = {id(p) for module in reached for p in module.parameters(recurse=False)}
+    modules = list(reached)
+    known = {id(p) for module in modules for p in module.parameters(recurse=False)}
     inserted = inserted_modules(model)
     known |= {id(p) for module in match_modules(model, train).values() for p in module.parameters()}
     blocks = {
@@ -116,12 +125,23 @@ def tell_unreached(model: nn.Module, reached: Iterable[nn.Module], train: tuple[
     left = {name: p for name, p in blocks.items() if id(p) not in known}
     share = sum(map(scalars, left.values())) / max(1, sum(map(scalars, blocks.values())))
     if share >= 0.01:
-        largest = max(left, key=lambda name: left[name].numel())
+        largest, way = max(left, key=lambda name: left[name].numel()), _way_to_experts(model, modules, left)
         _log.warning(
             "attach: targets='all-linear' adapts linear layers: %.0f %% of the weights in the repeated blocks of %s lie elsewhere "
-            "and stay frozen (%d tensors, the largest is %s of the shape %s); APET(targets='all') or full tuning trains them.",
-            100 * share, type(model).__name__, len(left), largest, tuple(left[largest].shape),
+            "and stay frozen (%d tensors, the largest is %s of the shape %s); %sAPET(targets='all') or full tuning trains them.",
+            100 * share, type(model).__name__, len(left), largest, tuple(left[largest].shape), way,
         )  # fmt: skip
+
+
+def _way_to_experts(model: nn.Module, reached: list[nn.Module], left: dict[str, nn.Parameter]) -> str:
+    """An expression that adapts the linear layers and the experts as well; "" where no experts were left out."""
+    stacked = [name for name in expert_stacks(model) if name in left]
+    if not stacked:
+        return ""
+    known = set(map(id, reached))
+    linear = [name for name, module in model.named_modules() if id(module) in known and adaptable(module)]
+    ends = dict.fromkeys(name.rpartition(".")[2] for name in [*linear, *stacked])
+    return f"LoRA and SoRA with targets='.*({'|'.join(ends)})' adapt the {len(stacked)} stacks of experts too, and "
 
 
 def _in_repeated_block(model: nn.Module, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,22 +12,25 @@ from torch import nn
 
 from fulgurite.adapters.config import LoRA, SoRA
 from fulgurite.adapters.handle import Adapter
+from fulgurite.adapters.layers.experts import ExpertsBranch
 from fulgurite.adapters.layers.layer import weight_is_transposed
 from fulgurite.adapters.layers.low_rank_branch import Clock, LowRankBranch, RankRow
 from fulgurite.adapters.low_rank.first_forward import FirstForward, keep_fast_path_away
 from fulgurite.adapters.low_rank.merging import merge, refusal, unmerge
-from fulgurite.adapters.low_rank.peft_export import folded, lora_layout
+from fulgurite.adapters.low_rank.peft_export import folded, lora_layout, parameter_places
 from fulgurite.adapters.low_rank.retirement import rank_table, retire
 from fulgurite.adapters.peft_folder import write_folder
 
 __all__ = ["LowRankAdapter"]
+
+_log = logging.getLogger(__name__)
 
 
 class LowRankAdapter(Adapter):
     """Handle of LoRA and SoRA; see :class:`fulgurite.adapters.Adapter`."""
 
     config: LoRA | SoRA
-    _described_as = "input features, output features, rank"
+    _described_as = "input features, output features, rank, and experts"
 
     def __init__(
         self,
@@ -43,18 +47,23 @@ class LowRankAdapter(Adapter):
 
     @property
     def branches(self) -> dict[str, LowRankBranch]:
-        """This adapter's branch of each layer, by the layer's qualified name."""
-        return {name: cast(LowRankBranch, layer.branches[self.name]) for name, layer in self.layers.items()}
+        """This adapter's branches, by the layer's qualified name, or by that of the Parameter in which experts are stacked."""
+        found = {}
+        for name, layer in self.layers.items():
+            here = layer.branches[self.name]
+            parts = here.items() if isinstance(here, ExpertsBranch) else [("", here)]
+            found |= {f"{name}.{key}".strip("."): cast(LowRankBranch, branch) for key, branch in parts}
+        return found
 
     @property
     def gates(self) -> list[nn.Parameter]:
-        """The gates of all layers, (r,) each; empty for plain LoRA."""
+        """The gates of all layers, (r,) each, (E, r) of experts; empty for plain LoRA."""
         return [branch.gate for branch in self.branches.values() if branch.gate is not None]
 
     def penalty(self) -> torch.Tensor | float:
         """l1 · mean|g| over all gates, which SoRA's released code adds to the loss; 0.0 where the configuration has no l1."""
         l1 = getattr(self.config, "l1", 0.0)
-        return l1 * torch.cat([*self.gates]).abs().mean() if l1 else 0.0
+        return l1 * torch.cat([gate.flatten() for gate in self.gates]).abs().mean() if l1 else 0.0
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Call once after each optimizer step: counts it, and looks for dead ranks every ``look_every`` steps.
@@ -91,7 +100,7 @@ class LowRankAdapter(Adapter):
     @property
     def can_merge(self) -> bool:
         """False where a weight is quantised, tied to another module, or trained by APET."""
-        return refusal(self.model, self.layers) is None
+        return refusal(self.name, self.model, self.layers) is None
 
     def merge(self, reversible: bool = False) -> int:
         """Fold the adapter into the base weights: W ← W + s·B diag(g) A, computed in float64 and rounded once.
@@ -105,7 +114,7 @@ class LowRankAdapter(Adapter):
         Raises:
             RuntimeError: it is merged already, or a weight is quantised, tied to another module, or trained by APET.
         """
-        return merge(self.name, self.model, self.layers, self.branches, reversible)
+        return merge(self.name, self.model, self.layers, reversible)
 
     def unmerge(self) -> None:
         """Put the base weights back, bit for bit.
@@ -129,12 +138,20 @@ class LowRankAdapter(Adapter):
         """
         config = self.config
         layers, layout = lora_layout(self.branches, config.alpha, config.rank, rank_pattern)
-        layout["lora_dropout"] = config.dropout
-        layout["fan_in_fan_out"] = all(weight_is_transposed(layer) for layer in self.layers.values())
-        write_folder(Path(folder), self.model, layers, self.heads, layout, base_model, task_type)
+        linear, stacks = self._linear_and_stacks()
+        if stacks and config.dropout:
+            _log.warning("export_peft: PEFT has no dropout beside experts' weights; the folder says lora_dropout 0.")
+        layout["lora_dropout"] = 0.0 if stacks else config.dropout
+        layout["fan_in_fan_out"] = bool(linear) and all(map(weight_is_transposed, linear))
+        left = [(layer, [key for key in keys if f"{layer}.{key}".lstrip(".") in layers]) for layer, keys in stacks]
+        places = parameter_places(left)
+        write_folder(Path(folder), self.model, layers, self.heads, layout, base_model, task_type, places)
 
     def low_rank_factors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]] | None:
-        """By layer name A (r, K), with scale and gates in it, and B (N, r) of the ranks left; None with trained modules."""
+        """By layer name A (r, K), with scale and gates in it, and B (N, r) of the ranks left; None with trained modules.
+
+        Experts stand under the name of their Parameter, with E in front of both shapes.
+        """
         if self.head_names:
             return None
         pairs = {name: folded(branch) for name, branch in self.branches.items()}
@@ -169,8 +186,11 @@ class LowRankAdapter(Adapter):
             )
 
     def description(self) -> dict[str, Any]:
-        """{"layers": {name: [input features, output features, rank]}}."""
-        return {"layers": {name: [b.in_features, b.out_features, b.max_rank] for name, b in self.branches.items()}}
+        """{"layers": {name: [input features, output features, rank]}}; of experts their number as well."""
+        sizes = {name: [b.in_features, b.out_features, b.max_rank] for name, b in self.branches.items()}
+        return {
+            "layers": {name: size + [e for e in [self.branches[name].experts] if e] for name, size in sizes.items()}
+        }
 
     def on_attached(self, check_forward: bool) -> None:
         """Keep PyTorch's fast path away from the adapted layers and watch the first forward."""
@@ -181,11 +201,11 @@ class LowRankAdapter(Adapter):
     def _fits(self, key: str, saved: torch.Size, own: torch.Size) -> bool:
         """Ranks may have been cut out of the saved tensors, or out of this adapter's."""
         layer, _, kind = key.rpartition(".")
-        if layer not in self.layer_names or kind not in ("lora_a", "lora_b", "gate", "_extra_state"):
+        if layer not in self.branches or kind not in ("lora_a", "lora_b", "gate", "_extra_state"):
             return saved == own
         if kind == "_extra_state":
             return len(saved) == 1
-        ranks = 1 if kind == "lora_b" else 0  # the dimension that counts them
+        ranks = len(own) - (2 if kind == "lora_a" else 1)  # the dimension that counts them
         sizes = list(zip(saved, own, strict=False))
         return len(saved) == len(own) and all(
             a == b or (dim == ranks and a <= self.config.rank) for dim, (a, b) in enumerate(sizes)
@@ -214,8 +234,22 @@ class LowRankAdapter(Adapter):
         return groups
 
     def _own_parameters(self) -> int:
-        factors = [f for branch in self.branches.values() for f in branch.factors() if f is not None]
-        return sum(f.numel() for f in factors)
+        each = [(b, b.in_features + b.out_features + int(b.gate is not None)) for b in self.branches.values()]
+        return sum(sum(branch.lives) * per_rank for branch, per_rank in each)
 
     def _branch_keys(self) -> list[tuple[str, str]]:
-        return [(name, "lora_a") for name in self.layer_names]
+        _, stacks = self._linear_and_stacks()
+        keys = dict(stacks)
+        return [(n, f"{key}.lora_a".lstrip(".")) for n in self.layer_names for key in keys.get(n, [""])]
+
+    def _linear_and_stacks(self) -> tuple[list[nn.Module], list[tuple[str, list[str]]]]:
+        """The adapted linear layers; the modules of experts by name, each with its adapted Parameters in the module's order."""
+        linear: list[nn.Module] = []
+        stacks = []
+        for name, layer in self.layers.items():
+            here = layer.branches[self.name]
+            if isinstance(here, ExpertsBranch):
+                stacks.append((name, [key for key in layer._parameters if key in here]))
+            else:
+                linear.append(layer)
+        return linear, stacks

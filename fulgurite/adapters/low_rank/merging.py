@@ -5,11 +5,12 @@ W + ΔW − ΔW is not W in floating point (PEFT's unmerge drifts in bf16), so u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
 
+from fulgurite.adapters.layers.experts import ExpertsBranch
 from fulgurite.adapters.layers.layer import AdaptedLayer, weight_is_transposed
 from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
 from fulgurite.adapters.layers.packed import foreign_weight
@@ -18,10 +19,11 @@ from fulgurite.adapters.layers.sparse_branch import SparseBranch
 __all__ = ["merge", "refusal", "unmerge"]
 
 
-def refusal(model: nn.Module, layers: Mapping[str, AdaptedLayer]) -> str | None:
+def refusal(adapter: str, model: nn.Module, layers: Mapping[str, AdaptedLayer]) -> str | None:
     """Why nothing can be merged into these layers, as a sentence; None if it is possible.
 
     Args:
+        adapter: its name.
         model: the adapted model, whose tied weights are looked for.
         layers: the adapted layers by name.
     """
@@ -32,12 +34,12 @@ def refusal(model: nn.Module, layers: Mapping[str, AdaptedLayer]) -> str | None:
     for name, layer in layers.items():
         if sparse := _sparse(name, layer):
             return sparse
-        weight = layer.weight
-        if not weight.dtype.is_floating_point or foreign_weight(layer) is not None:
-            kind = foreign_weight(layer) or weight.dtype
-            return f"the weight of {name} is quantised ({kind}); load the base in full precision and merge there"
-        if owners[id(weight)] > 1:
-            return f"the weight of {name} is tied to another module, which merging would change too"
+        for weight, _ in _weights(adapter, layer):
+            if not weight.dtype.is_floating_point or foreign_weight(layer) is not None:
+                kind = foreign_weight(layer) or weight.dtype
+                return f"the weight of {name} is quantised ({kind}); load the base in full precision and merge there"
+            if owners[id(weight)] > 1:
+                return f"the weight of {name} is tied to another module, which merging would change too"
     return None
 
 
@@ -46,7 +48,6 @@ def merge(
     adapter: str,
     model: nn.Module,
     layers: Mapping[str, AdaptedLayer],
-    branches: Mapping[str, LowRankBranch],
     reversible: bool,
 ) -> int:
     """W ← W + s·B diag(g) A at every layer; see :meth:`fulgurite.adapters.LowRankAdapter.merge`.
@@ -55,7 +56,6 @@ def merge(
         adapter: its name.
         model: the adapted model.
         layers: the adapted layers by name.
-        branches: the adapter's branch of each layer.
         reversible: keep a copy of each weight.
 
     Returns:
@@ -63,16 +63,20 @@ def merge(
     """
     if any(adapter in layer.merged for layer in layers.values()):
         raise RuntimeError(f"merge: adapter {adapter!r} is merged already; call unmerge() first.")
-    if (reason := refusal(model, layers)) is not None:
+    if (reason := refusal(adapter, model, layers)) is not None:
         raise RuntimeError(f"merge: {reason}.")
     kept = 0
-    for name, layer in layers.items():
-        weight = layer.weight
-        copy = weight.detach().clone() if reversible else None
+    for layer in layers.values():
+        weights = list(_weights(adapter, layer))
+        copy = torch.cat([weight.detach().reshape(-1) for weight, _ in weights]) if reversible else None
         kept += 0 if copy is None else copy.numel() * copy.element_size()
-        delta = branches[name].delta()
-        delta = delta.t() if weight_is_transposed(layer) else delta
-        weight.data.copy_(weight.to(delta.dtype) + delta)
+        transposed = _transposed(layer)
+        for weight, branch in weights:
+            # Expert by expert: all of them in float64 would take eight bytes for each of their weights.
+            parts = [(weight.data, None)] if branch.experts is None else [(w, e) for e, w in enumerate(weight.data)]
+            for part, expert in parts:
+                delta = branch.delta(expert)
+                part.copy_(part.to(delta.dtype) + (delta.t() if transposed else delta))
         layer.merged[adapter] = copy
     return kept
 
@@ -102,7 +106,24 @@ def unmerge(adapter: str, layers: Mapping[str, AdaptedLayer]) -> None:
     for layer in layers.values():
         copy = layer.merged.pop(adapter)
         assert copy is not None
-        layer.weight.data.copy_(copy)
+        weights = [weight for weight, _ in _weights(adapter, layer)]
+        for weight, part in zip(weights, copy.split([weight.numel() for weight in weights]), strict=True):
+            weight.data.copy_(part.view(weight.shape))
+
+
+def _weights(adapter: str, layer: AdaptedLayer) -> Iterator[tuple[nn.Parameter, LowRankBranch]]:
+    """The weights of a layer beside which the adapter stands, each with its branch."""
+    here = layer.branches[adapter]
+    for key, branch in here.items() if isinstance(here, ExpertsBranch) else [("weight", here)]:
+        weight = layer._parameters[key]
+        assert weight is not None and isinstance(branch, LowRankBranch)
+        yield weight, branch
+
+
+def _transposed(layer: AdaptedLayer) -> bool:
+    """Whether the weights are stored (K, N): Conv1D's, and those of some mixtures' experts."""
+    stacked = getattr(layer, "is_transposed", None)
+    return weight_is_transposed(layer) if stacked is None else bool(stacked)
 
 
 def _sparse(name: str, layer: AdaptedLayer) -> str | None:

@@ -2,7 +2,8 @@
 
 A zero gate still has a gradient and can come back. A rank is retired after its gate has been seen at zero for ``patience``
 optimizer steps; then it leaves the computation. Only a module whose ranks all die saves much time: GPUs compute ranks in
-tiles of 16, so 5 live ranks of 8 cost what 8 do.
+tiles of 16, so 5 live ranks of 8 cost what 8 do. Each expert of a mixture loses ranks of its own; the forward takes as many
+as the expert with the most has left.
 
 Deviation from the paper: it prunes once, after training (arXiv 2311.11696, section 3.2).
 """
@@ -35,9 +36,9 @@ def retire(
     retired = 0
     for name, zeros in _zero_gates(branches).items():
         branch = branches[name]
-        for rank, zero in enumerate(zeros):
-            branch.zero_for[rank] = branch.zero_for[rank] + elapsed if zero else 0
-        dead = [rank for rank, zero in enumerate(zeros) if zero and branch.zero_for[rank] >= patience]
+        for rank in branch.live_ranks():
+            branch.zero_for[rank] = branch.zero_for[rank] + elapsed if rank in zeros else 0
+        dead = [rank for rank in zeros if branch.zero_for[rank] >= patience]
         if dead:
             branch.retire(dead, optimizer)
             retired += len(dead)
@@ -53,23 +54,21 @@ def rank_table(branches: Mapping[str, LowRankBranch]) -> list[RankRow]:
     zeros = _zero_gates(branches)
     rows = []
     for name, branch in branches.items():
-        nonzero = branch.live - sum(zeros.get(name, ()))
-        gate = int(branch.gate is not None)
-        per_rank = branch.in_features + branch.out_features + gate
-        rows.append(
-            RankRow(name, branch.max_rank, branch.live, nonzero, branch.max_rank * per_rank, nonzero * per_rank)
-        )
+        live, most = sum(branch.lives), branch.max_rank * len(branch.lives)
+        nonzero = live - len(zeros.get(name, ()))
+        per_rank = branch.in_features + branch.out_features + int(branch.gate is not None)
+        rows.append(RankRow(name, most, live, nonzero, most * per_rank, nonzero * per_rank))
     return rows
 
 
-def _zero_gates(branches: Mapping[str, LowRankBranch]) -> dict[str, list[bool]]:
-    """Per module with a gate, whether each live rank's gate is zero; one synchronisation for all."""
-    gated = {name: b.gate.detach()[: b.live] for name, b in branches.items() if b.gate is not None}
+def _zero_gates(branches: Mapping[str, LowRankBranch]) -> dict[str, set[int]]:
+    """Per module with a gate, the places (as in ``zero_for``) of its live ranks whose gate is zero; one synchronisation for all."""
+    gated = {name: b.gate.detach().flatten() for name, b in branches.items() if b.gate is not None}
     if not gated:
         return {}
     flat = (torch.cat(list(gated.values())) == 0).tolist()
     result, start = {}, 0
     for name, gate in gated.items():
-        result[name] = flat[start : start + len(gate)]
+        result[name] = {rank for rank in branches[name].live_ranks() if flat[start + rank]}
         start += len(gate)
     return result

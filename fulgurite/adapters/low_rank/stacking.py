@@ -17,9 +17,8 @@ from fulgurite.adapters.handle import Adapter
 
 __all__ = ["Factors", "attach_sum"]
 
-Factors = Mapping[
-    str, tuple[torch.Tensor, torch.Tensor]
-]  # by layer name: A (r, K) with scale and gates in it, and B (N, r)
+# By layer name: A (r, K) with scale and gates in it, and B (N, r); by name of a Parameter of experts both with E in front.
+Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 @torch.no_grad()
@@ -36,17 +35,20 @@ def attach_sum(model: nn.Module, parts: Sequence[Factors], name: str = "default"
     """
     layers = {layer for part in parts for layer in part}
     joined = {layer: _join([part[layer] for part in parts if layer in part]) for layer in sorted(layers)}
-    rank = max(1, max(a.shape[0] for a, _ in joined.values()))
+    rank = max(1, max(a.shape[-2] for a, _ in joined.values()))
     targets = "|".join(re.escape(layer) for layer in joined)
     adapter = attach(model, LoRA(rank=rank, alpha=float(rank), targets=targets), name=name, check_forward=False)
+    if left := sorted(set(joined) - set(adapter.branches)):
+        adapter.detach()
+        raise ValueError(f"attach: {left[0]} is no layer of {type(model).__name__} that carries low-rank branches.")
     for layer, branch in adapter.branches.items():
         a, b = joined[layer]
         branch.lora_a.zero_()
         branch.lora_b.zero_()
-        branch.lora_a[: a.shape[0]].copy_(a)
-        branch.lora_b[:, : a.shape[0]].copy_(b)
+        branch.lora_a[..., : a.shape[-2], :].copy_(a)
+        branch.lora_b[..., : a.shape[-2]].copy_(b)
     return adapter
 
 
 def _join(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1)
+    return torch.cat([a for a, _ in pairs], dim=-2), torch.cat([b for _, b in pairs], dim=-1)

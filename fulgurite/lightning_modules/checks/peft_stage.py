@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from fulgurite.adapters.low_rank.peft_export import unstacked
 from fulgurite.adapters.low_rank.stacking import Factors
 from fulgurite.models.weight_files import check_peft_file, check_peft_task
 
@@ -75,8 +76,12 @@ def peft_factors(model: nn.Module, path: str) -> Factors:
     for name, layer in _load(model, path).named_modules():
         if hasattr(layer, "lora_A") and "default" in layer.lora_A:
             module: Any = layer
-            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-            found[name.removeprefix(_PREFIX)] = a.detach().float() * module.scaling["default"], b.detach().float()
+            a, b = module.lora_A["default"].weight.detach().float(), module.lora_B["default"].weight.detach().float()
+            name = name.removeprefix(_PREFIX)
+            if parameter := getattr(module, "parameter_name", None):  # experts; PEFT wraps their module once for each
+                name = f"{name.replace('.base_layer', '')}.{parameter}"
+                a, b = unstacked(a, b, module.num_experts)
+            found[name] = a * module.scaling["default"], b
     return found
 
 
