@@ -72,7 +72,7 @@ def folded(branch: LowRankBranch) -> tuple[torch.Tensor, torch.Tensor]:
         alive = gate != 0
         most = int(alive.sum(-1).max())
         # The ranks that are left come first, in their order.
-        order = alive.logical_not().to(torch.int8).argsort(-1, stable=True)[..., :most]
+        order = alive.logical_not().to(torch.int8).argsort(dim=-1, stable=True)[..., :most]
         a, b = gate[..., None] * a, b * alive[..., None, :]
         a = a.gather(-2, order[..., None].expand(*order.shape, a.shape[-1]))
         b = b.gather(-1, order[..., None, :].expand(*b.shape[:-1], most))
