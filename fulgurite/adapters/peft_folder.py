@@ -27,6 +27,7 @@ def write_folder(
     config: Mapping[str, Any],
     base_model: str | None,
     task_type: str | None,
+    parameters: Mapping[str, str] | None = None,
     places: Mapping[str, str] | None = None,
 ) -> None:
     """Write PEFT's two files: the tensors of the adapted layers with those of the fully trained modules, and the configuration.
@@ -39,18 +40,16 @@ def write_folder(
         config: what PEFT's configuration says of the method; keys common to all methods are added.
         base_model: hub id or path of the base, or None.
         task_type: PEFT's task type, or None.
-        places: where PEFT keeps the tensors of those "layers" that are Parameters, by name of the Parameter.
+        parameters: by the names of those layers that PEFT is to adapt as a Parameter, the name of that Parameter.
+        places: where PEFT keeps the tensors of layers, where this is not under their names.
 
     Raises:
         ValueError: a fully trained module shares a parameter with another module, which PEFT would leave as it was.
     """
     _refuse_tied(model, heads)
-    parameters = {} if places is None else {name: place for name, place in places.items() if name in layers}
-    tensors = {
-        f"{_PREFIX}{parameters.get(name, name)}.{key}": value
-        for name, named in layers.items()
-        for key, value in named.items()
-    }
+    given = {name: parameter for name, parameter in (parameters or {}).items() if name in layers}
+    at = {name: (places or {}).get(name, name) for name in layers}
+    tensors = {f"{_PREFIX}{at[name]}.{key}": value for name, named in layers.items() for key, value in named.items()}
     for name, head in heads.items():
         for key, value in own_state(head).items():
             tensors[f"{_PREFIX}{name}.{key}"] = value.detach().cpu().clone()
@@ -58,8 +57,8 @@ def write_folder(
         "task_type": task_type,
         "base_model_name_or_path": base_model,
         "inference_mode": True,
-        "target_modules": _target_names(model, [name for name in layers if name not in parameters]),
-        **({"target_parameters": _parameter_names(model, list(parameters))} if parameters else {}),
+        "target_modules": _target_names(model, [name for name in layers if name not in given]),
+        **({"target_parameters": _parameter_names(model, list(given.values()))} if given else {}),
         "modules_to_save": sorted(heads) or None,
         **config,
     }

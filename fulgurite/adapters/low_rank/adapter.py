@@ -15,9 +15,10 @@ from fulgurite.adapters.handle import Adapter
 from fulgurite.adapters.layers.experts import ExpertsBranch
 from fulgurite.adapters.layers.layer import weight_is_transposed
 from fulgurite.adapters.layers.low_rank_branch import Clock, LowRankBranch, RankRow
+from fulgurite.adapters.layers.stacks import expert_stacks
 from fulgurite.adapters.low_rank.first_forward import FirstForward, keep_fast_path_away
 from fulgurite.adapters.low_rank.merging import merge, refusal, unmerge
-from fulgurite.adapters.low_rank.peft_export import folded, lora_layout, parameter_places
+from fulgurite.adapters.low_rank.peft_export import RENAMED, folded, lora_layout, parameter_places
 from fulgurite.adapters.low_rank.retirement import rank_table, retire
 from fulgurite.adapters.peft_folder import write_folder
 
@@ -137,15 +138,18 @@ class LowRankAdapter(Adapter):
         The arguments are those of :meth:`fulgurite.adapters.Adapter.export_peft`.
         """
         config = self.config
-        layers, layout = lora_layout(self.branches, config.alpha, config.rank, rank_pattern)
         linear, stacks = self._linear_and_stacks()
-        if stacks and config.dropout:
-            _log.warning("export_peft: PEFT has no dropout beside experts' weights; the folder says lora_dropout 0.")
-        layout["lora_dropout"] = 0.0 if stacks else config.dropout
-        layout["fan_in_fan_out"] = bool(linear) and all(map(weight_is_transposed, linear))
+        parameters = {name: name for name, branch in self.branches.items() if branch.experts}
+        if expert_stacks(self.model):
+            parameters |= {name: f"{name}.weight" for name in linear if name.rpartition(".")[2] in RENAMED}
+        layers, layout = lora_layout(self.branches, config.alpha, config.rank, rank_pattern, parameters)
+        if parameters and config.dropout:
+            _log.warning("export_peft: PEFT has no dropout for target_parameters; the folder says lora_dropout 0.")
+        layout["lora_dropout"] = 0.0 if parameters else config.dropout
+        layout["fan_in_fan_out"] = bool(linear) and all(map(weight_is_transposed, linear.values()))
         left = [(layer, [key for key in keys if f"{layer}.{key}".lstrip(".") in layers]) for layer, keys in stacks]
         places = parameter_places(left)
-        write_folder(Path(folder), self.model, layers, self.heads, layout, base_model, task_type, places)
+        write_folder(Path(folder), self.model, layers, self.heads, layout, base_model, task_type, parameters, places)
 
     def low_rank_factors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]] | None:
         """By layer name A (r, K), with scale and gates in it, and B (N, r) of the ranks left; None with trained modules.
@@ -242,14 +246,14 @@ class LowRankAdapter(Adapter):
         keys = dict(stacks)
         return [(n, f"{key}.lora_a".lstrip(".")) for n in self.layer_names for key in keys.get(n, [""])]
 
-    def _linear_and_stacks(self) -> tuple[list[nn.Module], list[tuple[str, list[str]]]]:
-        """The adapted linear layers; the modules of experts by name, each with its adapted Parameters in the module's order."""
-        linear: list[nn.Module] = []
+    def _linear_and_stacks(self) -> tuple[dict[str, nn.Module], list[tuple[str, list[str]]]]:
+        """The adapted linear layers by name; the modules of experts by name, each with its adapted Parameters in the module's order."""
+        linear: dict[str, nn.Module] = {}
         stacks = []
         for name, layer in self.layers.items():
             here = layer.branches[self.name]
             if isinstance(here, ExpertsBranch):
                 stacks.append((name, [key for key in layer._parameters if key in here]))
             else:
-                linear.append(layer)
+                linear[name] = layer
         return linear, stacks

@@ -6,6 +6,10 @@ holds the largest module and keeps lora_alpha whole: readers that ignore ``rank_
 
 Experts are PEFT's ``target_parameters``. The keys of their factors do not hold the Parameter's name: how deep its wrapper lies
 tells which one is meant (:func:`parameter_places`).
+
+Where a model has a mixture, PEFT 0.21 takes every layer called gate_proj, up_proj or down_proj for an expert of transformers 4.
+Dense layers and shared experts of these names would stay as they are, and the mixture would get factors that nobody trained. We
+give such layers by their weights, among the target_parameters, which PEFT does not rename.
 """
 
 from __future__ import annotations
@@ -18,11 +22,25 @@ import torch.nn.functional as F
 
 from fulgurite.adapters.layers.low_rank_branch import LowRankBranch
 
-__all__ = ["folded", "lora_layout", "parameter_places", "unstacked"]
+__all__ = ["RENAMED", "folded", "lora_layout", "parameter_places", "unstacked"]
+
+RENAMED = {
+    "gate",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "w1",
+    "w2",
+    "w3",
+}  # what PEFT takes for a router and experts of old
 
 
 def lora_layout(
-    branches: Mapping[str, LowRankBranch], alpha: float, max_rank: int, rank_pattern: bool
+    branches: Mapping[str, LowRankBranch],
+    alpha: float,
+    max_rank: int,
+    rank_pattern: bool,
+    parameters: Mapping[str, str],
 ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
     """The tensors of PEFT's LoRA per layer, and what its configuration says of them.
 
@@ -31,6 +49,7 @@ def lora_layout(
         alpha: α of the adapter's configuration.
         max_rank: r_max, the rank that the adapter began with.
         rank_pattern: True writes each module's own rank and leaves modules without any rank out, instead of padding.
+        parameters: by the names of those branches that PEFT is to put beside a Parameter, the name of that Parameter.
 
     Raises:
         ValueError: ``rank_pattern``, and no rank is left in any module.
@@ -46,7 +65,7 @@ def lora_layout(
             )
     else:
         factors = {name: _padded(pair, rank) for name, pair in factors.items()}
-    pattern = {name: kept[name] for name in factors if kept[name] != rank} if rank_pattern else {}
+    pattern = {parameters.get(n, n): kept[n] for n in factors if kept[n] != rank} if rank_pattern else {}
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "r": rank,

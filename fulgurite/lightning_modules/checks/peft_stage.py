@@ -78,9 +78,14 @@ def peft_factors(model: nn.Module, path: str) -> Factors:
             module: Any = layer
             a, b = module.lora_A["default"].weight.detach().float(), module.lora_B["default"].weight.detach().float()
             name = name.removeprefix(_PREFIX)
-            if parameter := getattr(module, "parameter_name", None):  # experts; PEFT wraps their module once for each
+            parameter = getattr(module, "parameter_name", None)
+            if (
+                parameter is not None and module.get_param().dim() == 3
+            ):  # experts; PEFT wraps their module once for each
                 name = f"{name.replace('.base_layer', '')}.{parameter}"
                 a, b = unstacked(a, b, module.num_experts)
+            elif parameter not in (None, "weight"):
+                name = f"{name}.{parameter}"
             found[name] = a * module.scaling["default"], b
     return found
 

@@ -84,6 +84,23 @@ def test_some_parameters_only(targets, tmp_path):
     assert difference(logits(loaded), logits(model)) < 1e-5
 
 
+@pytest.mark.parametrize("pattern", [False, True])
+@pytest.mark.parametrize("targets", ["all-linear", r".*(q_proj|gate_proj|up_proj|down_proj)"])
+def test_dense_layers_that_peft_would_take_for_experts(targets, pattern, tmp_path):
+    """PEFT renames gate_proj, up_proj and down_proj of a mixture; the layers that still have these names would be left out."""
+    model = mixture("Qwen3Moe", mlp_only_layers=[0])
+    adapter = attach(model, SoRA(rank=3, alpha=6, targets=targets))
+    wake(adapter)
+    adapter.branches["model.layers.0.mlp.gate_proj"].lora_b.data.mul_(30)
+    adapter.export_peft(tmp_path, rank_pattern=pattern)
+    loaded = peft.PeftModel.from_pretrained(mixture("Qwen3Moe", mlp_only_layers=[0]), str(tmp_path)).eval()
+    assert difference(logits(loaded), logits(model)) < 1e-5
+    factors = peft_factors(mixture("Qwen3Moe", mlp_only_layers=[0]), str(tmp_path))
+    again = mixture("Qwen3Moe", mlp_only_layers=[0])
+    attach_sum(again, [factors])
+    assert difference(logits(again), logits(model)) < 1e-5
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_folder_of_peft_is_the_stage_before(kind, tmp_path):
     stock = stirred(kind)
