@@ -51,7 +51,7 @@ def experts_forward(
     flat, order = chosen.reshape(-1).sort(stable=True)
     groups = Groups(flat, layer.num_experts)
     with torch.autocast(hidden.device.type, enabled=False):
-        x = hidden.reshape(tokens, -1)[order // picks]
+        x = hidden.reshape(-1, hidden.shape[-1])[order // picks]
         x = _projected(layer, "gate_up_proj" if layer.has_gate else "up_proj", x, groups, branches)
         x = layer._apply_gate(x) if layer.has_gate else layer.act_fn(x)
         x = _projected(layer, "down_proj", x, groups, branches)
@@ -76,15 +76,17 @@ def _projected(
         y = y + getattr(layer, f"{key}_bias")[groups.of_row]
     for several in branches:
         branch = several.of(key)
-        if branch is not None and branch.live:
+        if branch is not None:
             y = y + _low_rank(branch, x, groups, layer.training)
     return y
 
 
 def _low_rank(branch: LowRankBranch, x: torch.Tensor, groups: Groups, training: bool) -> torch.Tensor:
-    """s · ((drop(x) Aᵀ) ⊙ g) Bᵀ of each row's expert, (S, N); products in the dtype of x, gates in float32 or wider."""
+    """s · ((drop(x) Aᵀ) ⊙ g) Bᵀ of each row's expert, (S, N), or () zero; products in the dtype of x, gates in float32 or wider."""
     a, gate, b = branch.factors()
     a, b = a.to(x.dtype), b.to(x.dtype)
+    if not branch.live:  # zero, of which DDP sees that the parameters took part
+        return sum(factor.sum() for factor in (a, gate, b) if factor is not None).to(x.dtype)
     if missing := -branch.live % (16 // x.element_size()):  # ranks of zeros: grouped_mm takes multiples of 16 bytes
         a, b = F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing))
     low = grouped_linear(F.dropout(x, branch.dropout, training), a.mT, groups)

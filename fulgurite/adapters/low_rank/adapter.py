@@ -49,7 +49,7 @@ class LowRankAdapter(Adapter):
     @property
     def branches(self) -> dict[str, LowRankBranch]:
         """This adapter's branches, by the layer's qualified name, or by that of the Parameter in which experts are stacked."""
-        found = {}
+        found: dict[str, LowRankBranch] = {}
         for name, layer in self.layers.items():
             here = layer.branches[self.name]
             parts = here.items() if isinstance(here, ExpertsBranch) else [("", here)]

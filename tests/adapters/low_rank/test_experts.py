@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fulgurite.adapters import LoRA, SoRA, attach, find_adapters, load_adapter, within_budget
+from fulgurite.adapters.low_rank.retirement import retire
 from fulgurite.optim import ProximalAdamW
 from tests.adapters.toys import difference, wake
 
@@ -172,6 +173,23 @@ def test_gates_retire_expert_by_expert_and_training_goes_on():
     assert difference(logits(model), found) < 1e-6
     logits(model).square().sum().backward()
     optimizer.step()
+
+
+def test_a_stack_without_a_rank_left_takes_part_in_the_graph():
+    """DDP waits for the gradient of every parameter, and its parameters keep their size."""
+    model = mixture()
+    adapter = attach(model, SoRA(rank=4, targets=TARGETS))
+    wake(adapter)
+    dead = "model.layers.1.mlp.experts.gate_up_proj"
+    with torch.no_grad():
+        adapter.branches[dead].gate.zero_()
+    before = logits(model)
+    assert retire(adapter.branches, None) > 0 and adapter.branches[dead].live == 0
+    assert difference(logits(model), before) < 1e-6
+    logits(model).sum().backward()
+    assert all(p.grad is not None for branch in adapter.branches.values() for p in branch.parameters())
+    adapter.prune()
+    assert adapter.branches[dead].lora_a.shape == (4, 0, 16) and difference(logits(model), before) < 1e-6
 
 
 def test_a_saved_adapter_with_retired_ranks_comes_back(tmp_path):
