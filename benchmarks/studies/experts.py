@@ -1,10 +1,10 @@
-"""Steps of LoRA on the experts of a small random Mixtral: ours and PEFT's target_parameters, from equal first weights on equal tokens.
+"""Steps of LoRA on the experts of a small random Mixtral: ours and PEFT's, from equal first weights on equal tokens.
 
     python -m benchmarks.studies.experts --json FILE
 
 Each measurement is a process of its own, contenders in turn. Memory is the highest resident size during the steps over that before
-them; time is the processor's, because other work may run beside it: the median over the steps but the first. Where the losses differ,
-nothing is reported.
+them; time is the processor's, because other work may run beside it: the median over the steps but the first. Where the losses
+differ, nothing is reported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ __all__ = ["main", "measure"]
 
 CONTENDERS = ("fulgurite", "peft")
 RANK = 8
-SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_local_experts": 8, "num_hidden_layers": 4, "vocab_size": 512}
+SIZES = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_local_experts": 8,
+    "num_hidden_layers": 4,
+    "vocab_size": 512,
+}
 
 
 def measure(contender: str, tokens: int, steps: int, sizes: dict[str, int] | None = None) -> dict[str, Any]:

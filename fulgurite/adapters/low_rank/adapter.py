@@ -247,7 +247,7 @@ class LowRankAdapter(Adapter):
         return [(n, f"{key}.lora_a".lstrip(".")) for n in self.layer_names for key in keys.get(n, [""])]
 
     def _linear_and_stacks(self) -> tuple[dict[str, nn.Module], list[tuple[str, list[str]]]]:
-        """The adapted linear layers by name; the modules of experts by name, each with its adapted Parameters in the module's order."""
+        """The adapted linear layers by name; the modules of experts by name, with their adapted Parameters in order."""
         linear: dict[str, nn.Module] = {}
         stacks = []
         for name, layer in self.layers.items():

@@ -53,7 +53,16 @@ def test_experts_are_fitted_and_leave_in_every_form(
 
     targets = r".*(q_proj|gate_proj|up_proj|down_proj|experts\.gate_up_proj)"
     model = ["--model", "SoRAModule", "--model.task", "causal_lm", "--model.backbone", str(base)]
-    options = ["--model.rank", "4", "--model.targets", targets, "--model.learning_rate", "0.01", "--model.threshold", "0.1"]
+    options = [
+        "--model.rank",
+        "4",
+        "--model.targets",
+        targets,
+        "--model.learning_rate",
+        "0.01",
+        "--model.threshold",
+        "0.1",
+    ]
     data = ["--data", "UltraChatDataModule", "--data.path", "builtin", "--data.max_length", "64"]
     trainer = ["--trainer.max_steps", "8", "--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu"]
     words = ["fit", *model, *options, *data, *trainer, "--trainer.default_root_dir", str(tmp_path / "run")]

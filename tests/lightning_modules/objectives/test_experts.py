@@ -76,7 +76,9 @@ def test_loss_and_gradients_are_transformers_own(form, kind, asked, adapted):
     own = [p for p in model.parameters() if p.requires_grad]
     expected = torch.autograd.grad(stock, own, allow_unused=True)
     if (form, kind) == ("packed", "GptOss"):
-        with pytest.raises(ValueError, match="GptOssAttention uses s_aux, which packed rows do not; set packing to false"):
+        with pytest.raises(
+            ValueError, match="GptOssAttention uses s_aux, which packed rows do not; set packing to false"
+        ):
             LanguageModelling()(model, batches()[form])
         return
     step = LanguageModelling()(model, batches()[form])
