@@ -86,7 +86,7 @@ def _low_rank(branch: LowRankBranch, x: torch.Tensor, groups: Groups, training: 
     a, gate, b = branch.factors()
     a, b = a.to(x.dtype), b.to(x.dtype)
     if not branch.live:  # zero, of which DDP sees that the parameters took part
-        return sum(factor.sum() for factor in (a, gate, b) if factor is not None).to(x.dtype)
+        return torch.stack([factor.sum().to(x.dtype) for factor in (a, gate, b) if factor is not None]).sum()
     if missing := -branch.live % (16 // x.element_size()):  # ranks of zeros: grouped_mm takes multiples of 16 bytes
         a, b = F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing))
     low = grouped_linear(F.dropout(x, branch.dropout, training), a.mT, groups)
