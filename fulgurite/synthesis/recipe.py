@@ -51,7 +51,9 @@ class RowOptions:
         if self.longest < 1:
             raise ValueError(f"synthesize: rows.longest={self.longest}; give 1 letter or more")
         if self.task is not None and self.reads != "requests":
-            raise ValueError(f"synthesize: rows.task and rows.reads={self.reads}: a task's items are requests; leave out one of them")
+            raise ValueError(
+                f"synthesize: rows.task and rows.reads={self.reads}: a task's items are requests; leave out one of them"
+            )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ from fulgurite.synthesis.multilingual.survival import kept_in
 __all__ = ["Found", "Wanted", "check_language", "read_answers"]
 
 Read = TypeVar("Read")
-_UNSEEN = {"window": "the prompt does not fit into the model's window", "broken Unicode": "broken Unicode in the prompt"}
+_UNSEEN = {
+    "window": "the prompt does not fit into the model's window",
+    "broken Unicode": "broken Unicode in the prompt",
+}
 
 
 @dataclass(frozen=True)

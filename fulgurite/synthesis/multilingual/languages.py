@@ -28,7 +28,9 @@ _NAMES = (
     "uz Uzbek,ve Venda,vi Vietnamese,vo Volapük,wa Walloon,wo Wolof,xh Xhosa,yi Yiddish,yo Yoruba,za Zhuang,zh Chinese,zu Zulu"
 )
 _LANGUAGES: dict[str, str] = dict(entry.split(" ", 1) for entry in _NAMES.split(","))  # type: ignore[misc]
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff"
+_UNSPACED = (
+    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff"
+)
 # Words; of Chinese, Japanese, Thai, Lao, Burmese and Khmer, whose words no space divides, each character by itself.
 WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _DENSE = re.compile(rf"[{_UNSPACED}\uac00-\ud7af]")

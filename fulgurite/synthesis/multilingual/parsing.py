@@ -8,7 +8,9 @@ __all__ = ["CRITERIA", "Unread", "answer_in", "question_in", "translation_in", "
 
 # What binds a text to a culture; the published filter scores the same seven things.
 CRITERIA = ("names", "code", "places", "customs", "wordplay", "everyday", "organisations")
-_LABEL = re.compile(r"^[\W_]*(?:question|pregunta|вопрос|问题|frage|domanda|pergunta|質問)\s*\d*\s*[:：]\s*", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^[\W_]*(?:question|pregunta|вопрос|问题|frage|domanda|pergunta|質問)\s*\d*\s*\**\s*[:：]\s*\**\s*", re.IGNORECASE
+)
 _NUMBERED = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+")
 _QUOTES = {'"': '"', "“": "”", "«": "»", "„": "“", "「": "」", "'": "'", "”": "”"}
 _MARK = re.compile(r"</?\\?document>|<\\document>", re.IGNORECASE)

@@ -68,13 +68,17 @@ def read_documents(given: Reading) -> Found:
     """
     unknown = sorted(set(given.columns) - set(_COLUMNS))
     if unknown:
-        raise ValueError(f"synthesize: rows.columns names {unknown[0]!r}; allowed of documents are {', '.join(_COLUMNS)}")
+        raise ValueError(
+            f"synthesize: rows.columns names {unknown[0]!r}; allowed of documents are {', '.join(_COLUMNS)}"
+        )
     if given.schema is not None:
         raise ValueError(f"synthesize: rows.schema={given.schema!r} of documents, which have none; leave it out")
     folder = Path(given.path).expanduser()
     if folder.is_dir() and (files := sorted(folder.glob("*.txt"))):
         if given.columns or given.split is not None:
-            raise ValueError("synthesize: rows.columns and rows.split say nothing about a folder of .txt files; leave them out")
+            raise ValueError(
+                "synthesize: rows.columns and rows.split say nothing about a folder of .txt files; leave them out"
+            )
         for file in files:
             try:
                 text: object = file.read_text(encoding="utf-8-sig")

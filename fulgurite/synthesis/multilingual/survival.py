@@ -2,7 +2,7 @@ r"""What a translation has to keep, and whether it did: code, formulas, links, n
 
 | kept | compared |
 |---|---|
-| code: blocks in ```, spans in `, a text that is a Python program | as it stands, blanks at the ends of lines aside |
+| code: in ```, in `, indented lines and heads of functions, a whole Python program | as it stands, but for blanks at ends of lines |
 | LaTeX: $…$, $$…$$, \(…\), \[…\], environments, single commands | without blanks, delimiters, and what stands in \text{…} |
 | links | as they stand |
 | a last line "#### 72" | as it stands: what reads answers looks for it |
@@ -31,12 +31,19 @@ _FORMULA = re.compile(
     r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\$])\$(?=[^\s$])((?:[^$\n\\]|\\.)*?)(?<=\S)\$(?![\d$])",
     re.DOTALL,
 )
+_LINES = re.compile(  # code without marks around it; an indented point of a list is prose
+    r"(?:^(?:(?: {4}|\t)[ \t]*(?![-*•+\s]|\d+[.)]|[a-z][.)])\S.*|(?:async )?def \w+\(.*\).*:|class \w+(?:\(.*\))?:|#include .*"
+    r"|from \S+ import .*)(?:\n|\Z))+",
+    re.MULTILINE,
+)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"(?:https?://|www\.)[^\s<>()\[\]\"'，。；、）]+")
 _FINAL = re.compile(r"^####[ \t]*(-?[$€£]?[\d.,/]+%?)[ \t]*$", re.MULTILINE)
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _TEXT = re.compile(r"\\(?:text|mbox|textrm|textbf|textit)\s*\{[^{}]*\}")
-_PROGRAM = re.compile(r"^\s*(?:def |class |import |from \w+ import |for .+:|while .+:|if .+:|print\(|\w+ = )", re.MULTILINE)
+_PROGRAM = re.compile(
+    r"^\s*(?:def |class |import |from \w+ import |for .+:|while .+:|if .+:|print\(|\w+ = )", re.MULTILINE
+)
 _NUMBER = re.compile(r"(?:(?<![^\s(=:,])[-−])?\d+(?:[.,'’٫٬\u00a0\u202f\u2009]\d+)*")
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d)")
 _QUESTION = "?？؟;՞;፧"
@@ -87,6 +94,7 @@ def kept_in(text: str) -> Kept:
         return " "
 
     rest = _BLOCK.sub(lambda found: take(found, code, _trimmed(found[0])), text)
+    rest = _LINES.sub(lambda found: take(found, code, _trimmed(found[0])) + "\n", rest)
     rest = _SPAN.sub(lambda found: take(found, code, found[1].strip()), rest)
     rest = _ENVIRONMENT.sub(lambda found: take(found, formulas, _formula(found[0])), rest)
     rest = _FORMULA.sub(

@@ -185,4 +185,11 @@ def _full(one: Wanted[str], found: Found[str], options: ConverseOptions, desk: D
     return sum(author.tokens([turn]) for turn in turns) >= options.window
 
 
-register(Step("converse", "a dialogue from a question about a document, 2 to 6 turns by a doubling stop", ConverseOptions, _run))
+register(
+    Step(
+        "converse",
+        "a dialogue from a question about a document, 2 to 6 turns by a doubling stop",
+        ConverseOptions,
+        _run,
+    )
+)

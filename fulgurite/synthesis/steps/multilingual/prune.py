@@ -65,10 +65,14 @@ def _run(options: PruneOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:
         desk.note(rows[place].key, "longer than the model's window: its beginning is compared")
     order = sorted(seen[1:])
     desk.count.figures = {
-        f"cosine with the nearest kept row before, {name}": round(order[min(len(order) - 1, int(share * len(order)))], 3)
+        f"cosine with the nearest kept row before, {name}": round(
+            order[min(len(order) - 1, int(share * len(order)))], 3
+        )
         for name, share in (("median", 0.5), ("90 %", 0.9), ("99 %", 0.99))
     }
     return kept
 
 
-register(Step("prune", "leaves out rows that mean nearly the same as an earlier one, by embeddings", PruneOptions, _run))
+register(
+    Step("prune", "leaves out rows that mean nearly the same as an earlier one, by embeddings", PruneOptions, _run)
+)

@@ -42,7 +42,9 @@ def _run(options: PublishOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:
     if desk.dry is None:
         taken = sorted(set(tables) & set(desk.ledger.tables))
         if taken:
-            raise ValueError(f"synthesize: step {desk.step}: {taken[0]} is written by an earlier step; publish each kind once")
+            raise ValueError(
+                f"synthesize: step {desk.step}: {taken[0]} is written by an earlier step; publish each kind once"
+            )
         desk.ledger.tables |= tables
     desk.count.figures = {f"rows of {name}": len(table.rows) for name, table in sorted(tables.items())}
     return list(rows)

@@ -59,9 +59,7 @@ def _run(options: QuestionOptions, rows: Sequence[Row], desk: Desk) -> list[Row]
 
         wanted.append(Wanted(row.key, "question", "link_question", fields, read, "…"))
     kept = []
-    for row, found in zip(
-        rows, read_answers(desk, wanted, options.by, options.retries, "questions"), strict=True
-    ):
+    for row, found in zip(rows, read_answers(desk, wanted, options.by, options.retries, "questions"), strict=True):
         if found.waiting:
             desk.wait(row)
         elif found.value is None:

@@ -69,7 +69,14 @@ def _run(options: ScreenOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:
         else:
             plain.append(row)
     wanted = [
-        Wanted(row.key, "culture", "link_screen", {"text": row.text(options.column)}, verdict_in, dict.fromkeys(CRITERIA, False))
+        Wanted(
+            row.key,
+            "culture",
+            "link_screen",
+            {"text": row.text(options.column)},
+            verdict_in,
+            dict.fromkeys(CRITERIA, False),
+        )
         for row in plain
     ]
     kept = []
@@ -94,4 +101,6 @@ def _run(options: ScreenOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:
     return kept
 
 
-register(Step("screen", "leaves out dialogues that are bound to a culture, by patterns and a model", ScreenOptions, _run))
+register(
+    Step("screen", "leaves out dialogues that are bound to a culture, by patterns and a model", ScreenOptions, _run)
+)

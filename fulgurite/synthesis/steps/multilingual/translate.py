@@ -164,4 +164,6 @@ def _results(options: TranslateOptions, rows: Sequence[Row], jobs: Sequence[_Job
     return kept
 
 
-register(Step("translate", "dialogues into other languages, with code, LaTeX and numbers looked at", TranslateOptions, _run))
+register(
+    Step("translate", "dialogues into other languages, with code, LaTeX and numbers looked at", TranslateOptions, _run)
+)
