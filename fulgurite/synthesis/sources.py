@@ -1,5 +1,5 @@
-"""The rows that a recipe begins with: items of a task of `fulgurite evaluate`, or requests, documents or dialogues of a file; broken
-ones are counted.
+"""The rows that a recipe begins with: items of a task of `fulgurite evaluate`, or requests, documents or dialogues of a file; those
+that are broken are counted.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _others(read: Callable[[Reading], Found]) -> Callable[[RowOptions, StepCount
     def rows(given: RowOptions, count: StepCount) -> _Read:
         if given.kind is not None or given.dataset is not None:
             raise ValueError(
-                f"synthesize: rows.kind and rows.dataset say nothing about {given.reads}, which have no right answer; leave them out"
+                f"synthesize: rows.kind and rows.dataset say nothing about {given.reads}, which have no answer; leave them out"
             )
         if given.path is None:
             raise ValueError(_NO_PATH)

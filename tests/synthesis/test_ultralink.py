@@ -1,4 +1,4 @@
-"""UltraLink's pipelines by scripted models: segments, turns, the stop rule, what survives translation, ids, resuming at any byte."""
+"""UltraLink's pipelines by scripted models: segments, turns, the stop rule, translation, ids, resuming at any byte."""
 
 from __future__ import annotations
 
@@ -162,7 +162,8 @@ def test_models_that_answer_otherwise_or_not_at_all(tmp_path: Path) -> None:
         "ended early: no answer: broken Unicode": 1,
     }  # fmt: skip
     assert sorted(done.ledger.left) == ["d7.1", "d8.1"] and questions.waiting.total() == dialogues.waiting.total() == 1
-    found = {m["row"]: row["data"] for m, row in zip(done.ledger.tables["fr_chat_specific"].made, done.ledger.tables["fr_chat_specific"].rows, strict=True)}  # fmt: skip
+    table = done.ledger.tables["fr_chat_specific"]
+    found = {entry["row"]: row["data"] for entry, row in zip(table.made, table.rows, strict=True)}
     assert {key: len(data) for key, data in found.items() if key != "d1.1"} == {"d4.1": 2, "d5.1": 2, "d6.1": 2}
     assert found["d1.1"][0] == "Pourquoi donc ?" and "d1.1 question" in again
     done, asked = made(SPECIFIC, tmp_path, given, lambda *a: specific(*a), "documents")
@@ -267,8 +268,9 @@ def test_rows_of_one_meaning_are_pruned(tmp_path: Path) -> None:
         "Is this review good or bad?",
     ]
     rows = [{"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": "Yes."}]} for t in texts]
-    recipe = written(tmp_path, {"models": {"m": {"model": "playground"}}, "rows": {"reads": "dialogues"},
-                                "steps": [{"name": "apart", "do": "prune", "by": "m", "similarity": 0.6, "batch_size": 2}]}, rows)  # fmt: skip
+    steps = [{"name": "apart", "do": "prune", "by": "m", "similarity": 0.6, "batch_size": 2}]
+    given = {"models": {"m": {"model": "playground"}}, "rows": {"reads": "dialogues"}, "steps": steps}
+    recipe = written(tmp_path, given, rows)
     authors = open_authors(recipe.models, 0)
     found, count, _ = first_rows(recipe.rows, None, "few")
     done = run_recipe(recipe, (found, count), authors, templates_of(), tmp_path / "out", How(), silent=True)
@@ -304,7 +306,7 @@ def test_without_lingua_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setitem(sys.modules, "lingua", None)
     languages._detector.cache_clear()
-    told = SPECIFIC[:2] + [{**SPECIFIC[2], "check_language": True}]
+    told = [*SPECIFIC[:2], {**SPECIFIC[2], "check_language": True}]
     for steps in ([{"do": "identify"}], told):
         with pytest.raises(ImportError, match=r"languages are told by lingua; pip install 'fulgurite\[synthesis\]'"):
             made(steps, tmp_path, documents(1), lambda *_: pytest.fail("asked"), "documents", overwrite=True)

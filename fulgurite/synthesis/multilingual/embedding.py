@@ -53,8 +53,7 @@ def embeddings(
 
 
 def nearest_before(vectors: torch.Tensor, threshold: float) -> Iterator[tuple[int | None, float]]:
-    """Of each vector the nearest of those that were kept before it: its place where it is near, None where this one is kept too; and
-    the cosine.
+    """Of each vector the place of the nearest one that was kept before it, None where it is kept itself; and the cosine of both.
 
     Args:
         vectors: (count, size), of length 1.

@@ -19,7 +19,7 @@ _POINTS = re.compile(
     r"(?:text|passage|document|article|paragraph|segment)\b"
     r"|\b(?:según|en) (?:el|este) (?:texto|documento|artículo|pasaje)\b"
     r"|\b(?:selon|d['’]après|dans) (?:le|ce|cet|l['’]) ?(?:texte|document|article|passage)\b"
-    r"|\b(?:согласно|в) (?:этому |этом |данному |данном |приведённому )?(?:тексту|тексте|документу|документе|статье|отрывку|отрывке)\b"
+    r"|\b(?:согласно|в) (?:этому |этом |данному |данном |приведённому )?(?:тексту|тексте|документу|документе|статье|отрывку)\b"
     r"|(?:根据|按照|依据)?(?:上述|上面的?|本|这段|该|以上)(?:文本|文章|文档|材料|段落|内容|文字)|文中|根据(?:文本|文章|文档|材料)"
     r"|\b(?:laut|gemäß|in) (?:dem|diesem) (?:Text|Dokument|Artikel|Abschnitt)\b",
     re.IGNORECASE,

@@ -2,7 +2,7 @@ r"""What a translation has to keep, and whether it did: code, formulas, links, n
 
 | kept | compared |
 |---|---|
-| code: in ```, in `, indented lines and heads of functions, a whole Python program | as it stands, but for blanks at ends of lines |
+| code: in ```, in `, indented lines and heads of functions, a Python program | as it stands, but for blanks at ends of lines |
 | LaTeX: $…$, $$…$$, \(…\), \[…\], environments, single commands | without blanks, delimiters, and what stands in \text{…} |
 | links | as they stand |
 | a last line "#### 72" | as it stands: what reads answers looks for it |
@@ -156,7 +156,7 @@ def _difference(missing: Sequence[object], new: Sequence[object]) -> str:
 
 
 def _numbers_changed(source: str, translation: str) -> str | None:
-    """What is missing and new, by value; None if every number is there as often. A blank may group digits, or divide two numbers."""
+    """What is missing and new, by value; None if every number is there as often. A blank may group digits or divide numbers."""
     told: list[tuple[int, str]] = []
     for one in _readings(source):
         for other in _readings(translation):

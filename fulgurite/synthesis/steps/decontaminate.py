@@ -46,7 +46,7 @@ class DecontaminateOptions:
 
 
 def grams(text: str, width: int) -> set[str]:
-    """The n-grams of a text's words, case and marks aside; a shorter text has none. Of scripts without spaces each letter is a word.
+    """The n-grams of a text's words, case and marks aside; a shorter text has none. Without spaces each letter is a word.
 
     Args:
         text: any.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
 from fulgurite.synthesis.desk import Desk
 from fulgurite.synthesis.multilingual.languages import check_detector, detect
 from fulgurite.synthesis.rows import Row

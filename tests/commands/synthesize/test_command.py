@@ -91,7 +91,7 @@ def test_recipe_and_prompts_to_edit(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_every_recipe_of_ours_is_read() -> None:
     names = sorted(file.stem for file in OWN_RECIPES.glob("*.yaml"))
-    assert names == ["ultrafeedback", "ultrainteract"]
+    assert names == ["ultrafeedback", "ultrainteract", "ultralink_agnostic", "ultralink_specific"]
     for name in names:
         recipe = read_recipe(name)
         head = (OWN_RECIPES / f"{name}.yaml").read_text()

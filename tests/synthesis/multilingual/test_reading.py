@@ -12,6 +12,9 @@ from fulgurite.synthesis.recipe import RowOptions
 from fulgurite.synthesis.sources import first_rows
 
 
+GOOD = (("human", "Hi?"), ("gpt", "Yes."))
+
+
 def lines(folder: Path, rows: list[dict[str, Any]]) -> str:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -34,7 +37,7 @@ def test_documents_that_come_broken(tmp_path: Path) -> None:
     assert count.rows == 8 and dict(count.dropped) == {
         "too long": 1, "empty text": 1, "no text": 1, "not a text": 1, "broken Unicode": 2, "a key that stands there already": 1,
     }  # fmt: skip
-    with pytest.raises(ValueError, match="7 of 8 rows .* would be left out"):
+    with pytest.raises(ValueError, match=r"7 of 8 rows .* would be left out"):
         first_rows(RowOptions(lines(tmp_path, given), reads="documents"), None, "few")
     with pytest.raises(ValueError, match=r"line 2: too long: 10000000 letters; allowed are 100000; correct the row"):
         first_rows(RowOptions(lines(tmp_path, given), reads="documents"), None, "error")
@@ -50,7 +53,7 @@ def test_a_folder_of_texts(tmp_path: Path) -> None:
 
 def test_dialogues_of_any_schema(tmp_path: Path) -> None:
     given: list[dict[str, Any]] = [
-        {"conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Yes."}]},
+        {"conversations": [{"from": "system", "value": "Be brief."}, *({"from": who, "value": v} for who, v in GOOD)]},
         {"conversations": [{"from": "gpt", "value": "Yes."}]},
         {"conversations": [{"from": "human", "value": "Hi \ufffd?"}, {"from": "gpt", "value": "Yes."}]},
         {"conversations": []},

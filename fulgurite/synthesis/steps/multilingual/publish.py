@@ -34,7 +34,7 @@ def _run(options: PublishOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:
         texts = row.data.get("dialogue")
         if not isinstance(texts, list):
             raise ValueError(
-                f"synthesize: step {desk.step}: row {row.key} has no dialogue; put converse before it, or read dialogues (rows.reads)"
+                f"synthesize: step {desk.step}: row {row.key} has no dialogue; put converse before it, or rows.reads: dialogues"
             )
         name = f"{language}_{options.kind}"
         table = tables.setdefault(name, TableRows())
