@@ -11,7 +11,6 @@ import pytest
 from fulgurite.synthesis.recipe import RowOptions
 from fulgurite.synthesis.sources import first_rows
 
-
 GOOD = (("human", "Hi?"), ("gpt", "Yes."))
 
 
