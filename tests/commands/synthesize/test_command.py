@@ -102,7 +102,7 @@ def test_every_recipe_of_ours_is_read() -> None:
     ("change", "said"),
     [
         ({"steps": []}, "has no steps"),
-        ({"steps": [{"do": "tree"}]}, "does 'tree'; allowed are agree, critique, .* Did you mean 'trees'"),
+        ({"steps": [{"do": "tree"}]}, "does 'tree'; allowed are agree, converse, critique, .* Did you mean 'trees'"),
         ({"steps": [{"do": "trees"}]}, "step trees of .*required: actor"),
         ({"steps": [{"do": "filter", "column": "x"}]}, "filter has no rule"),
         ({"steps": [{"do": "filter", "leest": 3}]}, "leest"),

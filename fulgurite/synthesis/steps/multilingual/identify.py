@@ -40,8 +40,8 @@ class IdentifyOptions:
             )
         if self.languages is not None and not self.languages:
             raise ValueError("synthesize: languages of identify is empty; name one at least, or leave it out for all")
-        for code in self.languages or [self.language] * (self.language is not None):
-            name_of(str(code))
+        for code in self.languages or ([] if self.language is None else [self.language]):
+            name_of(code)
 
 
 def _run(options: IdentifyOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:

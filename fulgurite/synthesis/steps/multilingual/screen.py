@@ -61,7 +61,7 @@ def _run(options: ScreenOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:
     plain = []
     for row in rows:
         text = row.text(options.column)
-        hit = next((found for pattern in options.patterns if (found := re.search(pattern, text))), None)
+        hit = next((match for pattern in options.patterns if (match := re.search(pattern, text))), None)
         if hit is not None:
             desk.drop(row, "a pattern that is left out", hit[0])
         elif options.tokens is not None and (tokens := author.tokens([Turn("user", text)])) >= options.tokens:
