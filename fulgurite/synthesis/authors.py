@@ -16,7 +16,7 @@ from fulgurite.synthesis.account import Price
 
 __all__ = ["Author", "ModelOptions", "open_authors"]
 
-_LETTERS_PER_TOKEN = 3  # where nobody can count
+_BYTES_PER_TOKEN = 3  # where nobody can count; letters would take Chinese for a third of what it is
 _TURN = 4  # tokens that a chat template lays around a turn
 
 
@@ -88,15 +88,15 @@ class Author:
     window: int | None = None
 
     def tokens(self, turns: Sequence[Turn]) -> int:
-        """Tokens of a prompt, estimated from its letters where nobody can count them."""
+        """Tokens of a prompt, estimated from its bytes where nobody can count them."""
         if self.tokenizer is not None:
             return len(encode_prompt(self.tokenizer, list(turns)))
         return sum(self.letters(turn.content) + _TURN for turn in turns)
 
     @staticmethod
     def letters(text: str) -> int:
-        """An estimate of a text's tokens."""
-        return len(text) // _LETTERS_PER_TOKEN + 1
+        """An estimate of a text's tokens, by its bytes in UTF-8."""
+        return len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN + 1
 
     def identity(self) -> dict[str, Any]:
         """What its answers depend on beside the prompts."""

@@ -15,7 +15,7 @@ FIELDS = {
     "style": "of an action: steps, or tools (functions that are made first)",
     "hint": "what a gold hint is: program, code, solution; empty for none",
     "solution": "the gold solution; its answer is hidden where it is no program",
-    "history": "the turns before a wrong action",
+    "history": "the turns before a wrong action, a question or an answer, or earlier turns with their translations",
     "action": "a wrong action",
     "shown": "what its environment shows",
     "gold": "the right answer, or the reference program",
@@ -24,7 +24,13 @@ FIELDS = {
     "answer": "the answer to be criticised",
     "knowledge": "what is known to be right or wrong; empty for nothing",
     "principle": "what the answer's system message asked for; empty for nothing",
-    "again": "yes where an earlier answer could not be read; else empty",
+    "again": "yes, or what was wrong, where an earlier answer could not be read; else empty",
+    "document": "the segment of a document that is asked about",
+    "title": "of the document; empty for none",
+    "text": "the text to be translated, or judged as bound to a culture",
+    "language": "that is wanted, by its English name",
+    "code": "of that language, two letters",
+    "deep": "yes where the next question goes deeper; empty where it goes wider",
 }
 _OTHERS: dict[str, object] = {"answers": ["x", "y"]}
 

@@ -28,18 +28,32 @@ class RowOptions:
         task: a task of `fulgurite evaluate` whose items are the rows; none takes the columns of the file.
         kind: Coding, Math_CoT, Math_PoT or Logic; none takes the usual one.
         dataset: the name of the data set in the rows that come out.
-        columns: the file's column for each of ours that is called otherwise: instruction, answer, tests, solution, source, id.
-        schema: of builtin rows without a task.
+        reads: what the rows of a file are: requests, documents (column text, or a folder of .txt files), or dialogues in any schema
+            of conversations.
+        columns: the file's column for each of ours that is called otherwise: instruction, answer, tests, solution, source, id; of
+            documents text, title, id; of dialogues those of their schema.
+        schema: of builtin rows without a task, ultrafeedback by default; of dialogues, which is found by the columns by default.
         split: train, val or test of a folder, or of builtin rows.
+        longest: letters of a request, document or dialogue at most.
     """
 
     path: str | None = None
     task: str | None = None
     kind: Literal["Coding", "Math_CoT", "Math_PoT", "Logic"] | None = None
     dataset: str | None = None
+    reads: Literal["requests", "documents", "dialogues"] = "requests"
     columns: dict[str, str] = field(default_factory=dict)
-    schema: str = "ultrafeedback"
+    schema: str | None = None
     split: Literal["train", "val", "test"] | None = None
+    longest: int = 100_000
+
+    def __post_init__(self) -> None:
+        if self.longest < 1:
+            raise ValueError(f"synthesize: rows.longest={self.longest}; give 1 letter or more")
+        if self.task is not None and self.reads != "requests":
+            raise ValueError(
+                f"synthesize: rows.task and rows.reads={self.reads}: a task's items are requests; leave out one of them"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""The rows that a recipe begins with: items of a task of `fulgurite evaluate`, or rows of a file; broken ones are counted."""
+"""The rows that a recipe begins with: items of a task of `fulgurite evaluate`, or requests, documents or dialogues of a file; those
+that are broken are counted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fulgurite.data.playground import SCHEMAS, builtin_rows
@@ -11,15 +13,18 @@ from fulgurite.data.sources.tables import rows_of
 from fulgurite.evaluation.tasks import find_tasks
 from fulgurite.evaluation.tasks.rows import items_of
 from fulgurite.synthesis.ledger import StepCount
+from fulgurite.synthesis.multilingual.reading import Found, Reading, Wrong, read_dialogues, read_documents
 from fulgurite.synthesis.problems import own_problem, problem_of
 from fulgurite.synthesis.recipe import RowOptions
 from fulgurite.synthesis.rows import Row
 
-__all__ = ["LONGEST", "first_rows"]
+__all__ = ["first_rows"]
 
 COLUMNS = ("instruction", "answer", "tests", "solution", "source", "id", "correct_answers", "incorrect_answers")
-LONGEST = 100_000  # letters of an instruction
+_NO_PATH = "synthesize: no rows were named; give --path with a file or builtin, or rows.path in the recipe"
+_TWICE = "a key that stands there already"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
+_Read = Iterator[tuple[str, str, "Row | Wrong"]]  # place, key, row
 
 
 def first_rows(given: RowOptions, limit: int | None, on_bad_row: str) -> tuple[list[Row], StepCount, int]:
@@ -61,35 +66,21 @@ def _of_task(given: RowOptions, on_bad_row: str, count: StepCount) -> list[Row]:
 
 
 def _of_file(given: RowOptions, on_bad_row: str, count: StepCount) -> list[Row]:
-    unknown = sorted(set(given.columns) - set(COLUMNS))
-    if unknown:
-        raise ValueError(f"synthesize: rows.columns names {unknown[0]!r}; allowed are {', '.join(COLUMNS)}")
     rows: list[Row] = []
     seen: set[str] = set()
-    for place, raw in _raw(given):
+    for place, key, found in _READINGS[given.reads](given, count):
         count.rows += 1
-        data = {
-            name: raw[given.columns.get(name, name)]
-            for name in COLUMNS
-            if raw.get(given.columns.get(name, name)) is not None
-        }
-        key = str(data.pop("id", place.row))
-        wrong = _wrong(data, key, seen)
-        problem = None
-        if wrong is None and (given.kind is not None or "answer" in data or "tests" in data):
-            try:
-                problem = own_problem(key, data, given.kind, given.dataset)
-            except ValueError as error:
-                wrong = ("no problem", str(error))
-        if wrong is None:
+        wrong = found if isinstance(found, Wrong) else Wrong(_TWICE, key) if key in seen else None
+        if isinstance(found, Row) and wrong is None:
             seen.add(key)
-            rows.append(Row(key, data, problem))
+            rows.append(found)
             continue
+        assert wrong is not None
         if on_bad_row == "error":
             raise ValueError(
-                f"synthesize: {place}: {wrong[0]}: {wrong[1]}; correct the row, or leave it out with on_bad_row skip"
+                f"synthesize: {place}: {wrong.reason}: {wrong.detail}; correct the row, or leave it out with on_bad_row skip"
             )
-        count.count(count.dropped, wrong[0], str(place), wrong[1])
+        count.count(count.dropped, wrong.reason, place, wrong.detail)
     lost = sum(count.dropped.values())
     if on_bad_row == "few" and lost > 0.1 * count.rows and rows:
         told = "; ".join(
@@ -102,33 +93,78 @@ def _of_file(given: RowOptions, on_bad_row: str, count: StepCount) -> list[Row]:
     return rows
 
 
-def _wrong(data: Mapping[str, Any], key: str, seen: set[str]) -> tuple[str, str] | None:
+def _requests(given: RowOptions, count: StepCount) -> _Read:
+    unknown = sorted(set(given.columns) - set(COLUMNS))
+    if unknown:
+        raise ValueError(f"synthesize: rows.columns names {unknown[0]!r}; allowed are {', '.join(COLUMNS)}")
+    seen: set[str] = set()
+    for place, raw in _raw(given):
+        data = {
+            name: raw[given.columns.get(name, name)]
+            for name in COLUMNS
+            if raw.get(given.columns.get(name, name)) is not None
+        }
+        key = str(data.pop("id", place.row))
+        wrong = _wrong(data, given.longest)
+        problem = None
+        if wrong is None and key not in seen and (given.kind is not None or "answer" in data or "tests" in data):
+            try:
+                problem = own_problem(key, data, given.kind, given.dataset)
+            except ValueError as error:
+                wrong = Wrong("no problem", str(error))
+        if wrong is None:
+            seen.add(key)
+        yield str(place), key, wrong or Row(key, data, problem)
+
+
+def _others(read: Callable[[Reading], Found]) -> Callable[[RowOptions, StepCount], _Read]:
+    """Rows with nothing to judge answers by: documents or dialogues."""
+
+    def rows(given: RowOptions, count: StepCount) -> _Read:
+        if given.kind is not None or given.dataset is not None:
+            raise ValueError(
+                f"synthesize: rows.kind and rows.dataset say nothing about {given.reads}, which have no answer; leave them out"
+            )
+        if given.path is None:
+            raise ValueError(_NO_PATH)
+        reading = Reading(given.path, given.split, given.schema, given.columns, given.longest)
+        for place, key, found in read(reading):
+            yield place, key, found if isinstance(found, Wrong) else Row(key, found)
+        for reason, where in reading.notes:
+            count.count(count.notes, reason, where)
+
+    return rows
+
+
+_READINGS: dict[str, Callable[[RowOptions, StepCount], _Read]] = {
+    "requests": _requests,
+    "documents": _others(read_documents),
+    "dialogues": _others(read_dialogues),
+}
+
+
+def _wrong(data: Mapping[str, Any], longest: int) -> Wrong | None:
     text = data.get("instruction")
     if text is None:
-        return "no instruction", "there is no column 'instruction'; name it with rows.columns"
+        return Wrong("no instruction", "there is no column 'instruction'; name it with rows.columns")
     if not isinstance(text, str):
-        return "not a text", f"'instruction' holds {type(text).__name__}"
+        return Wrong("not a text", f"'instruction' holds {type(text).__name__}")
     if not text.strip():
-        return "empty instruction", ""
-    if len(text) > LONGEST:
-        return "too long", f"{len(text)} letters; allowed are {LONGEST}"
+        return Wrong("empty instruction")
+    if len(text) > longest:
+        return Wrong("too long", f"{len(text)} letters; allowed are {longest}")
     at = half_pair(text)
-    if at is not None:
-        return "broken Unicode", f"half a surrogate pair at character {at}"
-    if key in seen:
-        return "a key that stands there already", key
-    return None
+    return None if at is None else Wrong("broken Unicode", f"half a surrogate pair at character {at}")
 
 
 def _raw(given: RowOptions) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     if given.path is None:
-        raise ValueError(
-            "synthesize: no rows were named; give --path with a file or builtin, or rows.path in the recipe"
-        )
+        raise ValueError(_NO_PATH)
     if given.path == "builtin":
-        if given.schema not in SCHEMAS:
-            raise ValueError(f"synthesize: rows.schema={given.schema!r}; allowed are {', '.join(SCHEMAS)}")
-        made = builtin_rows(given.schema, _SPLITS[given.split or "train"])
+        schema = given.schema or "ultrafeedback"
+        if schema not in SCHEMAS:
+            raise ValueError(f"synthesize: rows.schema={schema!r}; allowed are {', '.join(SCHEMAS)}")
+        made = builtin_rows(schema, _SPLITS[given.split or "train"])
         yield from ((Place("builtin", number), row) for number, row in enumerate(made, 1))
         return
     yield from rows_of(given.path, owner="synthesize", split=given.split)

@@ -107,7 +107,8 @@ def _lengths(ledger: Ledger) -> dict[str, dict[str, tuple[int, int]]]:
         columns: dict[str, list[int]] = {}
         for row in table.rows:
             for column, value in row.items():
-                if column not in ("id", "parent_id", "prompt_id") and (text := _text(value)) is not None:
+                text = "".join(value) if column == "data" else _text(value)  # questions and answers in turn
+                if column not in ("id", "parent_id", "prompt_id") and text is not None:
                     columns.setdefault(column, []).append(len(text))
         found[name] = {column: (int(statistics.median(lengths)), max(lengths)) for column, lengths in columns.items()}
     return found
@@ -125,19 +126,18 @@ def _text(value: Any) -> str | None:
     return None
 
 
-def prompts_shown(dry: Dry, key: str) -> str:
-    """The prompts of the first row, each template once; what only an answer can tell is left open.
+def prompts_shown(dry: Dry) -> str:
+    """The prompts of the first row of each step, each template once; what only an answer can tell is left open.
 
     Args:
         dry: of a dry run.
-        key: of the row.
     """
     parts = []
     for step, asks in dry.asks.items():
         seen: set[tuple[str, ...]] = set()
         for one in asks:
             name = (one.part.rpartition("/")[2], one.model)
-            if one.row != key or name in seen or len(one.turns) > 2:
+            if one.row != asks[0].row or name in seen or len(one.turns) > 2:
                 continue
             seen.add(name)
             parts.append(f"--- {step}: {one.part}, asked of {one.model}, row {one.row}")

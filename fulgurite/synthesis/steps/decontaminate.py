@@ -4,7 +4,6 @@ rule).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,11 @@ from fulgurite.data.sources.tables import rows_of
 from fulgurite.evaluation.tasks import TASKS
 from fulgurite.evaluation.tasks.rows import items_of
 from fulgurite.synthesis.desk import Desk
+from fulgurite.synthesis.multilingual.languages import WORD
 from fulgurite.synthesis.rows import Row
 from fulgurite.synthesis.step import Step, register
 
 __all__ = ["grams"]
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,13 @@ class DecontaminateOptions:
 
 
 def grams(text: str, width: int) -> set[str]:
-    """The n-grams of a text's words, case and marks aside; a shorter text has none.
+    """The n-grams of a text's words, case and marks aside; a shorter text has none. Without spaces each letter is a word.
 
     Args:
         text: any.
         width: words of each.
     """
-    words = _WORD.findall(text.lower())
+    words = WORD.findall(text.lower())
     return {" ".join(words[start : start + width]) for start in range(len(words) - width + 1)}
 
 
@@ -112,7 +111,7 @@ def _tests(options: DecontaminateOptions) -> Iterator[tuple[str, str]]:
 def _texts(row: Mapping[str, Any], column: str | None) -> list[str]:
     if column is not None:
         return [str(row[column])] if row.get(column) is not None else []
-    return [value for value in row.values() if isinstance(value, str) and len(_WORD.findall(value)) > 2]
+    return [value for value in row.values() if isinstance(value, str) and len(WORD.findall(value)) > 2]
 
 
 register(

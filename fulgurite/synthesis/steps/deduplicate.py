@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fulgurite.synthesis.desk import Desk
+from fulgurite.synthesis.multilingual.languages import WORD
 from fulgurite.synthesis.rows import Row
 from fulgurite.synthesis.step import Step, register
 
 __all__: list[str] = []
-_WIDTH = 5  # words of a shingle
+_WIDTH = 5  # words of a shingle; letters of a script without spaces
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _index(threshold: float) -> Any:
 def _sketch(text: str) -> Any:
     from datasketch import MinHash
 
-    words = re.findall(r"\w+", text)
+    words = WORD.findall(text)
     sketch = MinHash(num_perm=128)
     for start in range(max(1, len(words) - _WIDTH + 1)):
         sketch.update(" ".join(words[start : start + _WIDTH]).encode())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 from fulgurite.synthesis.desk import Desk
+from fulgurite.synthesis.multilingual.languages import check_detector, detect
 from fulgurite.synthesis.rows import Row
 from fulgurite.synthesis.step import Step, register
 from fulgurite.synthesis.trees.interpreter import syntax_error
@@ -41,6 +40,8 @@ class FilterOptions:
 
 
 def _run(options: FilterOptions, rows: Sequence[Row], desk: Desk) -> list[Row]:
+    if options.language is not None:
+        check_detector([options.language.lower()])
     kept = []
     for row in rows:
         why = None if desk.dry is not None and options.equals is not None else _against(options, row)
@@ -63,24 +64,10 @@ def _against(options: FilterOptions, row: Row) -> tuple[str, str] | None:
     if options.python and (wrong := syntax_error(text)) is not None:
         return "a syntax error", wrong
     if options.language is not None:
-        found = _language(text)
+        found = detect(text)
         if found != options.language.lower():
             return "another language", str(found)
     return None
-
-
-def _language(text: str) -> str | None:
-    found = _detector().detect_language_of(text)
-    return None if found is None else str(found.iso_code_639_1.name).lower()
-
-
-@cache
-def _detector() -> Any:
-    try:
-        from lingua import LanguageDetectorBuilder
-    except ImportError as error:
-        raise ImportError("synthesize: languages are told by lingua; pip install 'fulgurite[synthesis]'") from error
-    return LanguageDetectorBuilder.from_all_languages().build()
 
 
 register(Step("filter", "rows that keep to rules about letters, language, Python or a value", FilterOptions, _run))

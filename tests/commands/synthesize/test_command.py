@@ -91,7 +91,7 @@ def test_recipe_and_prompts_to_edit(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_every_recipe_of_ours_is_read() -> None:
     names = sorted(file.stem for file in OWN_RECIPES.glob("*.yaml"))
-    assert names == ["ultrafeedback", "ultrainteract"]
+    assert names == ["ultrafeedback", "ultrainteract", "ultralink_agnostic", "ultralink_specific"]
     for name in names:
         recipe = read_recipe(name)
         head = (OWN_RECIPES / f"{name}.yaml").read_text()
@@ -102,7 +102,7 @@ def test_every_recipe_of_ours_is_read() -> None:
     ("change", "said"),
     [
         ({"steps": []}, "has no steps"),
-        ({"steps": [{"do": "tree"}]}, "does 'tree'; allowed are agree, critique, .* Did you mean 'trees'"),
+        ({"steps": [{"do": "tree"}]}, "does 'tree'; allowed are agree, converse, critique, .* Did you mean 'trees'"),
         ({"steps": [{"do": "trees"}]}, "step trees of .*required: actor"),
         ({"steps": [{"do": "filter", "column": "x"}]}, "filter has no rule"),
         ({"steps": [{"do": "filter", "leest": 3}]}, "leest"),
