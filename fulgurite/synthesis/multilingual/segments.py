@@ -6,14 +6,16 @@ it. A paragraph that is too long by itself is divided at the ends of sentences, 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 
 __all__ = ["segments_of"]
 
 _PARAGRAPH = re.compile(r"\n\s*\n|\n")
-_SENTENCE = re.compile(r"(?<=[.!?…;:])\s+|(?<=[。！？；।۔።])\s*")
-_WORD = re.compile(r"(?<=\s)(?=\S)")
+# What a part ends with; blanks belong to the part before them, so that parts joined are the text.
+_SENTENCE = re.compile(r"[.!?…;:]\s+|[。！？；।۔።]\s*")
+_WORD = re.compile(r"\s+")
 
 
 def segments_of(text: str, most: int, count: Callable[[str], int]) -> list[str]:
@@ -46,7 +48,8 @@ def _divided(text: str, most: int, count: Callable[[str], int]) -> Iterator[str]
         yield text
         return
     for border in (_SENTENCE, _WORD):
-        parts = [part for part in border.split(text) if part]
+        ends = [0, *(found.end() for found in border.finditer(text)), len(text)]
+        parts = [text[start:end] for start, end in itertools.pairwise(ends) if start < end]
         if len(parts) > 1:
             yield from _joined(parts, most, count)
             return

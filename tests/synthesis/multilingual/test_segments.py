@@ -20,6 +20,8 @@ def test_the_paragraph_that_overflows_begins_the_next_segment() -> None:
 
 def test_a_long_paragraph_is_divided_at_sentences_words_letters() -> None:
     assert segments_of("A b c. D e f. G h i.", 6, words) == ["A b c.", "D e f.", "G h i."]
+    joined = segments_of("One two. Three four! Five six? Seven eight.", 7, words)
+    assert joined == ["One two. Three four!", "Five six? Seven eight."]  # the blank between two sentences stays
     assert segments_of("a b c d e", 5, words) == ["a b", "c d", "e"]
     assert segments_of("abcdefgh", 4, len) == ["ab", "cd", "ef", "gh"]
     assert segments_of("潮水上涨。月亮升起。太阳落下。", 8, len) == ["潮水上涨。", "月亮升起。", "太阳落下。"]
