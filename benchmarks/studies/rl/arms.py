@@ -43,6 +43,7 @@ class Settings:
         tokens: that each method may draw.
         prompts: of a step.
         answers: to each prompt of a step.
+        minibatches: optimizer steps of a step.
         longest: tokens of an answer.
         kl_bound: nats per answer above which a run ends.
         rank: of LoRA; alpha is twice it.
@@ -56,9 +57,10 @@ class Settings:
 
     start: str = "playground-maths"
     template: str = "wizardmath"
-    tokens: int = 200_000
+    tokens: int = 160_000
     prompts: int = 32
     answers: int = 8
+    minibatches: int = 4
     longest: int = 48
     kl_bound: float = 20.0
     rank: int = 16
@@ -113,7 +115,7 @@ def learn_policy(
     module = RLModule(
         str(base), [reward, "gsm8k"] if proxy else "gsm8k", reward_weights=[1.0, 1e-9] if proxy else None,
         advantage=RL[method], adapter=_lora(settings), answers=settings.answers, max_new_tokens=settings.longest,  # type: ignore[arg-type]
-        drawn_at_once=AT_ONCE, beta=beta, kl_bound=settings.kl_bound, learning_rate=rate, seed=seed,
+        drawn_at_once=AT_ONCE, beta=beta, kl_bound=settings.kl_bound, learning_rate=rate, seed=seed, minibatches=settings.minibatches,
     )  # fmt: skip
     data = PromptsDataModule(
         questions, tokenizer=str(base), max_length=128, batch_size=settings.prompts, val_fraction=0.0, seed=seed

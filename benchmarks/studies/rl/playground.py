@@ -49,7 +49,7 @@ from fulgurite.whole_files import write_text
 __all__ = ["RATES", "Arm", "Bench", "arms_of", "main"]
 
 RATES: dict[str, tuple[float, ...]] = {
-    **dict.fromkeys(RL, (1e-3, 2e-3, 4e-3)),
+    **dict.fromkeys(RL, (5e-4, 1e-3, 2e-3)),
     SFT: (1e-3, 2e-3, 4e-3),
     DPO: (1e-4, 3e-4, 1e-3),
 }

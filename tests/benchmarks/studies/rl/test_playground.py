@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.studies.rl import playground
+from benchmarks.studies.rl import playground, summary
 from benchmarks.studies.rl.playground import RATES, Arm, arms_of
 from benchmarks.studies.rl.questions import distinct, pairs
 from benchmarks.studies.rl.summary import (
@@ -24,8 +24,9 @@ from benchmarks.studies.rl.summary import (
     summarise,
     table,
 )
-from fulgurite.data.playground import SPLITS
+from fulgurite.data.playground.draw import SPLITS
 
+FEW = 200  # resamples
 STEPS = {"reward": [0.5, 0.7], "kl": [0.0, 0.2], "true": [0.5, 0.4], "drawing": [1.0, 1.0], "training": [1.0, 1.0]}
 
 
@@ -76,7 +77,8 @@ def test_trials_decide_the_rates_and_every_method_has_as_many():
     assert {r["beta"] for r in records if r["phase"] == PROXY} == set(playground.BETAS)
 
 
-def test_the_tables_hold_means_differences_and_both_curves_of_the_reward_model(tmp_path):
+def test_the_tables_hold_means_differences_and_both_curves_of_the_reward_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary, "_DRAWS", FEW)
     records: list[dict[str, Any]] = []
     for arm in arms_of(records, [0, 1, 2]):
         records.append(record(arm))
@@ -91,7 +93,7 @@ def test_the_tables_hold_means_differences_and_both_curves_of_the_reward_model(t
     )
     assert found["proxy"][0]["true_last"] == pytest.approx(0.45)
     text = "\n".join(table(found))
-    assert "| PPO | 0.002 | 75.0 [" in text and "| 2 | 80 |" in text and "- DPO: 0.0001: 50.0" in text
+    assert "| PPO | 0.001 | 75.0 [" in text and "| 2 | 80 |" in text and "- DPO: 0.0001: 50.0" in text
     picture(found, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
@@ -119,6 +121,7 @@ def test_finished_arms_are_not_run_again(tmp_path, monkeypatch, capsys):
 
     ran: list[Arm] = []
     resumed = False
+    monkeypatch.setattr(summary, "_DRAWS", FEW)
     monkeypatch.setattr(playground, "Bench", Fake)
     words = ["--out", str(tmp_path), "--seeds", "0", "--json", str(tmp_path / "found.json")]
     with pytest.raises(KeyboardInterrupt):
