@@ -53,7 +53,7 @@ def make_grpo(
         output_dir=tempfile.mkdtemp(), gradient_checkpointing=False, bf16=False, report_to=[], use_cpu=on_cpu,
         disable_tqdm=True, save_strategy="no", logging_strategy="no", lr_scheduler_type="constant", warmup_steps=0,
         weight_decay=0.0, shuffle_dataset=False, temperature=1.0, top_p=1.0, top_k=0, max_grad_norm=1.0,
-        use_bias_correction_kl=False,  # since 1.16 TRL multiplies k3 by the ratio unless told otherwise; GRPO's paper and ours do not
+        use_bias_correction_kl=False,  # TRL's default multiplies k3 by the ratio; GRPO's paper and ours do not
         **options,
     )  # fmt: skip
     lora = LoraConfig(

@@ -115,7 +115,8 @@ def learn_policy(
     module = RLModule(
         str(base), [reward, "gsm8k"] if proxy else "gsm8k", reward_weights=[1.0, 1e-9] if proxy else None,
         advantage=RL[method], adapter=_lora(settings), answers=settings.answers, max_new_tokens=settings.longest,  # type: ignore[arg-type]
-        drawn_at_once=AT_ONCE, beta=beta, kl_bound=settings.kl_bound, learning_rate=rate, seed=seed, minibatches=settings.minibatches,
+        drawn_at_once=AT_ONCE, beta=beta, kl_bound=settings.kl_bound, learning_rate=rate, seed=seed,
+        minibatches=settings.minibatches,
     )  # fmt: skip
     data = PromptsDataModule(
         questions, tokenizer=str(base), max_length=128, batch_size=settings.prompts, val_fraction=0.0, seed=seed
