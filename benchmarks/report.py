@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.registry import Settings
+from benchmarks.run import apart
 from benchmarks.suite import all_benchmarks
 from fulgurite.whole_files import whole_file, write_text
 
@@ -219,6 +220,8 @@ def _table(workload: dict[str, Any]) -> list[str]:
                 f"{name}: {row['ranks_left']} of {row['ranks_at_start']} ranks were left at the end; "
                 f"{row['modules_at_zero']} of {row['modules']} modules had none.",
             ]
+    parts = [f"{name}: {apart(row)}" for name, row in timed.items() if "parts_ms" in row]
+    lines += ["", "Medians of a step's parts. " + ". ".join(parts) + "."] if parts else []
     absent = [
         f"{name} ({row.get('not_run') or 'WRONG: ' + row['why']})" for name, row in rows.items() if name not in timed
     ]

@@ -28,7 +28,7 @@ from benchmarks.suite import all_benchmarks
 from fulgurite.console import say
 from fulgurite.whole_files import write_text
 
-__all__ = ["check", "main", "run_workload"]
+__all__ = ["apart", "check", "main", "run_workload"]
 
 _TOY_SAMPLES = 2
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -148,8 +148,15 @@ def table(result: dict[str, Any]) -> Table:
         for n, row in rows.items()
         if "median_ms" not in row
     ]
-    drawn.caption, drawn.caption_justify = "\n".join(missing), "left"
+    parts = [f"{name}: {apart(row)}" for name, row in rows.items() if "parts_ms" in row]
+    drawn.caption, drawn.caption_justify = "\n".join([*parts, *missing]), "left"
     return drawn
+
+
+def apart(row: dict[str, Any]) -> str:
+    """The parts of a contender's step, where it says them."""
+    parts = ", ".join(f"{part} {_number(ms)} ms" for part, ms in row["parts_ms"].items())
+    return f"{parts}; {row['drawn_tokens_per_step']:g} tokens drawn" if "drawn_tokens_per_step" in row else parts
 
 
 def _against_ours(name: str, row: dict[str, Any], ours: dict[str, Any]) -> str:

@@ -25,9 +25,10 @@ def all_benchmarks() -> dict[str, Benchmark]:
         steps,
         training,
     )
+    from benchmarks.speed.rl import grpo, policy
 
     steps_of_models = [steps.LLAMA, steps.DEBERTA, preference.BENCHMARK, reference.BENCHMARK, reward.BENCHMARK]
-    steps_of_models += [sft.BENCHMARK, attention.BENCHMARK]
+    steps_of_models += [sft.BENCHMARK, attention.BENCHMARK, policy.BENCHMARK, grpo.BENCHMARK]
     entries = [linear.BENCHMARK, log_probs.BENCHMARK, fusion.BENCHMARK, gates.BENCHMARK, *steps_of_models]
     entries += [training.BENCHMARK, sparse.GRADIENT, sparse.LINEAR, sparse_steps.SPARSE_LLAMA, sampling.BENCHMARK]
     return {entry.name: entry for entry in entries}

@@ -19,7 +19,7 @@ from torch import nn
 from fulgurite.adapters import LoRA, SoRA, attach
 from fulgurite.kernels import reference
 
-__all__ = ["PLACERS", "Factors", "Placed", "fill", "forward_float64", "why_not"]
+__all__ = ["PLACERS", "Factors", "Placed", "fill", "forward_float64", "peft_placed", "why_not"]
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,12 @@ def _peft(model: nn.Module, targets: str, rank: int, alpha: float, gated: bool, 
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=f"({targets})")
-    wrapped = get_peft_model(model, config, autocast_adapter_dtype=as_shipped)
-    layers = [m for m in wrapped.modules() if hasattr(m, "lora_A") and "default" in m.lora_A]
+    return peft_placed(get_peft_model(model, config, autocast_adapter_dtype=as_shipped))
+
+
+def peft_placed(wrapped: nn.Module) -> Placed:
+    """What a model carries that PEFT's LoRA is on already."""
+    layers: list[Any] = [m for m in wrapped.modules() if "default" in getattr(m, "lora_A", {})]
     factors = [
         Factors(m.lora_A["default"].weight, None, m.lora_B["default"].weight, m.scaling["default"]) for m in layers
     ]

@@ -28,14 +28,19 @@ def trl_missing(function: str | None = None) -> str | None:
     return None if hasattr(kernels, function) else f"trl {trl.__version__} has no {function} (it came with 1.14)"
 
 
-def word_tokenizer() -> Any:
-    """A tokenizer of three words, which a trainer of TRL needs before it looks at any batch."""
+def word_tokenizer(words: int = 5) -> Any:
+    """A tokenizer of words behind <pad> and <eos>: "a", "b" and "c", which trainers of TRL need before they look at any batch.
+
+    Args:
+        words: tokens in all; those behind the first five are called by their number, "w5" and so on.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "a": 2, "b": 3, "c": 4}, unk_token="<pad>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
+    known = {"<pad>": 0, "<eos>": 1, "a": 2, "b": 3, "c": 4, **{f"w{i}": i for i in range(5, words)}}
+    tokenizer = Tokenizer(models.WordLevel(known, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
 
 
 def make_trainer(
