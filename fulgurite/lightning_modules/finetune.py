@@ -37,7 +37,8 @@ from fulgurite.lightning_modules.metrics.by_name import MeanLoss
 from fulgurite.lightning_modules.metrics.measures import Measures, NamedMeasures
 from fulgurite.lightning_modules.objectives.by_task import make_objective
 from fulgurite.lightning_modules.objectives.on_host import read_on_host
-from fulgurite.lightning_modules.objectives.step import Batch, Objective, StepScale, forward_inputs
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step, StepScale, forward_inputs
+from fulgurite.lightning_modules.processes.ending import EndTogether
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.models.padding import name_padding
@@ -153,9 +154,7 @@ class FinetuneModule(LightningModule):
         waiting = (self.task == "classification" and self.num_labels is None) or self.vocabulary.waiting
         if self.network is not None:
             self._meet_data(self.network)
-        elif (
-            not waiting or self._trainer is not None
-        ):  # on_load_checkpoint will say how many labels and tokens there are
+        elif not waiting or self._trainer is not None:  # else on_load_checkpoint will say what is missing
             self._build_on_cpu()
 
     def _build_on_cpu(self) -> None:
@@ -190,17 +189,13 @@ class FinetuneModule(LightningModule):
 
     def load_base(self) -> Backbone:
         """The backbone with the task's head, as it is before training."""
-        loaded = load_backbone(
-            resolve_backbone(self.backbone),
-            self.task,
-            num_labels=self.num_labels,
-            dtype=self.dtype_name,
-            quantize=self.quantize,
-            from_scratch=self.from_scratch,
-            trust_remote_code=self.trust_remote_code,
-        )
+        loaded = self._load(self.backbone, num_labels=self.num_labels, from_scratch=self.from_scratch)
         name_padding(loaded.model, self.pad_token_id)
         return loaded
+
+    def _load(self, name: str, **options: Any) -> Backbone:
+        options |= {"dtype": self.dtype_name, "quantize": self.quantize, "trust_remote_code": self.trust_remote_code}
+        return load_backbone(resolve_backbone(name), self.task, **options)
 
     @property
     def backbone_folder(self) -> str:
@@ -213,8 +208,7 @@ class FinetuneModule(LightningModule):
         Args:
             name: hub id or folder of another model, which is loaded in the base's place.
         """
-        options: dict[str, Any] = {"quantize": self.quantize, "trust_remote_code": self.trust_remote_code}
-        loaded = load_backbone(resolve_backbone(name or self.backbone), self.task, dtype=self.dtype_name, **options)
+        loaded = self._load(name or self.backbone)
         if name is None:
             self._prepare_base(loaded.model)
         switch_dropout_off(loaded.model)
@@ -233,13 +227,16 @@ class FinetuneModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one micro-batch, scaled as the module docstring says."""
-        step = self.objective(self._network(), batch)
+        step = self._step(batch)
         self._refuse_non_finite(step.loss_sum, batch_idx)
         loss = step.loss_sum * self._scale(self.trainer, batch, step)
         self._note("train_loss", step.loss_sum.detach() / step.targets.clamp(min=1), prog_bar=True)
         for name, value in self.objective.logged(step).items():
             self._note(f"train_{name}", value, prog_bar=name == self.objective.main)
         return loss + self._penalty()
+
+    def _step(self, batch: Batch) -> Step:
+        return self.objective(self._network(), batch)
 
     def _to_train(self) -> list[nn.Parameter]:
         """What is trained, or will be later in the run."""
@@ -269,8 +266,8 @@ class FinetuneModule(LightningModule):
         return {"prediction": logits.argmax(-1), "probability": logits.softmax(-1)}
 
     def configure_callbacks(self) -> list[Callback]:
-        """What checks a run of several processes."""
-        return [EqualReplicas()]
+        """What checks a run of several processes, and ends it when one of them has ended."""
+        return [EqualReplicas(), EndTogether(self._trainer)]
 
     def on_fit_start(self) -> None:
         """Have ready what the objective needs before the first step."""
@@ -371,7 +368,7 @@ class FinetuneModule(LightningModule):
 
     def _evaluate(self, batch: Batch, prefix: str) -> None:
         loss, measures = getattr(self, prefix + "loss"), getattr(self, prefix + "measures")
-        step = self.objective(self._network(), batch)
+        step = self._step(batch)
         loss.update(step.loss_sum, step.targets)
         measures.take(step, batch)
         if (found := self._answer(batch)) is not None:
