@@ -30,7 +30,7 @@ def fit(out: Path, data: str, *more: str) -> tuple[list[int], list[str], float]:
 
 
 def test_an_error_of_one_process_is_told_by_the_others(tmp_path: Path) -> None:
-    codes, (_, second), _ = fit(tmp_path, "tests.lightning_modules.ddp.failing.BadRows")
+    codes, (_, second), _ = fit(tmp_path, "tests.lightning_modules.processes.failing.BadRows")
     assert codes == [1, 1]
     last = second.strip().splitlines()[-1]
     assert last.startswith("fulgurite: error: process 0 of 2 (pid ")
@@ -42,7 +42,7 @@ def test_a_killed_process_ends_the_others_wherever_they_are(tmp_path: Path) -> N
     moment = tmp_path / "moment"
     more = (
         "--trainer.callbacks+",
-        "tests.lightning_modules.ddp.failing.Killed",
+        "tests.lightning_modules.processes.failing.Killed",
         "--trainer.callbacks.file",
         str(moment),
     )
