@@ -65,7 +65,8 @@ class EqualReplicas(Callback):
         if stage == "fit":
             check_strategy(type(pl_module).__name__, trainer.strategy)
         if isinstance(trainer.strategy, ShardedStrategy):
-            refuse_on_shards(pl_module, getattr(trainer, "datamodule", None), str(trainer.precision))
+            module: Any = pl_module  # a FinetuneModule
+            refuse_on_shards(module, getattr(trainer, "datamodule", None), str(trainer.precision))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember where this run begins."""

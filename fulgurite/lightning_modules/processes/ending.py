@@ -69,7 +69,8 @@ class EndTogether(Callback):
             if self._ending.wait(0.05):
                 return
         # A connection of its own: the main thread's may be waiting for an answer for long.
-        store = torch.distributed.distributed_c10d._get_default_store().clone()
+        common: Any = torch.distributed.distributed_c10d._get_default_store()
+        store = common.clone()
         store.set_timeout(timedelta(seconds=60))
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         address = os.environ.get("MASTER_ADDR") or self._trainer.strategy.cluster_environment.main_address
