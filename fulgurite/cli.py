@@ -319,6 +319,8 @@ def _known_trouble(error: BaseException | None) -> BaseException | None:
         return OSError(
             "this user has no home folder; set HOME, or FULGURITE_CACHE and HF_HOME, to folders that can be written"
         )
+    if isinstance(error, RuntimeError) and re.match(r"process \d+ of \d+ \(.+\) ended ", text):
+        return error  # another process of the run, in the words of EndTogether
     if isinstance(error, RuntimeError) and re.search(
         r"(Timed out waiting|timed? ?out after) \d+ms|timeout caused pair closure", text
     ):

@@ -28,6 +28,7 @@ from fulgurite.adapters.handle import Adapter
 from fulgurite.adapters.layers.site import Site
 
 __all__ = [
+    "UNPROVED",
     "Choice",
     "Method",
     "Place",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=AdapterConfig)
+UNPROVED = "its training on shards was not compared with one process's"
 
 
 class Choice(NamedTuple):
@@ -78,6 +80,8 @@ class Method(ABC, Generic[C]):
     """What the package has to know of an adapter method."""
 
     takes_choice = False  # whether attach() takes positions= and scores= for it
+    # Why its base cannot be cut into shards while it trains; None: it can.
+    whole_because: str | None = UNPROVED
 
     @abstractmethod
     def plan(self, model: nn.Module, config: C, train: tuple[str, ...], choice: Choice) -> Put:

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 from rich.text import Text
+from torch.distributed.fsdp import FSDPModule
 
 from fulgurite.console import say
 from fulgurite.data.encoding.answer_spans import end_tokens
@@ -54,7 +55,8 @@ class GenerationSamples(Callback):
         prompts = getattr(getattr(trainer, "datamodule", None), "sample_prompts", None)
         # Before the first step Lightning validates a few batches: there the samples of the untrained model are taken.
         again = trainer.sanity_checking and trainer.global_step > 0
-        silent = again or not trainer.is_global_zero or not self.count
+        sharded = isinstance(network, FSDPModule)  # then all processes have to compute, although one speaks
+        silent = again or not (trainer.is_global_zero or sharded) or not self.count
         if silent or prompts is None or not callable(getattr(network, "generate", None)):
             return
         tokenizer: Any = trainer.datamodule.load_tokenizer()  # type: ignore[attr-defined]
@@ -69,7 +71,7 @@ class GenerationSamples(Callback):
             table.add_row(Text(_ends(prompt)), Text(_start(answer)), Text(_start(reference)))
             row = {"step": trainer.global_step, "prompt": prompt, "generated": answer, "reference": reference}
             lines.append(json.dumps(row, ensure_ascii=False))
-        if not lines:
+        if not lines or not trainer.is_global_zero:
             return
         folder = Path(self.folder or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +89,7 @@ class GenerationSamples(Callback):
                 do_sample=False,
                 num_beams=1,
                 use_cache=True,
+                synced_gpus=isinstance(network, FSDPModule),
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=sorted(end_tokens(tokenizer)) or None,
             )

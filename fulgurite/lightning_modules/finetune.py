@@ -15,6 +15,7 @@ from torch import nn
 
 from fulgurite.adapters import Adapter, AdapterConfig, attach
 from fulgurite.adapters.groups import network_groups
+from fulgurite.adapters.methods import UNPROVED
 from fulgurite.data.playground import resolve_backbone
 from fulgurite.kernels import use_backend
 from fulgurite.lightning_modules.checks.before_training import (
@@ -37,7 +38,10 @@ from fulgurite.lightning_modules.metrics.by_name import MeanLoss
 from fulgurite.lightning_modules.metrics.measures import Measures, NamedMeasures
 from fulgurite.lightning_modules.objectives.by_task import make_objective
 from fulgurite.lightning_modules.objectives.on_host import read_on_host
-from fulgurite.lightning_modules.objectives.step import Batch, Objective, StepScale, forward_inputs
+from fulgurite.lightning_modules.objectives.step import Batch, Objective, Step, StepScale, forward_inputs
+from fulgurite.lightning_modules.processes.ending import EndTogether
+from fulgurite.lightning_modules.processes.sharding import computed_with
+from fulgurite.lightning_modules.processes.strategy import cut
 from fulgurite.models import TASKS, Backbone, enable_activation_checkpointing, load_backbone
 from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.models.padding import name_padding
@@ -72,6 +76,7 @@ class FinetuneModule(LightningModule):
 
     exports = True  # whether what is trained can leave as one model or one adapter
     trained_part = "the whole network"  # what is trained where there is no adapter
+    whole_because: str | None = UNPROVED  # why it needs the whole network on each process; None: it can train on shards
     data_task: str | None = None  # what a datamodule's `task_type` must be where that is not the backbone's task
 
     def __init__(
@@ -149,14 +154,13 @@ class FinetuneModule(LightningModule):
         return NamedMeasures(self.metric_names, labels, groups, prefix)
 
     def configure_model(self) -> None:
-        """Load the backbone, put the adapter in, and choose what is trained, once; the data must fit into the model."""
+        """Load the backbone, put the adapter in, choose what is trained, once, and cut it into shards if the strategy says so."""
         waiting = (self.task == "classification" and self.num_labels is None) or self.vocabulary.waiting
         if self.network is not None:
             self._meet_data(self.network)
-        elif (
-            not waiting or self._trainer is not None
-        ):  # on_load_checkpoint will say how many labels and tokens there are
+        elif not waiting or self._trainer is not None:  # else on_load_checkpoint will say what is missing
             self._build_on_cpu()
+        cut(self.network, self.adapter is not None, self._trainer)
 
     def _build_on_cpu(self) -> None:
         """Lightning calls configure_model with its device as the default one, which is not for a build's generators and checks."""
@@ -190,17 +194,13 @@ class FinetuneModule(LightningModule):
 
     def load_base(self) -> Backbone:
         """The backbone with the task's head, as it is before training."""
-        loaded = load_backbone(
-            resolve_backbone(self.backbone),
-            self.task,
-            num_labels=self.num_labels,
-            dtype=self.dtype_name,
-            quantize=self.quantize,
-            from_scratch=self.from_scratch,
-            trust_remote_code=self.trust_remote_code,
-        )
+        loaded = self._load(self.backbone, num_labels=self.num_labels, from_scratch=self.from_scratch)
         name_padding(loaded.model, self.pad_token_id)
         return loaded
+
+    def _load(self, name: str, **options: Any) -> Backbone:
+        options |= {"dtype": self.dtype_name, "quantize": self.quantize, "trust_remote_code": self.trust_remote_code}
+        return load_backbone(resolve_backbone(name), self.task, **options)
 
     @property
     def backbone_folder(self) -> str:
@@ -213,8 +213,7 @@ class FinetuneModule(LightningModule):
         Args:
             name: hub id or folder of another model, which is loaded in the base's place.
         """
-        options: dict[str, Any] = {"quantize": self.quantize, "trust_remote_code": self.trust_remote_code}
-        loaded = load_backbone(resolve_backbone(name or self.backbone), self.task, dtype=self.dtype_name, **options)
+        loaded = self._load(name or self.backbone)
         if name is None:
             self._prepare_base(loaded.model)
         switch_dropout_off(loaded.model)
@@ -233,13 +232,16 @@ class FinetuneModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one micro-batch, scaled as the module docstring says."""
-        step = self.objective(self._network(), batch)
+        step = self._step(batch)
         self._refuse_non_finite(step.loss_sum, batch_idx)
         loss = step.loss_sum * self._scale(self.trainer, batch, step)
         self._note("train_loss", step.loss_sum.detach() / step.targets.clamp(min=1), prog_bar=True)
         for name, value in self.objective.logged(step).items():
             self._note(f"train_{name}", value, prog_bar=name == self.objective.main)
         return loss + self._penalty()
+
+    def _step(self, batch: Batch) -> Step:
+        return computed_with(self._network(), self.objective, batch)
 
     def _to_train(self) -> list[nn.Parameter]:
         """What is trained, or will be later in the run."""
@@ -257,10 +259,7 @@ class FinetuneModule(LightningModule):
         self._evaluate(batch, "test_")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """``prediction`` (B,) label ids or values and, for classes, ``probability`` (B, C).
-
-        Of a text-to-text task ``prediction`` is the class of the likeliest label, or the list of the texts generated.
-        """
+        """``prediction`` (B,): label ids, values, likeliest labels or texts; for labels ``probability`` (B, C)."""
         if (found := self._answer(batch)) is not None:
             return {"prediction": found.classes if found.texts is None else found.texts}
         logits = self(batch).logits.float()
@@ -269,8 +268,8 @@ class FinetuneModule(LightningModule):
         return {"prediction": logits.argmax(-1), "probability": logits.softmax(-1)}
 
     def configure_callbacks(self) -> list[Callback]:
-        """What checks a run of several processes."""
-        return [EqualReplicas()]
+        """What checks a run of several processes, and ends it when one of them has ended."""
+        return [EqualReplicas(), EndTogether(self._trainer)]
 
     def on_fit_start(self) -> None:
         """Have ready what the objective needs before the first step."""
@@ -334,9 +333,8 @@ class FinetuneModule(LightningModule):
         """ProximalAdamW, with a warm-up and decay over the run's optimizer steps."""
         optimizer = ProximalAdamW(self.vocabulary.groups(self._network(), self._param_groups()), lr=self.learning_rate)
         if self.adapter is not None:
-            self.adapter.watch(
-                optimizer, shrink=holds_parameters_alone(self, self.trainer), retire=not averages_weights(self.trainer)
-            )
+            alone = holds_parameters_alone(self, self.trainer)
+            self.adapter.watch(optimizer, shrink=alone, retire=not averages_weights(self.trainer))
         schedule = self._schedule()
         # A lambda, not the schedule itself: LambdaLR would save its fields and bring old ones back into a longer run.
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step))
@@ -371,7 +369,7 @@ class FinetuneModule(LightningModule):
 
     def _evaluate(self, batch: Batch, prefix: str) -> None:
         loss, measures = getattr(self, prefix + "loss"), getattr(self, prefix + "measures")
-        step = self.objective(self._network(), batch)
+        step = self._step(batch)
         loss.update(step.loss_sum, step.targets)
         measures.take(step, batch)
         if (found := self._answer(batch)) is not None:

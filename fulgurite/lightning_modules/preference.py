@@ -57,6 +57,7 @@ class PreferenceModule(FinetuneModule):
         learning_rate: peak learning rate; 5e-7 is usual for full tuning, 5e-6 and more for adapters.
     """
 
+    whole_because = None
     data_task = "preference"
 
     def __init__(

@@ -27,6 +27,8 @@ class SFTModule(FinetuneModule):
         from_scratch: draw random weights instead of loading the backbone's (pretraining).
     """
 
+    whole_because = None
+
     def __init__(
         self,
         backbone: str,

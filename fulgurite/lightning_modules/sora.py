@@ -51,6 +51,8 @@ class SoRAModule(FinetuneModule):
         warmup_ratio: share of each stage's steps spent on linear warm-up.
     """
 
+    whole_because = None
+
     def __init__(
         self,
         backbone: str,
@@ -186,7 +188,7 @@ class SoRAModule(FinetuneModule):
         with evaluation_mode(network):
             for batch in data.train_subset_dataloader(count=1000, seed=42):
                 with self.trainer.precision_plugin.forward_context():
-                    step = self.objective(network, self.trainer.strategy.batch_to_device(batch))
+                    step = self._step(self.trainer.strategy.batch_to_device(batch))
                 if name == "perplexity":
                     metric.update(step.loss_sum if step.token_losses is None else step.token_losses.sum(), step.targets)
                 else:

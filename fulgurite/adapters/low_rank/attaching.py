@@ -24,6 +24,8 @@ __all__ = ["LoRAMethod", "LowRankMethod"]
 class LowRankMethod(Method[LoRA | SoRA]):
     """How LoRA and SoRA are attached."""
 
+    whole_because = None
+
     def plan(self, model: nn.Module, config: LoRA | SoRA, train: tuple[str, ...], choice: Choice) -> Put:
         """See :meth:`fulgurite.adapters.methods.Method.plan`.
 

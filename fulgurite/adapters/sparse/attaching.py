@@ -31,6 +31,7 @@ class SparseMethod(Method[APET]):
     """How APET is attached."""
 
     takes_choice = True
+    whole_because = "it writes its scalars into whole weights, at positions of those"
 
     def plan(self, model: nn.Module, config: APET, train: tuple[str, ...], choice: Choice) -> Put:
         """See :func:`plan_sparse`."""

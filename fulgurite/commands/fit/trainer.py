@@ -51,6 +51,7 @@ from fulgurite.commands.shared.parser import TrainerParser
 from fulgurite.console import metrics_table, quiet_lightning, say, shortest
 from fulgurite.lightning_modules import FinetuneModule
 from fulgurite.lightning_modules.checks.named_classes import refuse_local_classes
+from fulgurite.lightning_modules.processes.strategy import register_strategy
 
 __all__ = ["TrainerCLI", "run_trainer_verb"]
 
@@ -196,7 +197,7 @@ class TrainerCLI(LightningCLI):
             if "invalid strategy name" not in str(error):
                 raise
             raise ValueError(
-                f"--trainer.strategy {options['strategy']}: no strategy has this name; give auto, ddp or a class such "
+                f"--trainer.strategy {options['strategy']}: no strategy has this name; give auto, ddp, fsdp2 or a class such "
                 "as DDPStrategy with --trainer.strategy.class_path"
             ) from error
         except MisconfigurationException as error:
@@ -298,4 +299,5 @@ def run_trainer_verb(words: list[str]) -> TrainerCLI:
         words: what stands after `fulgurite`, the verb first
     """
     quiet_lightning()
+    register_strategy()
     return TrainerCLI(_strategies_by_class(words))

@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 __all__ = ["limit_waiting"]
 
 
 def limit_waiting(strategy: Any, seconds: int | None) -> None:
-    """Gives a DDP strategy its time-out, unless it was made with one of its own.
+    """Gives a strategy of several processes its time-out, unless it was made with one of its own.
 
     Args:
         strategy: the trainer's.
@@ -25,5 +25,5 @@ def limit_waiting(strategy: Any, seconds: int | None) -> None:
         return
     if seconds < 1:
         raise ValueError(f"--process_timeout {seconds} was given; allowed are whole seconds from 1 on")
-    if isinstance(strategy, DDPStrategy) and strategy._timeout == default_pg_timeout:
+    if isinstance(strategy, DDPStrategy | ModelParallelStrategy) and strategy._timeout == default_pg_timeout:
         strategy._timeout = timedelta(seconds=seconds)

@@ -14,6 +14,10 @@ import xxhash
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
+from torch.distributed.tensor import DTensor
+
+from fulgurite.lightning_modules.processes.refusals import refuse_on_shards
+from fulgurite.lightning_modules.processes.strategy import ShardedStrategy
 
 __all__ = ["EqualReplicas", "check_strategy"]
 
@@ -23,6 +27,8 @@ _PROVED = (SingleDeviceStrategy, DDPStrategy)
 def check_strategy(owner: str, strategy: object) -> None:
     """Refuse a strategy that was not proved. A subclass that does not come with Lightning counts as the class that it extends.
 
+    ShardedStrategy was proved for what :mod:`fulgurite.lightning_modules.processes.refusals` lets through.
+
     Args:
         owner: class name of the module that trains, for the message.
         strategy: the trainer's.
@@ -30,6 +36,8 @@ def check_strategy(owner: str, strategy: object) -> None:
     Raises:
         ValueError: FSDP, DeepSpeed, ModelParallel, XLA or any other but one device and DDP.
     """
+    if isinstance(strategy, ShardedStrategy):
+        return
     known = next(
         (
             kind
@@ -41,7 +49,8 @@ def check_strategy(owner: str, strategy: object) -> None:
     if known not in _PROVED:
         raise ValueError(
             f"{owner}: the strategy {type(strategy).__name__} was given; its training was not proved equal to that of one process; "
-            "allowed are ddp (DDPStrategy) and one device (auto with devices 1); give --trainer.strategy ddp"
+            "allowed are ddp (DDPStrategy), fsdp2 (ShardedStrategy) and one device (auto with devices 1); give "
+            "--trainer.strategy ddp"
         )
 
 
@@ -55,6 +64,9 @@ class EqualReplicas(Callback):
         """Refuse what was not proved, before anything is loaded."""
         if stage == "fit":
             check_strategy(type(pl_module).__name__, trainer.strategy)
+        if isinstance(trainer.strategy, ShardedStrategy):
+            module: Any = pl_module  # a FinetuneModule
+            refuse_on_shards(module, getattr(trainer, "datamodule", None), str(trainer.precision))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember where this run begins."""
@@ -70,8 +82,11 @@ class EqualReplicas(Callback):
 
 
 def _compare(module: LightningModule, trainer: Trainer) -> None:
-    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-    hashes = torch.tensor([_hash(p) for p in module.parameters() if p.requires_grad], device=module.device)
+    held = {
+        n: p for n, p in module.named_parameters() if p.requires_grad and not isinstance(p, DTensor)
+    }  # shards have no replica
+    names = list(held)
+    hashes = torch.tensor([_hash(p) for p in held.values()], dtype=torch.int64, device=module.device)
     every = trainer.strategy.all_gather(torch.cat([hashes.new_tensor([len(names)]), hashes]))
     other = (every != every[:1]).any(0).nonzero().flatten().tolist()
     if other:

@@ -16,6 +16,7 @@ from torch import nn
 
 from fulgurite.adapters import find_adapters
 from fulgurite.data.rows.checksums import read_checked, write_checked
+from fulgurite.lightning_modules.processes.sharding import whole
 from fulgurite.whole_files import whole_file
 
 __all__ = ["ReferenceCache", "same_weights", "weights_fingerprint"]
@@ -42,7 +43,7 @@ def weights_fingerprint(model: nn.Module, salt: str = "") -> str:
         if id(tensor) in own:
             continue
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(whole(tensor).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

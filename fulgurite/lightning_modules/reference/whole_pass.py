@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from fulgurite.lightning_modules.objectives.step import Batch
+from fulgurite.lightning_modules.processes.sharding import computed_with
 from fulgurite.lightning_modules.reference.cache import ReferenceCache, weights_fingerprint
 from fulgurite.lightning_modules.reference.model import Reference
 from fulgurite.models.modes import evaluation_mode
@@ -116,7 +117,7 @@ def _run(
             moved = trainer.strategy.batch_to_device(batch, device)
             keys.append(batch["key"].cpu())
             with trainer.precision_plugin.forward_context():  # as the policy's steps
-                values.append(log_probs(network, moved).float().cpu())
+                values.append(computed_with(network, log_probs, moved).float().cpu())
     mine = (torch.cat(keys), torch.cat(values))
     parts = _of_all(trainer, mine)
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])

@@ -27,6 +27,14 @@ def run_script(name: str, devices: int, out: Path, *words: str) -> list[dict[str
     one itself is tried by test_a_process_that_is_only_stopped_ends_the_run_with_a_message.
     """
     command = [str(Path(__file__).with_name(name)), str(devices), *words, str(out)]
+    running, said = started(command, devices, out)
+    codes = _wait(running, 300)
+    assert codes == [0] * devices, "\n".join(file.read_text() for file in said)
+    return [json.loads((out / f"{devices}-{rank}.json").read_text()) for rank in range(devices)]
+
+
+def started(command: list[str], devices: int, out: Path) -> tuple[list[Forked], list[Path]]:
+    """So many processes of one program, and the file that each writes its outputs to."""
     said = [out / f"said-{devices}-{rank}.txt" for rank in range(devices)]
     running = []
     with socket.socket() as free:
@@ -43,9 +51,7 @@ def run_script(name: str, devices: int, out: Path, *words: str) -> list[dict[str
         several = {key: str(value) for key, value in ranks.items()} if devices > 1 else {}
         with file.open("w") as stream:
             running.append(popen(command, {**alone(out), **several}, stdout=stream, stderr=stream))
-    codes = _wait(running, 300)
-    assert codes == [0] * devices, "\n".join(file.read_text() for file in said)
-    return [json.loads((out / f"{devices}-{rank}.json").read_text()) for rank in range(devices)]
+    return running, said
 
 
 def _wait(running: list[Forked], seconds: float) -> list[int | None]:
