@@ -28,8 +28,9 @@ class RowOptions:
         task: a task of `fulgurite evaluate` whose items are the rows; none takes the columns of the file.
         kind: Coding, Math_CoT, Math_PoT or Logic; none takes the usual one.
         dataset: the name of the data set in the rows that come out.
-        columns: the file's column for each of ours that is called otherwise: instruction, answer, tests, solution, source, id.
-        schema: of builtin rows without a task.
+        columns: the file's column for each of ours that is called otherwise: instruction, topic, domain, answer, tests, solution,
+            source, id.
+        schema: of builtin rows without a task; ultrachat2 has topics and instructions of three domains.
         split: train, val or test of a folder, or of builtin rows.
     """
 

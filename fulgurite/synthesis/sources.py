@@ -14,10 +14,13 @@ from fulgurite.synthesis.ledger import StepCount
 from fulgurite.synthesis.problems import own_problem, problem_of
 from fulgurite.synthesis.recipe import RowOptions
 from fulgurite.synthesis.rows import Row
+from fulgurite.synthesis.seeds import SEEDS, seed_rows
 
 __all__ = ["LONGEST", "first_rows"]
 
-COLUMNS = ("instruction", "answer", "tests", "solution", "source", "id", "correct_answers", "incorrect_answers")
+COLUMNS = (
+    "instruction", "topic", "domain", "answer", "tests", "solution", "source", "id", "correct_answers", "incorrect_answers",
+)  # fmt: skip
 LONGEST = 100_000  # letters of an instruction
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -74,6 +77,7 @@ def _of_file(given: RowOptions, on_bad_row: str, count: StepCount) -> list[Row]:
             if raw.get(given.columns.get(name, name)) is not None
         }
         key = str(data.pop("id", place.row))
+        _topic(data)
         wrong = _wrong(data, key, seen)
         problem = None
         if wrong is None and (given.kind is not None or "answer" in data or "tests" in data):
@@ -102,6 +106,14 @@ def _of_file(given: RowOptions, on_bad_row: str, count: StepCount) -> list[Row]:
     return rows
 
 
+def _topic(data: dict[str, Any]) -> None:
+    """A topic stands in for an instruction that is still to be made of it; beside an instruction it says nothing."""
+    if "instruction" in data:
+        data.pop("topic", None)
+    elif "topic" in data:
+        data["instruction"] = data["topic"]
+
+
 def _wrong(data: Mapping[str, Any], key: str, seen: set[str]) -> tuple[str, str] | None:
     text = data.get("instruction")
     if text is None:
@@ -126,9 +138,10 @@ def _raw(given: RowOptions) -> Iterator[tuple[Place, Mapping[str, Any]]]:
             "synthesize: no rows were named; give --path with a file or builtin, or rows.path in the recipe"
         )
     if given.path == "builtin":
-        if given.schema not in SCHEMAS:
-            raise ValueError(f"synthesize: rows.schema={given.schema!r}; allowed are {', '.join(SCHEMAS)}")
-        made = builtin_rows(given.schema, _SPLITS[given.split or "train"])
+        split = _SPLITS[given.split or "train"]
+        if given.schema not in (*SCHEMAS, SEEDS):
+            raise ValueError(f"synthesize: rows.schema={given.schema!r}; allowed are {', '.join((*SCHEMAS, SEEDS))}")
+        made = seed_rows(split) if given.schema == SEEDS else builtin_rows(given.schema, split)
         yield from ((Place("builtin", number), row) for number, row in enumerate(made, 1))
         return
     yield from rows_of(given.path, owner="synthesize", split=given.split)

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _SHOWN = 3  # places of a reason
+_NO_TEXTS = ("id", "parent_id", "prompt_id", "models", "correct_answers", "incorrect_answers")  # columns without a length
 
 
 def steps_table(ledger: Ledger) -> Table:
@@ -107,7 +108,7 @@ def _lengths(ledger: Ledger) -> dict[str, dict[str, tuple[int, int]]]:
         columns: dict[str, list[int]] = {}
         for row in table.rows:
             for column, value in row.items():
-                if column not in ("id", "parent_id", "prompt_id") and (text := _text(value)) is not None:
+                if column not in _NO_TEXTS and (text := _text(value)) is not None:
                     columns.setdefault(column, []).append(len(text))
         found[name] = {column: (int(statistics.median(lengths)), max(lengths)) for column, lengths in columns.items()}
     return found
@@ -117,6 +118,8 @@ def _text(value: Any) -> str | None:
     """A text, or the texts of a list of turns or answers together."""
     if isinstance(value, str):
         return value
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        return "".join(value)
     if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
         texts = [
             str(part.get(name) or "") for part in value for name in ("value", "content", "response") if name in part
@@ -137,7 +140,7 @@ def prompts_shown(dry: Dry, key: str) -> str:
         seen: set[tuple[str, ...]] = set()
         for one in asks:
             name = (one.part.rpartition("/")[2], one.model)
-            if one.row != key or name in seen or len(one.turns) > 2:
+            if not (one.row == key or one.row.startswith(f"{key}+")) or name in seen or len(one.turns) > 2:
                 continue
             seen.add(name)
             parts.append(f"--- {step}: {one.part}, asked of {one.model}, row {one.row}")

@@ -2,6 +2,7 @@
 
 from fulgurite.synthesis.steps import (
     agree,
+    chats,
     critique,
     decontaminate,
     deduplicate,
@@ -16,6 +17,7 @@ from fulgurite.synthesis.steps import (
 
 __all__ = [
     "agree",
+    "chats",
     "critique",
     "decontaminate",
     "deduplicate",
