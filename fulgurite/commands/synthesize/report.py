@@ -31,7 +31,14 @@ __all__ = [
 ]
 
 _SHOWN = 3  # places of a reason
-_NO_TEXTS = ("id", "parent_id", "prompt_id", "models", "correct_answers", "incorrect_answers")  # columns without a length
+_NO_TEXTS = (
+    "id",
+    "parent_id",
+    "prompt_id",
+    "models",
+    "correct_answers",
+    "incorrect_answers",
+)  # columns without a length
 
 
 def steps_table(ledger: Ledger) -> Table:
