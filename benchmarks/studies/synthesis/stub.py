@@ -1,8 +1,8 @@
 """A stand-in for a language model's server, in a process of its own: it waits, answers by what it is asked, and logs every request.
 
 An answer is one of some texts, chosen by the hash of the request: a right-looking answer, lists, ratings, code. Equal requests get
-equal answers. The log has a line `MODEL SEED HASH` for each request at the moment it arrives; HASH is that of its turns in the records of
-`fulgurite synthesize`.
+equal answers. The log has a line `MODEL SEED HASH` for each request at the moment it arrives; HASH is that of its turns in the
+records of `fulgurite synthesize`.
 """
 
 from __future__ import annotations
