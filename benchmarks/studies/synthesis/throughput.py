@@ -4,8 +4,8 @@
 
 The server is a stand-in in a process of its own that answers after so many seconds (`stub`). *bare* is a plain client, a
 thread and an open connection for each request at a time, that does nothing with the answers; *backend* is our ServerBackend alone;
-*recipe* is a whole run of one step draw and one step write, each answer on the disk before the next one is looked at, and the rows written. They
-take turns. The goal is 0.9 of *bare*.
+*recipe* is a whole run of one step draw and one step write, with each answer on the disk before the next one is looked at, and
+the rows written. They take turns. The goal is 0.9 of *bare*.
 """
 
 from __future__ import annotations
