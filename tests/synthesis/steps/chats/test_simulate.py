@@ -38,7 +38,7 @@ def test_dialogues_of_two_roles(tmp_path: Path) -> None:
     done, asked = ran(
         written(tmp_path, {"models": MODELS, "steps": [SIMULATE, WRITE]}, rows(60)), tmp_path / "out", noting
     )
-    turns = Counter()
+    turns: Counter[int] = Counter()
     for number, row in enumerate(done.ledger.tables["rows"].rows):
         data, length = row["data"], len(row["data"]) // 2
         expected = [f"Ask {number}.", f"one says turn 1 of r{number}."]
