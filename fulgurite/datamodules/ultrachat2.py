@@ -306,7 +306,11 @@ def _domains(path: str | dict[str, str]) -> dict[str, str]:
     for domain in DOMAINS:
         begin = domain.rstrip("s")  # math, mathematics and maths are one
         fits = [
-            p for p in sorted(folder.iterdir()) if p.name.lower().startswith(begin) and (p.is_dir() or is_row_file(p))
+            p
+            for p in sorted(folder.iterdir())
+            if p.name.lower().startswith(begin)
+            and not p.name.endswith(".made.jsonl")  # of `fulgurite synthesize`: where the rows come from
+            and (p.is_dir() or is_row_file(p))
         ]
         if len(fits) != 1:
             shown = ", ".join(p.name for p in fits) or "nothing"

@@ -31,8 +31,16 @@ FIELDS = {
     "language": "that is wanted, by its English name",
     "code": "of that language, two letters",
     "deep": "yes where the next question goes deeper; empty where it goes wider",
+    "topic": "of UltraChat 2: a meta-topic",
+    "subtopic": "of UltraChat 2: a sub-topic of it",
+    "domain": "text, code or maths",
+    "number": "how many sub-topics or instructions are asked for",
+    "about": "why a sub-topic belongs to its topic, and who needs it",
+    "strong": "instructions of the same sub-topic, a list; empty in the first round",
+    "weak": "instructions of related sub-topics, a list; empty in the first round",
+    "dialogue": "a dialogue that the user goes on with",
 }
-_OTHERS: dict[str, object] = {"answers": ["x", "y"]}
+_OTHERS: dict[str, object] = {"answers": ["x", "y"], "strong": ["x"], "weak": ["x"], "number": 2}
 
 
 def templates_of(folder: Path | None = None) -> PromptFiles:

@@ -30,9 +30,10 @@ class RowOptions:
         dataset: the name of the data set in the rows that come out.
         reads: what the rows of a file are: requests, documents (column text, or a folder of .txt files), or dialogues in any schema
             of conversations.
-        columns: the file's column for each of ours that is called otherwise: instruction, answer, tests, solution, source, id; of
-            documents text, title, id; of dialogues those of their schema.
-        schema: of builtin rows without a task, ultrafeedback by default; of dialogues, which is found by the columns by default.
+        columns: the file's column for each of ours that is called otherwise: instruction, topic, domain, answer, tests, solution,
+            source, id; of documents text, title, id; of dialogues those of their schema.
+        schema: of builtin rows without a task, ultrafeedback by default (ultrachat2 has topics and instructions of three
+            domains); of dialogues, which is found by the columns by default.
         split: train, val or test of a folder, or of builtin rows.
         longest: letters of a request, document or dialogue at most.
     """

@@ -17,10 +17,13 @@ from fulgurite.synthesis.multilingual.reading import Found, Reading, Wrong, read
 from fulgurite.synthesis.problems import own_problem, problem_of
 from fulgurite.synthesis.recipe import RowOptions
 from fulgurite.synthesis.rows import Row
+from fulgurite.synthesis.seeds import SEEDS, seed_rows
 
 __all__ = ["first_rows"]
 
-COLUMNS = ("instruction", "answer", "tests", "solution", "source", "id", "correct_answers", "incorrect_answers")
+COLUMNS = (
+    "instruction", "topic", "domain", "answer", "tests", "solution", "source", "id", "correct_answers", "incorrect_answers",
+)  # fmt: skip
 _NO_PATH = "synthesize: no rows were named; give --path with a file or builtin, or rows.path in the recipe"
 _TWICE = "a key that stands there already"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -105,6 +108,7 @@ def _requests(given: RowOptions, count: StepCount) -> _Read:
             if raw.get(given.columns.get(name, name)) is not None
         }
         key = str(data.pop("id", place.row))
+        _topic(data)
         wrong = _wrong(data, given.longest)
         problem = None
         if wrong is None and key not in seen and (given.kind is not None or "answer" in data or "tests" in data):
@@ -143,6 +147,14 @@ _READINGS: dict[str, Callable[[RowOptions, StepCount], _Read]] = {
 }
 
 
+def _topic(data: dict[str, Any]) -> None:
+    """A topic stands in for an instruction that is still to be made of it; beside an instruction it says nothing."""
+    if "instruction" in data:
+        data.pop("topic", None)
+    elif "topic" in data:
+        data["instruction"] = data["topic"]
+
+
 def _wrong(data: Mapping[str, Any], longest: int) -> Wrong | None:
     text = data.get("instruction")
     if text is None:
@@ -161,10 +173,10 @@ def _raw(given: RowOptions) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     if given.path is None:
         raise ValueError(_NO_PATH)
     if given.path == "builtin":
-        schema = given.schema or "ultrafeedback"
-        if schema not in SCHEMAS:
-            raise ValueError(f"synthesize: rows.schema={schema!r}; allowed are {', '.join(SCHEMAS)}")
-        made = builtin_rows(schema, _SPLITS[given.split or "train"])
+        schema, split = given.schema or "ultrafeedback", _SPLITS[given.split or "train"]
+        if schema not in (*SCHEMAS, SEEDS):
+            raise ValueError(f"synthesize: rows.schema={schema!r}; allowed are {', '.join((*SCHEMAS, SEEDS))}")
+        made = seed_rows(split) if schema == SEEDS else builtin_rows(schema, split)
         yield from ((Place("builtin", number), row) for number, row in enumerate(made, 1))
         return
     yield from rows_of(given.path, owner="synthesize", split=given.split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -14,11 +15,13 @@ import pytest
 
 from fulgurite.cli import main
 from fulgurite.evaluation.judging.verdicts import How
+from fulgurite.evaluation.runner.plan import text_hash
 from fulgurite.synthesis import Ran, read_recipe, run_recipe
 from fulgurite.synthesis.authors import open_authors
 from fulgurite.synthesis.prompts import templates_of
 from fulgurite.synthesis.sources import first_rows
 from tests.forking import popen
+from tests.forking.killing import killed_at, size_of
 from tests.generation.server.local_server import Seen, answer, serving
 from tests.synthesis.fakes import written
 
@@ -84,6 +87,39 @@ def test_cut_at_ten_places_nothing_is_asked_twice(tmp_path: Path) -> None:
             assert run_at(recipe, out).new == len(seen.requests) - before == asked - left, number
             for name in ("pair.jsonl", "sft.jsonl"):
                 assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments_nothing_on_the_disk_is_asked_for_again(tmp_path: Path) -> None:
+    """One run, killed ten times: the server counts, and the rows are those of a run that nobody killed."""
+    with serving(handle) as seen:
+        recipe = recipe_at(seen, tmp_path / "recipe")
+        whole = run_at(recipe, tmp_path / "whole")
+        expected = sorted(map(requested, seen.bodies()))
+        assert len(expected) == len(set(expected)) == whole.new
+        out = tmp_path / "out"
+        file = out / "steps" / "trees.jsonl"
+        size = size_of(tmp_path / "whole" / "steps" / "trees.jsonl")
+        kept: set[str] = set()
+        for number in range(10):
+            before = len(seen.requests)
+            killed_at(lambda: run_at(recipe, out), file, size * (number + 1) // 12)
+            asked = set(map(requested, seen.bodies()[before:]))
+            assert not asked & kept, number
+            records = [json.loads(line) for line in file.read_bytes().split(b"\n")[1:-1]]
+            kept = {f"{record['model']} {record['seed'] % 2**31} {record['prompt']}" for record in records}
+            assert len(asked - kept) <= 4, "only what was under way is lost"
+        before = len(seen.requests)
+        run_at(recipe, out)
+        assert not set(map(requested, seen.bodies()[before:])) & kept
+        assert set(map(requested, seen.bodies())) == set(expected)
+        for name in ("pair.jsonl", "sft.jsonl"):
+            assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def requested(body: dict[str, Any]) -> str:
+    """A request as the records have it."""
+    return f"{body['model']} {body['seed']} {text_hash(body['messages'])}"
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def synthesize(
     """Makes data by a recipe of named steps: models draw, rate and criticise, programs run in the sandbox, rows are kept or not.
 
     Args:
-        recipe: ultrainteract, ultrafeedback, ultralink_specific, ultralink_agnostic, or a file of your own.
+        recipe: ultrainteract, ultrafeedback, ultralink_specific, ultralink_agnostic, ultrachat2, or a file of your own.
         path: where the rows are, in place of the recipe's: a file, a folder of data, hub (of a task), or builtin.
         out: the folder for answers, rows and results.
         judging: :class:`~fulgurite.commands.shared.options.JudgingOptions`.

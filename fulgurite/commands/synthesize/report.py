@@ -31,6 +31,14 @@ __all__ = [
 ]
 
 _SHOWN = 3  # places of a reason
+_NO_TEXTS = (
+    "id",
+    "parent_id",
+    "prompt_id",
+    "models",
+    "correct_answers",
+    "incorrect_answers",
+)  # columns without a length
 
 
 def steps_table(ledger: Ledger) -> Table:
@@ -107,8 +115,7 @@ def _lengths(ledger: Ledger) -> dict[str, dict[str, tuple[int, int]]]:
         columns: dict[str, list[int]] = {}
         for row in table.rows:
             for column, value in row.items():
-                text = "".join(value) if column == "data" else _text(value)  # questions and answers in turn
-                if column not in ("id", "parent_id", "prompt_id") and text is not None:
+                if column not in _NO_TEXTS and (text := _text(value)) is not None:
                     columns.setdefault(column, []).append(len(text))
         found[name] = {column: (int(statistics.median(lengths)), max(lengths)) for column, lengths in columns.items()}
     return found
@@ -118,6 +125,8 @@ def _text(value: Any) -> str | None:
     """A text, or the texts of a list of turns or answers together."""
     if isinstance(value, str):
         return value
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        return "".join(value)
     if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
         texts = [
             str(part.get(name) or "") for part in value for name in ("value", "content", "response") if name in part

@@ -2,6 +2,7 @@
 
 from fulgurite.synthesis.steps import (
     agree,
+    chats,
     critique,
     decontaminate,
     deduplicate,
@@ -17,6 +18,7 @@ from fulgurite.synthesis.steps import (
 
 __all__ = [
     "agree",
+    "chats",
     "critique",
     "decontaminate",
     "deduplicate",

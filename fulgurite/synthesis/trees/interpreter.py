@@ -70,13 +70,15 @@ class Output:
     broken: str = ""
 
 
-def blocks(text: str) -> list[str]:
+def blocks(text: str, named: bool = False) -> list[str]:
     """The Python blocks of a text, in order.
 
     Args:
         text: what a model wrote.
+        named: only those that say that they are Python; else a block that names no language counts too.
     """
-    return [code for language, code in _BLOCK.findall(text) if language.lower() in _PYTHON and code.strip()]
+    languages = _PYTHON[1:] if named else _PYTHON
+    return [code for language, code in _BLOCK.findall(text) if language.lower() in languages and code.strip()]
 
 
 def syntax_error(code: str) -> str | None:

@@ -91,7 +91,7 @@ def test_recipe_and_prompts_to_edit(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_every_recipe_of_ours_is_read() -> None:
     names = sorted(file.stem for file in OWN_RECIPES.glob("*.yaml"))
-    assert names == ["ultrafeedback", "ultrainteract", "ultralink_agnostic", "ultralink_specific"]
+    assert names == ["ultrachat2", "ultrafeedback", "ultrainteract", "ultralink_agnostic", "ultralink_specific"]
     for name in names:
         recipe = read_recipe(name)
         head = (OWN_RECIPES / f"{name}.yaml").read_text()
@@ -102,7 +102,7 @@ def test_every_recipe_of_ours_is_read() -> None:
     ("change", "said"),
     [
         ({"steps": []}, "has no steps"),
-        ({"steps": [{"do": "tree"}]}, "does 'tree'; allowed are agree, converse, critique, .* Did you mean 'trees'"),
+        ({"steps": [{"do": "tree"}]}, "does 'tree'; allowed are agree, balance, complicate, .* Did you mean 'trees'"),
         ({"steps": [{"do": "trees"}]}, "step trees of .*required: actor"),
         ({"steps": [{"do": "filter", "column": "x"}]}, "filter has no rule"),
         ({"steps": [{"do": "filter", "leest": 3}]}, "leest"),
@@ -179,7 +179,11 @@ def test_what_comes_out_trains(tmp_path: Path, tables: list[Table], capsys: pyte
 @pytest.mark.slow
 def test_the_playground_as_all_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Offline, from the recipes as they stand: few answers can be used, and every one of them is accounted for."""
-    for name, small in (("ultrainteract", {"turns": 2, "tries": 2, "wrong_tries": 1}), ("ultrafeedback", {})):
+    for name, small in (
+        ("ultrainteract", {"turns": 2, "tries": 2, "wrong_tries": 1}),
+        ("ultrafeedback", {}),
+        ("ultrachat2", {}),
+    ):
         given = yaml.safe_load((OWN_RECIPES / f"{name}.yaml").read_text())
         for step in given["steps"]:
             step |= small if step["do"] == "trees" else {"retries": 0} if "retries" in step else {}
@@ -187,9 +191,19 @@ def test_the_playground_as_all_models(tmp_path: Path, capsys: pytest.CaptureFixt
             model["max_new_tokens"] = 12
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
         out = tmp_path / name
-        assert main(["synthesize", str(tmp_path / f"{name}.yaml"), "--limit", "2", "--out", str(out)]) == 0, (
-            capsys.readouterr()
-        )
+        assert (
+            main(
+                [
+                    "synthesize",
+                    str(tmp_path / f"{name}.yaml"),
+                    "--limit",
+                    "6" if name == "ultrachat2" else "2",
+                    "--out",
+                    str(out),
+                ]
+            )
+            == 0
+        ), capsys.readouterr()
         found = json.loads((out / "results.json").read_text())
         assert (
             found["costs"]["all"]["estimated"] == 0 and found["costs"]["all"]["prompt"] > 0 and found["waiting"] == {}
