@@ -39,6 +39,7 @@ __all__ = ["TASKS", "Arm", "Bench", "Settings", "arms_of"]
 TASKS = {
     "arc_easy": ("arc/ARC-Easy-Train.jsonl", "arc/ARC-Easy-Test.jsonl"),
     "openbookqa": ("openbookqa/train.head-1000.jsonl", "openbookqa/dev.jsonl"),
+    "arc_challenge": ("arc/ARC-Challenge-Train.jsonl", "arc/ARC-Challenge-Dev.jsonl"),
 }
 _AT_ONCE = 32  # rows that are scored together
 

@@ -3,9 +3,9 @@
     python -m benchmarks.studies.crash.study --model FOLDER --out runs/crash [--keep 15] [--seeds 0,1,2] [--json FILE]
 
 Zero-shot, full fine-tuning, the emulator before and after training, and the full model with the tuned layers (plug-in), for both
-methods with the three kinds of sharing, on ARC-Easy and OpenBookQA. Layers are compared over the first rows of the training file;
-the seed draws which of its rows are trained on. The first rows of ARC-Easy's test file and of OpenBookQA's validation file are
-scored. Every arm has the same learning rate, the largest of the paper's grid, since the steps are few.
+methods with the three kinds of sharing, on ARC-Easy, OpenBookQA and ARC-Challenge. Layers are compared over the first rows of the
+training file; the seed draws which of its rows are trained on. The first rows of ARC-Easy's test file and of the validation files
+of the two others are scored. Every arm has the same learning rate, the largest of the paper's grid, since the steps are few.
 
 Each arm that is finished is a line of OUT/arms.jsonl: the same command goes on where it was stopped. OUT/models gets the base, the
 fully tuned model and CRaSh's plug-in with repeat-all of the first seed, for `fulgurite landscape`. Questions are read from
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     tasks = options.tasks.split(",")
     keeps, seeds = ([int(word) for word in text.split(",")] for text in (options.keep, options.seeds))
     data = options.rows_in or real_data() / "qa"
-    files = {name: hashlib.sha256((data / name).read_bytes()).hexdigest() for pair in TASKS.values() for name in pair}
+    files = {name: hashlib.sha256((data / name).read_bytes()).hexdigest() for task in tasks for name in TASKS[task]}
     identity = {"settings": asdict(settings), "files": files}
     with RecordFile(options.out / "arms.jsonl", "arms", identity, _FIELDS) as file:
         records = {tuple(record[name] for name in _FIELDS): record for record in file.records}

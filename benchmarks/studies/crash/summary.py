@@ -27,17 +27,17 @@ _DRAWS = 10_000
 Record = dict[str, Any]
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
+def interval(*tasks: np.ndarray) -> tuple[float, float, float]:
     """Mean over rows and its 95 % interval.
 
     Args:
-        values: (rows,), or (2, rows) of two tasks, whose means are averaged.
+        tasks: (rows,) of each task, whose means are averaged.
     """
     rng = np.random.default_rng(0)
-    parts = np.atleast_2d(values)
-    draws = [part[rng.integers(0, len(part), (_DRAWS, len(part)))].mean(1) for part in parts]
+    draws = [part[rng.integers(0, len(part), (_DRAWS, len(part)))].mean(1) for part in tasks]
     means = np.mean(draws, axis=0)
-    return float(parts.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+    mean = float(np.mean([part.mean() for part in tasks]))
+    return mean, float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
 def _rights(records: Sequence[Record], side: str) -> np.ndarray:
@@ -128,8 +128,7 @@ def order(records: Sequence[Record], keep: int, tasks: Sequence[str]) -> list[di
                 sides[method].append(values(both, "model"))
         for first, second in (("crash", "uniform"), ("crash", ZERO), ("uniform", ZERO)):
             apart = [a - b for a, b in zip(sides[first], sides[second], strict=True)]
-            size = min(map(len, apart))
-            mean, low, high = interval(np.array([part[:size] for part in apart]))
+            mean, low, high = interval(*apart)
             better = low > 0 if measure == "accuracy" else high < 0
             worse = high < 0 if measure == "accuracy" else low > 0
             said = "holds" if better else "the opposite" if worse else "not decided"
