@@ -16,7 +16,7 @@ from fulgurite.lightning_modules.rollouts.scoring import Scoring, on_device
 from fulgurite.lightning_modules.rollouts.updating import with_window
 from fulgurite.losses.policy import PolicyLoss
 
-VOCABULARY, LONG, STEPS, GROUPS, ANSWERS = 5, 3, 40, 24, 8
+VOCABULARY, LONG, STEPS, GROUPS, ANSWERS = 5, 3, 20, 24, 8
 PROMPT = [0]
 
 
@@ -96,5 +96,5 @@ def test_the_correction_brings_a_biased_gradient_back(toy):
     plain, plain_error = share_of_exact(toy, None)
     right, right_error = share_of_exact(toy, "sequence")
     assert abs(plain - 1) > 5 * plain_error, "another engine's draws teach something else"
-    assert abs(right - 1) < 2.5 * right_error and right_error < 0.1
+    assert abs(right - 1) < 2.5 * right_error and right_error < 0.12
     assert abs(right - 1) < abs(plain - 1) / 2
