@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from fulgurite.adapters import Adapter
 from fulgurite.optim import StagedSchedule
 
-__all__ = ["Stages", "average_gradients", "check_groups", "short_names"]
+__all__ = ["Stages", "check_groups", "short_names"]
 
 GATE, GATE_BIASES = "gate", "gate_no_decay"
 
@@ -145,36 +144,3 @@ def short_names(paths: Sequence[str]) -> list[str]:
             depth += 1
         names.append(mine[-depth] if len({other[-depth] for other in alike}) == len(alike) else mine[-1])
     return [name if names.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(names)]
-
-
-def average_gradients(params: Sequence[nn.Parameter]) -> None:
-    """Averages gradients over all processes, in buckets of one dtype; a process without a gradient counts as zero.
-
-    Args:
-        params: in the same order everywhere.
-    """
-    import torch.distributed as dist
-
-    for p in params:
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    by_kind: dict[Any, list[torch.Tensor]] = {}
-    for p in params:
-        assert p.grad is not None
-        by_kind.setdefault((p.device, p.dtype), []).append(p.grad)
-    for grads in by_kind.values():
-        for bucket in _buckets(grads):
-            flat = torch.cat([grad.flatten() for grad in bucket])
-            dist.all_reduce(flat)
-            flat /= dist.get_world_size()
-            for grad, piece in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-                grad.copy_(piece.view_as(grad))
-
-
-def _buckets(grads: Sequence[torch.Tensor], numbers: int = 1 << 23) -> list[list[torch.Tensor]]:
-    found: list[list[torch.Tensor]] = [[]]
-    for grad in grads:
-        if found[-1] and sum(g.numel() for g in found[-1]) + grad.numel() > numbers:
-            found.append([])
-        found[-1].append(grad)
-    return found

@@ -1,4 +1,4 @@
-r"""Reinforcement learning on rewards: PPO, RLOO, GRPO and their kin, drawing in this process, on one device.
+r"""Reinforcement learning on rewards: PPO, RLOO, GRPO and their kin, drawing in the process that trains.
 
 A step draws ``answers`` answers to each prompt of a batch from the policy as it is, rewards them, and takes some optimizer steps on
 them (:mod:`fulgurite.losses.policy`, :mod:`fulgurite.losses.advantages`):
@@ -19,7 +19,7 @@ steps, of which a batch takes inner_epochs × minibatches. What the last step dr
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Literal
 
@@ -39,13 +39,15 @@ from fulgurite.lightning_modules.checks.policy import check_estimator, check_kl,
 from fulgurite.lightning_modules.finetune import FinetuneModule
 from fulgurite.lightning_modules.metrics.drawn import DrawnAnswers
 from fulgurite.lightning_modules.objectives.policy import PolicyObjective
+from fulgurite.lightning_modules.processes.agreeing import summed
 from fulgurite.lightning_modules.reference.model import Reference
 from fulgurite.lightning_modules.rollouts.control import KLControl
 from fulgurite.lightning_modules.rollouts.credit import Credit, Estimator
-from fulgurite.lightning_modules.rollouts.drawing import Group, PolicySampler, seed_of_step
-from fulgurite.lightning_modules.rollouts.figures import drawn_figures, usable
+from fulgurite.lightning_modules.rollouts.drawing import Group, PolicySampler
+from fulgurite.lightning_modules.rollouts.figures import rates
 from fulgurite.lightning_modules.rollouts.packs import Trees
 from fulgurite.lightning_modules.rollouts.rewards import Rewards
+from fulgurite.lightning_modules.rollouts.rolling import roll_out
 from fulgurite.lightning_modules.rollouts.scoring import Scoring
 from fulgurite.lightning_modules.rollouts.updating import update
 from fulgurite.lightning_modules.rollouts.watching import Watch
@@ -84,6 +86,7 @@ class RLModule(FinetuneModule):
         top_p: draw from the likeliest tokens that together have this probability.
         top_k: draw from that many tokens; 0 for all.
         drawn_at_once: answers that are written at once.
+        redraw_groups: how often a prompt is drawn again in a step while all its answers have one reward ("group", "rloo").
         mask_truncated: leave answers without an end token out of the loss; they still count in their group's mean.
         truncation_penalty: taken off the reward of an answer without an end token.
         beta: weight of KL to the reference; 0 for checkers and 0.05 for reward models are usual.
@@ -133,6 +136,7 @@ class RLModule(FinetuneModule):
         top_p: float = 1.0,
         top_k: int = 0,
         drawn_at_once: int = 64,
+        redraw_groups: int = 0,
         mask_truncated: bool = False,
         truncation_penalty: float = 0.0,
         beta: float = 0.0,
@@ -174,7 +178,7 @@ class RLModule(FinetuneModule):
         estimate: Estimate = kl_estimate or ("k1" if kl_in == "reward" else "k3")
         check_kl(beta, arguments["kl_in"], kl_estimate, kl_in, estimate)
         self.init_adapter, self.packing, self.token_budget = init_adapter, packing, token_budget
-        self.answers, self.drawn_at_once, self.seed = answers, drawn_at_once, seed
+        self.answers, self.drawn_at_once, self.redraw_groups, self.seed = answers, drawn_at_once, redraw_groups, seed
         self.mask_truncated, self.truncation_penalty = mask_truncated, truncation_penalty
         self.inner_epochs, self.minibatches, self.max_grad_norm = inner_epochs, minibatches, max_grad_norm
         self.value_learning_rate = value_learning_rate
@@ -209,7 +213,7 @@ class RLModule(FinetuneModule):
         self._sampler: PolicySampler | None = None
 
     def setup(self, stage: str) -> None:
-        """As of every module; several processes are refused."""
+        """As of every module; a run that it cannot train is refused."""
         super().setup(stage)
         check_run(self.trainer, stage)
 
@@ -249,7 +253,14 @@ class RLModule(FinetuneModule):
             return data.load_tokenizer()
         return lay_stored(load_tokenizer(self.backbone), self.chat_template)
 
-    def draw(self, batch: Any, answers: int, settings: SamplingSettings, penalty: float = 0.0) -> list[Group]:
+    def draw(
+        self,
+        batch: Any,
+        answers: int,
+        settings: SamplingSettings,
+        penalty: float = 0.0,
+        keys: Sequence[str] | None = None,
+    ) -> list[Group]:
         """Draw and reward answers to the prompts of a batch.
 
         Args:
@@ -257,13 +268,18 @@ class RLModule(FinetuneModule):
             answers: to each prompt.
             settings: how tokens are drawn, and their seed.
             penalty: taken off the reward of an answer that was cut.
+            keys: of a batch that is a part of a step: what tells its prompts' draws from those of equal prompts.
         """
+        if not batch["prompt_ids"]:  # one of several processes may have no prompt in the last batch
+            return []
         network = self._network()
         if self._sampler is None or self._sampler.model is not network:
             self._sampler = PolicySampler(network, self._tokenizer(), self.drawn_at_once)
         self.rewards.prepare(next(network.parameters()).device)
-        groups = self._sampler.draw(batch, answers, settings)
-        self.rewards(groups, penalty)
+        groups = self._sampler.draw(batch, answers, settings, keys)
+        self.rewards.fill(groups, penalty)
+        if keys is None:
+            self.rewards.look(groups)
         return groups
 
     def roll_out(self, batch: Any, step: int) -> tuple[list[Group], Trees | None, dict[str, float]]:
@@ -274,28 +290,15 @@ class RLModule(FinetuneModule):
             step: decides, with the module's seed, what is drawn.
 
         Returns:
-            None for the trees where no answer has a reward, or where all are cut and masked.
+            Of several processes, the groups of all and the trees of this one, with advantages over all of them; None for the trees
+            where no answer has a reward, or where all are cut and masked.
         """
-        settings = replace(self.sampling, seed=seed_of_step(self.seed, step))
-        groups = self.draw(batch, self.answers, settings, self.truncation_penalty)
-        figures = drawn_figures(groups)
-        kept = usable(groups)
-        if not kept or (self.mask_truncated and all(a.cut for group in kept for a in group.answers)):
-            return groups, None, figures
-        trees = Trees(kept, self._tokenizer().pad_token_id, self.packing)
-        answers = [answer for group in kept for answer in group.answers]
-        trees.put("sampler", torch.tensor([p for answer in answers for p in answer.log_probs]))
-        counted = torch.tensor([not (self.mask_truncated and answer.cut) for answer in answers])
-        trees.put("counted", counted.repeat_interleave(trees.lengths))
-        rewards = torch.tensor([answer.reward for answer in answers])
-        figures |= self.scoring(self._network(), trees, rewards, self.kl.beta, self.token_budget)
-        return groups, trees, figures
+        return roll_out(self, batch, step)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         """Draw, reward, and take the optimizer steps of one batch; the mean loss of these."""
         started, step = perf_counter(), self.global_step
         groups, trees, figures = self.roll_out(batch, step)
-        drawn = sum(len(answer.tokens) for group in groups for answer in group.answers)
         # Scoring by the trainer's forward is part of training, not of drawing.
         trained = perf_counter() - figures.pop("scoring_seconds", 0.0)
         figures["draw_seconds"] = trained - started
@@ -304,10 +307,8 @@ class RLModule(FinetuneModule):
             assert trees is not None
             loss, more = update(self, trees, step, batch_idx)
             figures |= more
-        figures["train_seconds"] = perf_counter() - trained
-        figures["draw_share"] = figures["draw_seconds"] / (figures["draw_seconds"] + figures["train_seconds"])
-        figures["drawn_tokens_per_second"] = drawn / figures["draw_seconds"]
-        figures["trained_tokens_per_second"] = 0.0 if trees is None else trees.computed / figures["train_seconds"]
+        (computed,) = summed([0 if trees is None else trees.computed], self.device)
+        figures |= rates(figures, perf_counter() - trained, computed)
         figures["beta"] = self.kl.beta
         if "kl" in figures:
             self.kl.update(figures["kl"], len(groups) * self.answers)
@@ -356,9 +357,13 @@ class RLModule(FinetuneModule):
         return self.draw(batch, 1, SamplingSettings(self.sampling.max_new_tokens))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Beside what every module saves: the weight of KL and the moving baseline."""
+        """Beside what every module saves: the weight of KL, the moving baseline, and steps without anything to learn."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["policy_training"] = {"beta": self.kl.beta, "baseline": self.credit.mean}
+        checkpoint["policy_training"] = {
+            "beta": self.kl.beta,
+            "baseline": self.credit.mean,
+            "watch": self._watch.state(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the value head is there, where one is needed."""
@@ -372,6 +377,7 @@ class RLModule(FinetuneModule):
         state = checkpoint.get("policy_training") or {}
         self.kl.beta = state.get("beta", self.kl.beta)
         self.credit.mean = state.get("baseline")
+        self._watch.load(state.get("watch") or {})
 
     def _param_groups(self) -> list[dict[str, Any]]:
         groups = super()._param_groups()

@@ -34,9 +34,10 @@ from fulgurite.lightning_modules.checks.hyperparameters import remember
 from fulgurite.lightning_modules.checks.sharing import averages_weights, holds_parameters_alone
 from fulgurite.lightning_modules.checks.sizes import check_positions
 from fulgurite.lightning_modules.finetune import FinetuneModule
-from fulgurite.lightning_modules.fuser_stages import Stages, average_gradients, check_groups, short_names
+from fulgurite.lightning_modules.fuser_stages import Stages, check_groups, short_names
 from fulgurite.lightning_modules.metrics.fusion import FusionMeasures
 from fulgurite.lightning_modules.objectives.fusion import FusionObjective
+from fulgurite.lightning_modules.processes.agreeing import average_gradients
 from fulgurite.models import FusedNetwork, enable_activation_checkpointing
 from fulgurite.models.dropout import switch_dropout_off
 from fulgurite.models.fusion.specialists import adapter_base, load_specialists

@@ -51,6 +51,11 @@ def check_estimator(cls: type, given: Mapping[str, Any]) -> None:
         raise ValueError(
             f"RLModule: answers={given['answers']} with advantage {chosen!r}, which compares answers; give at least 2"
         )
+    if given["redraw_groups"] < 0 or (given["redraw_groups"] and chosen not in ("rloo", "group")):
+        raise ValueError(
+            f"RLModule: redraw_groups={given['redraw_groups']} with advantage {chosen!r}; allowed are 0 and, with 'rloo' and "
+            "'group', which learn nothing from equal rewards, numbers above 0; leave it out"
+        )
     ranges = (
         ("gamma", 0 <= given["gamma"] <= 1, "0 to 1"),
         ("gae_lambda", 0 <= given["gae_lambda"] <= 1, "0 to 1"),
@@ -140,19 +145,15 @@ def check_window(model: nn.Module, backbone: str, data: Any, new_tokens: int) ->
 
 
 def check_run(trainer: Any, stage: str) -> None:
-    """Refuse a fit that this module does not train: several processes, or float16 with a loss scale.
+    """Refuse a fit that this module does not train: float16 with a loss scale.
 
     Args:
         trainer: Lightning's.
         stage: fit, validate, test or predict.
 
     Raises:
-        ValueError: one of them.
+        ValueError: it is such a fit.
     """
-    if trainer.world_size > 1:
-        raise ValueError(
-            f"RLModule: {trainer.world_size} processes; it draws and trains on one device; give --trainer.devices 1"
-        )
     if stage == "fit" and trainer.precision == "16-mixed":
         raise ValueError(
             "RLModule: precision 16-mixed scales the loss, which its own optimizer steps do not undo; take bf16-mixed or 32-true"

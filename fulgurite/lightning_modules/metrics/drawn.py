@@ -10,6 +10,7 @@ import torch
 import torchmetrics
 
 from fulgurite.lightning_modules.objectives.step import Batch, Step
+from fulgurite.lightning_modules.processes.agreeing import gathered
 from fulgurite.lightning_modules.rollouts.drawing import Group
 
 __all__ = ["DrawnAnswers"]
@@ -40,7 +41,10 @@ class DrawnAnswers:
         return {}
 
     def figures(self) -> dict[str, Any]:
-        """Means by name; then they begin anew."""
-        found = {name: torch.tensor(sum(values) / len(values)) for name, values in self._values.items()}
-        self._values.clear()
-        return found
+        """Means over the answers of all processes by name; then they begin anew."""
+        every: dict[str, list[float]] = {}
+        for share in gathered(self._values):
+            for name, values in share.items():
+                every.setdefault(name, []).extend(values)
+        self._values = {}
+        return {name: torch.tensor(sum(values) / len(values)) for name, values in every.items()}

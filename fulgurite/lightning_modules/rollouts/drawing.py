@@ -50,12 +50,14 @@ class Group:
         turns: what they were made of.
         reference: the row that the prompt is from, for checkers.
         answers: in the order of their seeds.
+        place: number of the prompt among those of all processes in this step.
     """
 
     ids: Sequence[int]
     turns: tuple[Turn, ...]
     reference: dict[str, Any]
     answers: list[Answer]
+    place: int = 0
 
 
 class PolicySampler(TransformersBackend):
@@ -77,19 +79,23 @@ class PolicySampler(TransformersBackend):
         dtype = str(next(self.model.parameters()).dtype)
         return {"backend": self.kind, "model": "the policy in training", "weights": "", "adapter": None, "dtype": dtype}
 
-    def draw(self, batch: Mapping[str, Any], n: int, settings: SamplingSettings) -> list[Group]:
+    def draw(
+        self, batch: Mapping[str, Any], n: int, settings: SamplingSettings, keys: Sequence[str] | None = None
+    ) -> list[Group]:
         """``n`` answers to each prompt of a batch of :class:`fulgurite.data.rows.prompts.PromptCollator`, in its order.
 
         Args:
             batch: prompt_ids, turns, references.
             n: answers to each prompt.
-            settings: how tokens are drawn; the seeds are made of its seed, the prompt and the answer's number.
+            settings: how tokens are drawn; the seeds are made of its seed, the prompt, its key and the answer's number.
+            keys: what tells the draws of equal prompts apart; None counts equal prompts of the batch.
 
         Raises:
             ValueError: a prompt that leaves no room in the model's window.
         """
         prompts = batch["prompt_ids"]
-        drawn = by_request(self.sample([Request(tuple(ids)) for ids in prompts], n, settings))
+        named = zip(prompts, keys or [""] * len(prompts), strict=True)
+        drawn = by_request(self.sample([Request(tuple(ids), key) for ids, key in named], n, settings))
         groups = []
         for ids, turns, reference, samples in zip(prompts, batch["turns"], batch["references"], drawn, strict=True):
             answers = [Answer(s.token_ids or (), s.log_probs or (), s.text, s.finish == "length") for s in samples]

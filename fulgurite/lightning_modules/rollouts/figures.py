@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from fulgurite.lightning_modules.rollouts.drawing import Answer, Group
 from fulgurite.losses.policy import kl_estimate
 
-__all__ = ["drawn_figures", "explained_variance", "kl_per_answer", "mismatch", "usable"]
+__all__ = ["drawn_figures", "explained_variance", "kl_per_answer", "mismatch", "rates", "teaches", "usable"]
 
 
 def usable(groups: Sequence[Group]) -> list[Group]:
@@ -19,8 +20,17 @@ def usable(groups: Sequence[Group]) -> list[Group]:
     Args:
         groups: as they were drawn.
     """
-    kept = [Group(g.ids, g.turns, g.reference, [a for a in g.answers if math.isfinite(a.reward)]) for g in groups]
+    kept = [replace(g, answers=[a for a in g.answers if math.isfinite(a.reward)]) for g in groups]
     return [group for group in kept if group.answers]
+
+
+def teaches(group: Group) -> bool:
+    """Whether some of its answers have different rewards, so that one can be told to be better than another.
+
+    Args:
+        group: with its rewards.
+    """
+    return len({answer.reward for answer in group.answers if math.isfinite(answer.reward)}) > 1
 
 
 def drawn_figures(groups: Sequence[Group]) -> dict[str, float]:
@@ -43,7 +53,7 @@ def drawn_figures(groups: Sequence[Group]) -> dict[str, float]:
     found["empty"] = _share(answers, [not a.text.strip() for a in answers])
     found["dropped"] = 1 - len(totals) / len(answers)
     compared = [group for group in usable(groups) if len(group.answers) > 1]
-    equal = [len({answer.reward for answer in group.answers}) == 1 for group in compared]
+    equal = [not teaches(group) for group in compared]
     found["zero_variance"] = sum(equal) / len(compared) if compared else 0.0
     return found
 
@@ -68,6 +78,23 @@ def mismatch(trainer: torch.Tensor, sampler: torch.Tensor) -> dict[str, float]:
     """
     k3 = kl_estimate(sampler.double(), trainer.double(), "k3").mean()
     return {"mismatch": float(k3), "mismatch_max": float((trainer - sampler).abs().max())}
+
+
+def rates(figures: Mapping[str, float], seconds: float, computed: float) -> dict[str, float]:
+    """Seconds of training, the share of drawing in a step, and tokens per second of both.
+
+    Args:
+        figures: with draw_seconds and drawn_tokens.
+        seconds: of training.
+        computed: tokens of all trees.
+    """
+    drawing = figures["draw_seconds"]
+    return {
+        "train_seconds": seconds,
+        "draw_share": drawing / (drawing + seconds),
+        "drawn_tokens_per_second": figures["drawn_tokens"] / drawing,
+        "trained_tokens_per_second": computed / seconds,
+    }
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor) -> float:

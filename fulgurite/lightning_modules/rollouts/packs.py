@@ -11,7 +11,7 @@ from fulgurite.data.trees.growing import grow_answers
 from fulgurite.data.trees.rows import TreeCollator
 from fulgurite.lightning_modules.rollouts.drawing import Group
 
-__all__ = ["Trees"]
+__all__ = ["Trees", "trees_of"]
 
 
 class Trees:
@@ -25,13 +25,16 @@ class Trees:
     Attributes:
         lengths: tokens of each answer, (C,) int64.
         group: of each answer, (C,) int64.
+        answers: how many each tree has.
+        places: each tree's number among those of all processes; see :class:`fulgurite.lightning_modules.rollouts.drawing.Group`.
     """
 
     def __init__(self, groups: Sequence[Group], pad_token_id: int, packing: bool = True) -> None:
         self._rows = grow_answers([(g.ids, [a.tokens for a in g.answers]) for g in groups], trees=packing)
         self._collator = TreeCollator(pad_token_id, packing=packing)
-        self.lengths = torch.tensor([len(a.tokens) for g in groups for a in g.answers])
-        self.group = torch.tensor([i for i, g in enumerate(groups) for _ in g.answers])
+        self.lengths = torch.tensor([len(a.tokens) for g in groups for a in g.answers], dtype=torch.int64)
+        self.group = torch.tensor([i for i, g in enumerate(groups) for _ in g.answers], dtype=torch.int64)
+        self.answers, self.places = [len(g.answers) for g in groups], [g.place for g in groups]
         self._tokens = [sum(len(a.tokens) for a in g.answers) for g in groups]
         self._figures: dict[str, list[Tensor]] = {}
 
@@ -67,11 +70,16 @@ class Trees:
             name: its key in batches.
             values: of all tokens in the order of the answers, (K,).
         """
-        self._figures[name] = list(values.split(self._tokens))
+        self._figures[name] = list(values.split(self._tokens)) if self._tokens else []
 
     def get(self, name: str) -> Tensor:
         """A figure of all tokens, (K,)."""
-        return torch.cat(self._figures[name])
+        found = self._figures[name]
+        return torch.cat(found) if found else torch.zeros(0)
+
+    def by_tree(self) -> list[dict[str, Tensor]]:
+        """All figures of each tree's tokens, (tokens of the tree,) each."""
+        return [{name: each[tree] for name, each in self._figures.items()} for tree in range(len(self))]
 
     def batch(self, pack: Sequence[int]) -> dict[str, Tensor]:
         """The tensors of a pack, on the CPU, with all the figures that were put.
@@ -81,3 +89,20 @@ class Trees:
         """
         batch = self._collator.rows([self._rows[tree] for tree in pack])
         return {**batch, **{name: torch.cat([each[i] for i in pack]) for name, each in self._figures.items()}}
+
+
+def trees_of(groups: Sequence[Group], pad_token_id: int, packing: bool, mask_truncated: bool) -> tuple[Trees, Tensor]:
+    """The trees of groups with "sampler" and "counted", and their answers' rewards (C,).
+
+    Args:
+        groups: of answers with a reward.
+        pad_token_id: of padded rows.
+        packing: see :class:`Trees`.
+        mask_truncated: whether the tokens of cut answers are not counted.
+    """
+    trees = Trees(groups, pad_token_id, packing)
+    answers = [answer for group in groups for answer in group.answers]
+    trees.put("sampler", torch.tensor([p for answer in answers for p in answer.log_probs]))
+    counted = torch.tensor([not (mask_truncated and answer.cut) for answer in answers], dtype=torch.bool)
+    trees.put("counted", counted.repeat_interleave(trees.lengths))
+    return trees, torch.tensor([answer.reward for answer in answers])

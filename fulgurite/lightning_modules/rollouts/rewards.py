@@ -95,7 +95,7 @@ class Rewards:
             self._functions = [_made(name, self._how, self._batch_size, device) for name in self._names]
 
     def __call__(self, groups: Sequence[Group], cut_penalty: float = 0.0) -> None:
-        """Fill in ``rewards`` and ``reward`` of every answer.
+        """Fill in ``rewards`` and ``reward`` of every answer, and look at them.
 
         Args:
             groups: answers to some prompts.
@@ -105,6 +105,27 @@ class Rewards:
             RuntimeError: a reward that raised.
             ValueError: one that gave another number of values, or none that is a number.
         """
+        self.fill(groups, cut_penalty)
+        self.look(groups)
+
+    def look(self, groups: Sequence[Group]) -> None:
+        """Refuse a reward that has no opinion about any answer.
+
+        Args:
+            groups: all answers of a step, with their rewards.
+
+        Raises:
+            ValueError: such a reward.
+        """
+        answers = [answer for group in groups for answer in group.answers]
+        for name in self.weights:
+            if answers and not any(math.isfinite(answer.rewards[name]) for answer in answers):
+                raise ValueError(
+                    f"RLModule: the reward {name!r} gave no finite number for any of {len(answers)} answers"
+                )
+
+    def fill(self, groups: Sequence[Group], cut_penalty: float = 0.0) -> None:
+        """Fill in ``rewards`` and ``reward`` of the answers of a part of a step; see ``__call__``."""
         assert self._functions is not None, "Rewards.prepare comes first"
         for name, function in zip(self.weights, self._functions, strict=True):
             try:
@@ -116,11 +137,6 @@ class Rewards:
                 raise ValueError(
                     f"RLModule: the reward {name!r} gave {[len(values) for values in found]} values for groups of {wanted} "
                     "answers; give one for each answer, NaN where there is none"
-                )
-            values = [float(value) for part in found for value in part]
-            if values and not any(map(math.isfinite, values)):
-                raise ValueError(
-                    f"RLModule: the reward {name!r} gave no finite number for any of {len(values)} answers"
                 )
             for group, part in zip(groups, found, strict=True):
                 for answer, value in zip(group.answers, part, strict=True):

@@ -16,6 +16,7 @@ from fulgurite.lightning_modules.reference.model import Reference
 from fulgurite.lightning_modules.rollouts.credit import Credit
 from fulgurite.lightning_modules.rollouts.figures import explained_variance, kl_per_answer, mismatch
 from fulgurite.lightning_modules.rollouts.packs import Trees
+from fulgurite.lightning_modules.rollouts.together import Whole
 from fulgurite.losses.policy import Estimate, kl_estimate, sampler_weights
 
 __all__ = ["Scoring", "on_device"]
@@ -55,31 +56,32 @@ class Scoring:
         Args:
             network: the policy.
             trees: with "sampler" and "counted".
-            rewards: of the answers, (C,).
+            rewards: of the answers, (C,); what is compared with them are the rewards of all processes.
             beta: weight of KL.
             budget: tokens of a forward.
         """
         started = perf_counter()
         self._read(network, trees, budget)
-        old, sampler = trees.get("old"), trees.get("sampler")
-        owner = torch.arange(len(trees.lengths)).repeat_interleave(trees.lengths)
-        answers = len(trees.lengths)
+        whole = Whole.of(trees, rewards)
+        old, sampler, lengths = whole.figures["old"], whole.figures["sampler"], whole.lengths
+        owner = torch.arange(len(lengths)).repeat_interleave(lengths)
+        answers = len(lengths)
         weights = torch.ones_like(old)
         if self.correction is not None:
             weights = sampler_weights(old, sampler, owner, answers, self.cap, self.correction)
-        trees.put("weights", weights)
+        whole.put("weights", weights)
         penalty = torch.zeros_like(old)
         if self.in_reward is not None:
-            penalty = beta * kl_estimate(old, trees.get("reference"), self.in_reward)
-        values = trees.get("old_values") if self.credit.estimator == "gae" else None
-        advantages, returns = self.credit(rewards.to(old.dtype), trees.group, trees.lengths, penalty, values)
-        trees.put("advantages", advantages)
-        figures = {"entropy": float(trees.get("entropy").mean()), **mismatch(old, sampler)}
+            penalty = beta * kl_estimate(old, whole.figures["reference"], self.in_reward)
+        values = whole.figures["old_values"] if self.credit.estimator == "gae" else None
+        advantages, returns = self.credit(whole.rewards.to(old.dtype), whole.group, lengths, penalty, values)
+        whole.put("advantages", advantages)
+        figures = {"entropy": float(whole.figures["entropy"].mean()), **mismatch(old, sampler)}
         if self.reference is not None:
-            figures["kl"] = kl_per_answer(old, trees.get("reference"), answers)
+            figures["kl"] = kl_per_answer(old, whole.figures["reference"], answers)
         if returns is not None:
             assert values is not None
-            trees.put("returns", returns)
+            whole.put("returns", returns)
             figures["explained_variance"] = explained_variance(values, returns)
         figures["scoring_seconds"] = perf_counter() - started
         return figures
@@ -103,7 +105,7 @@ class Scoring:
                     log_probs(asked, on_device(self.objective, trees.batch(pack), device)).cpu() for pack in packs
                 ]
         for name, parts in found.items():
-            trees.put(name, torch.cat(parts))
+            trees.put(name, torch.cat(parts) if parts else torch.zeros(0))
 
 
 def on_device(

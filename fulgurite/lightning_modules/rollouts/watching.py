@@ -17,6 +17,14 @@ class Watch:
     def __init__(self) -> None:
         self._nothing = self._constant = 0
 
+    def state(self) -> dict[str, int]:
+        """What a checkpoint keeps."""
+        return {"nothing": self._nothing, "constant": self._constant}
+
+    def load(self, state: Mapping[str, int]) -> None:
+        """Go on from what a checkpoint kept; an empty state begins anew."""
+        self._nothing, self._constant = state.get("nothing", 0), state.get("constant", 0)
+
     def __call__(self, trains: bool, figures: Mapping[str, float]) -> None:
         """Look at one step.
 

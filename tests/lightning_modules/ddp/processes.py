@@ -66,7 +66,7 @@ def _wait(running: list[Forked], seconds: float) -> list[int | None]:
     return codes
 
 
-def fit(module: Any, data: Any, devices: int, out: Path, **options: Any) -> tuple[Any, list[float]]:
+def fit(module: Any, data: Any, devices: int, out: Path, *callbacks: Any, **options: Any) -> tuple[Any, list[float]]:
     """Trains in float64 on so many processes; the trainer, and this rank's losses."""
     from lightning.pytorch import Trainer
 
@@ -84,10 +84,9 @@ def fit(module: Any, data: Any, devices: int, out: Path, **options: Any) -> tupl
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        accumulate_grad_batches=2,
-        callbacks=[AdapterCheckpoint(), RandomState(), losses],
+        callbacks=[AdapterCheckpoint(), RandomState(), losses, *callbacks],
         default_root_dir=out,
-        **options,
+        **{"accumulate_grad_batches": 2, **options},
     )
     trainer.fit(module, data)
     return trainer, losses.values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fulgurite.lightning_modules.rollouts.figures import teaches
 from fulgurite.lightning_modules.rollouts.scoring import on_device
 from fulgurite.lightning_modules.rollouts.updating import minibatches_of, with_window
 from tests.lightning_modules.rollouts.cases import batch_of, policy, prompts
@@ -92,3 +93,39 @@ def test_minibatches_hold_every_tree_once_in_an_order_of_the_seed():
     assert first == list(minibatches_of(7, 3, seed=0, step=4, inner=0))
     assert first != list(minibatches_of(7, 3, seed=0, step=4, inner=1))
     assert len(list(minibatches_of(2, 5, seed=0, step=0, inner=0))) == 2
+
+
+def by_sevens(groups):
+    """1 for an answer with a 7, so that many groups have equal rewards."""
+    return [[float("7" in answer.text) for answer in group.answers] for group in groups]
+
+
+def alike(groups):
+    return [[0.5 for _ in group.answers] for group in groups]
+
+
+def test_groups_of_equal_rewards_are_drawn_again_and_counted():
+    batch = batch_of(prompts())
+    found = []
+    for again in (0, 3, 3):
+        torch.manual_seed(0)
+        module = policy(rewards=f"{__name__}:by_sevens", redraw_groups=again)
+        module.configure_model()
+        found.append(module.roll_out(batch, step=5))
+    (first, _, plain), (groups, trees, figures), (_, same, _) = found
+    assert "redrawn" not in plain and plain["zero_variance"] > 0 and figures["zero_variance"] < plain["zero_variance"]
+    assert torch.equal(trees.get("advantages"), same.get("advantages")), "a resumed run draws the same again"
+    kept = [before.answers == after.answers for before, after in zip(first, groups, strict=True)]
+    assert kept == [teaches(group) for group in first], "what teaches stays, and nothing else does"
+    assert 1 - sum(kept) / 4 <= figures["redrawn"] <= 3 * (1 - sum(kept) / 4)
+    answered = sum(len(answer.tokens) for group in groups for answer in group.answers)
+    assert figures["drawn_tokens"] > answered and plain["drawn_tokens"] == sum(
+        len(answer.tokens) for group in first for answer in group.answers
+    )
+
+
+def test_drawing_again_ends():
+    module = policy(rewards=f"{__name__}:alike", redraw_groups=2)
+    module.configure_model()
+    _, _, figures = module.roll_out(batch_of(prompts()), step=0)
+    assert figures["redrawn"] == 2 and figures["zero_variance"] == 1
