@@ -1,4 +1,4 @@
-"""Starting the scripts `ddp_*.py` on one or two processes, and what they have in common."""
+"""Starting the scripts of `scripts/` on one or several processes, and what they have in common."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def alone(out: Path) -> dict[str, str]:
 
 
 def run_script(name: str, devices: int, out: Path, *words: str) -> list[dict[str, Any]]:
-    """Runs ``name DEVICES [WORDS] OUT`` beside this file on so many processes; what each rank wrote.
+    """Runs ``scripts/name DEVICES [WORDS] OUT`` on so many processes; what each rank wrote.
 
     The processes are forked with Lightning's variables, as torchrun or SLURM would start them; that Lightning starts the second
     one itself is tried by test_a_process_that_is_only_stopped_ends_the_run_with_a_message.
     """
-    command = [str(Path(__file__).with_name(name)), str(devices), *words, str(out)]
+    command = [str(Path(__file__).parent / "scripts" / name), str(devices), *words, str(out)]
     running, said = started(command, devices, out)
     codes = _wait(running, 300)
     assert codes == [0] * devices, "\n".join(file.read_text() for file in said)

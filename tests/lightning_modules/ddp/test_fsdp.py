@@ -47,4 +47,5 @@ def test_two_processes_equal_one_and_a_run_goes_on_with_four_and_with_one(tmp_pa
     assert len(straight) == 6 and found == pytest.approx(straight, rel=1e-6)
     ended = weights(tmp_path / "full.ckpt")
     for name, value in weights(tmp_path / "full-one.ckpt").items():
-        assert torch.allclose(ended[name], value, rtol=1e-4, atol=1e-6), name
+        # A step of AdamW is up to 1e-3, also where a gradient is hardly more than what rounding leaves of it.
+        assert torch.allclose(ended[name], value, rtol=1e-4, atol=3e-5), name

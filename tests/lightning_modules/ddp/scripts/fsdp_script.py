@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch.distributed.tensor import DTensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from fulgurite.adapters import LoRA
 from fulgurite.callbacks import AdapterCheckpoint, GenerationSamples, RandomState
 from fulgurite.datamodules import GLUEDataModule, PreferenceDataModule, UltraLinkDataModule

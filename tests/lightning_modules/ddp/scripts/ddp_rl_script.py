@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, seed_everything
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from fulgurite.data.playground import builtin_rows
 from fulgurite.datamodules import PromptsDataModule
 from tests.lightning_modules.ddp.processes import fit, validation_metrics, write

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import seed_everything
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from fulgurite.adapters import LoRA
 from fulgurite.datamodules import PreferenceDataModule
 from fulgurite.lightning_modules import PreferenceModule

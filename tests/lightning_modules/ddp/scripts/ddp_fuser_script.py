@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from fulgurite.callbacks import RandomState
 from tests.lightning_modules.ddp.processes import validation_metrics, write
 from tests.lightning_modules.fuser_cases import make_data, make_module, make_trainer

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 from fulgurite.adapters import LoRA
 from fulgurite.datamodules import GLUEDataModule, PreferenceDataModule
 from fulgurite.lightning_modules import APETModule, ClassificationModule, PreferenceModule

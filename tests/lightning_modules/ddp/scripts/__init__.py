@@ -1,0 +1,1 @@
+"""What one process of several runs: `python SCRIPT DEVICES [WORDS] OUT`."""
