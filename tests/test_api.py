@@ -308,9 +308,9 @@ OPTIONS = {
     ),
     "fulgurite.lightning_modules.RLModule": (
         "backbone rewards reward_weights advantage advantage_scale adapter init_adapter answers max_new_tokens temperature top_p "
-        "top_k drawn_at_once redraw_groups mask_truncated truncation_penalty beta kl_in kl_estimate kl_target kl_horizon kl_bound clip "
-        "clip_high dual_clip ratio loss_mean correction correction_cap inner_epochs minibatches gamma gae_lambda whiten value_weight "
-        "value_clip value_learning_rate baseline_decay max_grad_norm token_budget packing sandbox seed learning_rate "
+        "top_k drawn_at_once redraw_groups mask_truncated truncation_penalty beta kl_in kl_estimate kl_target kl_horizon kl_bound "
+        "clip clip_high dual_clip ratio loss_mean correction correction_cap inner_epochs minibatches gamma gae_lambda whiten "
+        "value_weight value_clip value_learning_rate baseline_decay max_grad_norm token_budget packing sandbox seed learning_rate "
         "gate_learning_rate weight_decay warmup_ratio lr_schedule dtype gradient_checkpointing kernels trust_remote_code"
     ),
     "fulgurite.datamodules.PromptsDataModule": (
