@@ -110,7 +110,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _restore_global_state():
-    """No test leaves another backend, default dtype or thread count behind."""
+    """No test leaves another backend, default dtype, thread count or process group behind."""
     from fulgurite.kernels import current_backend, use_backend
 
     backend, dtype, threads = current_backend(), torch.get_default_dtype(), torch.get_num_threads()
@@ -119,3 +119,5 @@ def _restore_global_state():
     torch.set_default_dtype(dtype)
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # its threads are missing in forked processes, which would wait for ever
